@@ -1,0 +1,56 @@
+//! Backends: one real server of one VIP.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{net::Mac, service::Name};
+
+/// What the packet path writes into a frame for a backend: 32 bytes, so that 512 servers stay in the L1 cache.
+///
+/// A flow is honoured only while `generation` equals the one it was made with **and** the backend is `LIVE`.
+/// The controller raises the generation whenever flows to the backend must no longer count: the slot went to
+/// another server, or the server went down or was halted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Backend {
+    /// See above. With `state` in the first word, which is written whole.
+    pub generation: u16,
+    /// [`state`].
+    pub state: u8,
+    /// VLAN tags that the frame must carry on its way out: 0, 1 or 2.
+    pub vlan_depth: u8,
+    /// Interface that the frame leaves by (the physical one, below any VLAN interface).
+    pub ifindex: u32,
+    /// Server's MAC.
+    pub dst_mac: Mac,
+    /// MAC of the interface the frame leaves by.
+    pub src_mac: Mac,
+    /// VLAN identifiers, outer first, host order; unused ones 0.
+    pub vlan: [u16; 2],
+    /// Tag protocol identifier of the outer tag when there are two, host order; a lone or inner tag is 802.1Q.
+    pub outer_tpid: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Values of [`Backend::state`].
+pub mod state {
+    /// No server in this slot, or one that must get nothing: down by health, halted.
+    pub const DEAD: u8 = 0;
+    /// Flows that exist are forwarded. Whether new ones come is decided by the look-up table alone: a draining
+    /// server is live but in no table.
+    pub const LIVE: u8 = 1;
+}
+
+/// Who a slot stands for. Written and read by the controller only.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct BackendInfo {
+    /// Real server's name; empty = the slot is free.
+    pub name: Name,
+    /// Address, IPv4 as IPv4-mapped.
+    pub addr: [u8; 16],
+    /// Service id that the slot belongs to.
+    pub service: u32,
+    /// Zero.
+    pub pad: u32,
+}

@@ -1,0 +1,132 @@
+//! Counters: per CPU in the kernel, summed by the controller.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What one CPU forwarded for a service, and where its round robin stands.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ServiceTraffic {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, from the Ethernet header to the end of the IP packet.
+    pub bytes: u64,
+    /// Flows steered: first packets.
+    pub flows: u64,
+    /// Next table entry for [`crate::service::pick::ROTATE`] on this CPU.
+    pub cursor: u64,
+}
+
+/// What one CPU forwarded to a backend.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct BackendTraffic {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, from the Ethernet header to the end of the IP packet.
+    pub bytes: u64,
+}
+
+/// What becomes of a packet for a [`Reason`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// Left to the kernel.
+    Pass,
+    /// Dropped.
+    Drop,
+    /// Forwarded all the same; something beside it is worth counting.
+    Note,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $fate:ident;)+) => {
+        /// Why a packet was not simply forwarded. The number is the index into `REASONS`.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// Number of reasons.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// Name in `lbctl`, the API and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What becomes of the packet.
+            #[must_use]
+            pub const fn fate(self) -> Fate {
+                match self { $(Self::$variant => Fate::$fate,)+ }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn explain(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither IPv4 nor IPv6 (ARP, for one).
+    NotIp = 0, "not_ip", Pass;
+    /// More than two VLAN tags.
+    VlanDepth = 1, "vlan_depth", Pass;
+    /// Too short, or a header contradicts itself.
+    Malformed = 2, "malformed", Pass;
+    /// The destination address is not a VIP.
+    NotVip = 3, "not_vip", Pass;
+    /// A VIP's address, but neither TCP nor UDP (a ping, for one).
+    NotTcpUdp = 4, "not_tcp_udp", Pass;
+    /// A fragment of an IP packet for a VIP.
+    Fragment = 5, "fragment", Pass;
+    /// An IPv6 packet for a VIP with an extension header before TCP or UDP.
+    ExtensionHeader = 6, "extension_header", Pass;
+    /// A VIP's address, but no service on that port and protocol.
+    NoService = 7, "no_service", Pass;
+    /// No server takes new flows; the kernel answers with RST or port unreachable.
+    NoServerReject = 8, "no_server_reject", Pass;
+    /// No server takes new flows; the service says drop.
+    NoServerDrop = 9, "no_server_drop", Drop;
+    /// The look-up table named a server that is no longer live.
+    StaleTable = 10, "stale_table", Drop;
+    /// VLAN tags could not be added or removed.
+    VlanRewrite = 11, "vlan_rewrite", Drop;
+    /// The flow's server went away; the flow was steered anew.
+    FlowOrphaned = 12, "flow_orphaned", Note;
+    /// No room for another established flow: forwarded by the look-up table alone.
+    FlowTableFull = 13, "flow_table_full", Note;
+    /// The oldest half-open flow of a bucket made room for a newer one.
+    HalfOpenOverwritten = 14, "half_open_overwritten", Note;
+    /// Another CPU was writing the same flow: this packet left no entry.
+    InsertRace = 15, "insert_race", Note;
+    /// A TCP segment in the middle of a connection that had no entry.
+    MidStream = 16, "mid_stream", Note;
+    /// No room for another persistence entry.
+    PersistTableFull = 17, "persist_table_full", Note;
+    /// An event found the ring buffer full.
+    EventLost = 18, "event_lost", Note;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_without_gaps_and_named_once() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            assert!(reason.explain().ends_with('.'), "{:?}", reason.explain());
+            assert_eq!(
+                Reason::ALL.iter().filter(|r| r.name() == reason.name()).count(),
+                1
+            );
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Two hashes. One finds a flow's place in the table and is keyed with a secret of this node, so that nobody
+//! outside can aim at a bucket. The other picks a server and is the same on every node of a cluster, so that
+//! nodes agree without talking.
+
+/// Odd multiplier (2^64 divided by the golden ratio).
+pub const K1: u64 = 0x9e37_79b9_7f4a_7c15;
+/// A second odd multiplier, with bits unlike those of [`K1`].
+const K2: u64 = 0xd6e8_feb8_6659_fd93;
+
+/// Seed of the steering hash. Part of what nodes must agree on: changing it moves flows.
+pub const STEER_SEED: u64 = 0x4c42_4d41_474c_4556;
+
+/// Mixes one word into a running hash.
+#[inline(always)]
+#[must_use]
+pub const fn mix(h: u64, word: u64) -> u64 {
+    let x = (h ^ word).wrapping_mul(K1);
+    x ^ x >> 32
+}
+
+/// Last step: every input bit reaches every output bit.
+#[inline(always)]
+#[must_use]
+pub const fn finish(h: u64) -> u64 {
+    let x = h.wrapping_mul(K2);
+    x ^ x >> 29
+}
+
+/// Sixteen well-mixed bits of a product.
+#[inline(always)]
+#[must_use]
+pub const fn fold_bits(product: u64) -> u32 {
+    (product >> 48) as u32
+}
+
+/// Hash of an IPv4 flow key.
+#[inline(always)]
+#[must_use]
+pub const fn flow4(seed: u64, addrs: u64, ports: u64) -> u64 {
+    finish(mix(mix(seed, addrs), ports))
+}
+
+/// Hash of an IPv6 flow key.
+#[inline(always)]
+#[must_use]
+pub const fn flow6(seed: u64, client: [u64; 2], vip: [u64; 2], ports: u64) -> u64 {
+    finish(mix(
+        mix(mix(mix(mix(seed, client[0]), client[1]), vip[0]), vip[1]),
+        ports,
+    ))
+}
+
+/// Hash of a client address (IPv6, or IPv4 in the first word) for schedulers that look at nothing else.
+#[inline(always)]
+#[must_use]
+pub const fn client(client: [u64; 2]) -> u64 {
+    finish(mix(mix(STEER_SEED, client[0]), client[1]))
+}
+
+/// Hash of a short byte string, for the identity of a server in a Maglev table. Not for the packet path.
+#[must_use]
+pub fn bytes(seed: u64, data: &[u8]) -> u64 {
+    let mut h = mix(seed, data.len() as u64);
+    for chunk in data.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        h = mix(h, u64::from_le_bytes(word));
+    }
+    finish(h)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_changed_bit_changes_about_half_of_the_hash() {
+        let base = flow4(1, 0x0a00_0001_0a0c_0164, 0x0006_0068_1234);
+        let mut total = 0;
+        for bit in 0..64 {
+            let flipped = flow4(1, 0x0a00_0001_0a0c_0164 ^ (1 << bit), 0x0006_0068_1234);
+            total += (base ^ flipped).count_ones();
+        }
+        assert!(
+            (26 * 64..38 * 64).contains(&total),
+            "{} bits on average",
+            total / 64
+        );
+    }
+
+    #[test]
+    fn neighbouring_clients_fill_buckets_evenly() {
+        // 65,536 flows of one client over 4,096 buckets: 16 each; a Poisson tail above 40 would be a bad hash.
+        let mut buckets = [0u32; 4096];
+        for port in 0..=u16::MAX {
+            let h = flow4(42, 0x0a00_0001_0a0c_0164, u64::from(port) | 0x6_0068_0000);
+            buckets[(h >> 40) as usize & 4095] += 1;
+        }
+        assert!(*buckets.iter().max().unwrap() < 40);
+        assert!(*buckets.iter().min().unwrap() > 1);
+    }
+
+    #[test]
+    fn strings_that_differ_only_in_length_differ() {
+        assert_ne!(bytes(0, b"a"), bytes(0, b"a\0"));
+    }
+}

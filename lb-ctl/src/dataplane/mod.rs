@@ -1,0 +1,278 @@
+//! The border to the kernel. [`Op`]s go in through a [`Writer`], which the reconciler alone owns; facts come out
+//! through a [`Reader`], which cannot write. `bpf` is the only importer of aya; `fake` is its twin in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::{backend::Backend, counter::ServiceTraffic, event::Event, service::Service};
+
+use crate::model::config::Protocol;
+
+/// Address, port and protocol that packets are matched on.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceKey {
+    /// VIP address.
+    pub ip: IpAddr,
+    /// Port in host order.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// One step towards the desired state. Each is idempotent: applied twice, it leaves what it leaves applied once.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Op {
+    /// Run the program on this link: native if the driver can, generic if not.
+    AttachLink {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Forget a backend's slot.
+    ClearBackend {
+        /// Slot.
+        slot: u16,
+    },
+    /// Forget a service's id: its table, record and counters.
+    ClearService {
+        /// Service id.
+        service: u16,
+    },
+    /// Take the program off this link.
+    DetachLink {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Write a backend's record and who it is.
+    PutBackend {
+        /// Slot.
+        slot: u16,
+        /// Who it is.
+        identity: BackendIdentity,
+        /// What is written into frames.
+        backend: Backend,
+    },
+    /// Lead packets for a key to a service.
+    PutKey {
+        /// Key.
+        key: ServiceKey,
+        /// Service id.
+        service: u16,
+    },
+    /// Write a service's record and who it is.
+    PutService {
+        /// Service id.
+        service: u16,
+        /// Who it is.
+        identity: ServiceIdentity,
+        /// What the packet path reads.
+        record: Service,
+    },
+    /// Replace a service's look-up table, whole.
+    PutTable {
+        /// Service id.
+        service: u16,
+        /// What stands in it.
+        table: TableSpec,
+    },
+    /// Lead packets for a key nowhere.
+    RemoveKey {
+        /// Key.
+        key: ServiceKey,
+    },
+    /// Make these the balanced addresses: the bits that the packet path asks first. Bits are set before any
+    /// others are cleared.
+    SetFilter {
+        /// Every VIP address that has a key.
+        addresses: BTreeSet<IpAddr>,
+    },
+}
+
+/// Who a service id stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceIdentity {
+    /// VIP's name.
+    pub name: String,
+    /// Seconds an established flow may be idle.
+    pub idle_timeout_secs: u32,
+}
+
+/// Who a slot stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendIdentity {
+    /// Service id.
+    pub service: u16,
+    /// Real server's name.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+/// How a look-up table is filled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Filling {
+    /// Consistent hashing.
+    Maglev,
+    /// One period of smooth weighted round robin.
+    RoundRobin,
+}
+
+/// What stands in a look-up table: enough to fill it, and cheap to compare.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TableSpec {
+    /// How it is filled.
+    pub filling: Filling,
+    /// Servers with a share, in the order that ties go by. Empty = nobody takes new flows.
+    pub entrants: Vec<TableEntrant>,
+}
+
+/// A server's share of a table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableEntrant {
+    /// Backend slot.
+    pub slot: u16,
+    /// Weight, 1 to 256.
+    pub weight: u16,
+    /// Server's address: what consistent hashing knows it by.
+    pub ip: IpAddr,
+}
+
+/// What the kernel holds: read back after a restart, kept up to date by every op applied since.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Installed {
+    /// Links with our program, and how it runs there.
+    pub links: BTreeMap<u32, XdpMode>,
+    /// Balanced addresses; `None` after a restart (the bits do not say).
+    pub filter: Option<BTreeSet<IpAddr>>,
+    /// Keys.
+    pub keys: BTreeMap<ServiceKey, u16>,
+    /// Services by id.
+    pub services: BTreeMap<u16, (ServiceIdentity, Service)>,
+    /// Backends by slot.
+    pub backends: BTreeMap<u16, (BackendIdentity, Backend)>,
+    /// Tables by service id; a service that is missing here after a restart gets its table written again.
+    pub tables: BTreeMap<u16, TableSpec>,
+    /// Generation that each slot had last, also of free slots, so that a reused slot never repeats one.
+    pub generations: BTreeMap<u16, u16>,
+}
+
+/// How the program runs on a link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum XdpMode {
+    /// In the kernel's network stack, after the driver built its buffer: works everywhere, slow.
+    Generic,
+    /// In the driver.
+    Native,
+}
+
+/// Changes the kernel's tables.
+pub trait Writer: Send {
+    /// Applies one op.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] names the op's object and the cure; the op may then have been applied in part, and is safe to
+    /// repeat.
+    fn apply(&mut self, op: &Op) -> Result<(), Error>;
+
+    /// What the kernel holds now.
+    fn installed(&self) -> &Installed;
+
+    /// Retires flows and persistence entries that are past their time or whose backend no longer counts, and
+    /// counts the rest. Reads memory; a million flows take milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// When the clock or a map cannot be read.
+    fn sweep(&mut self) -> Result<FlowCensus, Error>;
+
+    /// Takes everything away that a controller ever made: links, pins, maps.
+    ///
+    /// # Errors
+    ///
+    /// Names the first thing that could not be removed, after trying all.
+    fn remove_all(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// Tells what the kernel counted.
+pub trait Reader: Send {
+    /// Sums of the per-CPU counters.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    fn counters(&mut self) -> Result<Counters, Error>;
+
+    /// Events since the last call, at most `limit`.
+    fn events(&mut self, limit: usize) -> Vec<Event>;
+
+    /// Every flow, up to `limit`; the second value says how many there are in all.
+    ///
+    /// # Errors
+    ///
+    /// When the clock cannot be read.
+    fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error>;
+}
+
+/// Flows found by a sweep.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FlowCensus {
+    /// Established IPv4 flows.
+    pub established_v4: u64,
+    /// Established IPv6 flows.
+    pub established_v6: u64,
+    /// Half-open flows.
+    pub half_open: u64,
+    /// Flows per backend slot: established (all states past the first packet).
+    pub by_slot: BTreeMap<u16, u64>,
+    /// Entries retired by this sweep.
+    pub retired: u64,
+    /// Persistence entries.
+    pub persistent: u64,
+    /// Room for flows: IPv4, IPv6, half-open of each family.
+    pub capacity: [u64; 3],
+}
+
+/// Sums over all CPUs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// By service id; `cursor` means nothing here.
+    pub services: BTreeMap<u16, ServiceTraffic>,
+    /// By slot: packets, bytes.
+    pub backends: BTreeMap<u16, (u64, u64)>,
+    /// In the order of [`lb_common::counter::Reason::ALL`].
+    pub reasons: Vec<u64>,
+}
+
+/// One flow as it stands in a table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// Client address and port.
+    pub client: (IpAddr, u16),
+    /// VIP address and port.
+    pub vip: (IpAddr, u16),
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// State.
+    pub state: lb_common::flow::State,
+    /// Service id.
+    pub service: u16,
+    /// Backend slot.
+    pub slot: u16,
+    /// Generation it was made with.
+    pub generation: u16,
+    /// Milliseconds since its last packet, to within a second.
+    pub idle_millis: u64,
+}
+
+/// Why the kernel did not do as asked. The text names the object, the value and the cure.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Error {
+    /// One line for people.
+    pub text: String,
+    /// What the library or the kernel said.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}

@@ -1,0 +1,133 @@
+//! What an operator can ask a running daemon to do: bodies of the API's requests.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::health::RipId;
+
+/// A request that changes something. Applied at once and kept: configuration edits go to the TOML, operator
+/// states to the state file, both on disk before the answer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "command")]
+pub enum Command {
+    /// Read the configuration again and apply the difference.
+    Apply,
+    /// Change the configuration: the text edits of one `lbctl vip|rip add|set|delete`.
+    Edit {
+        /// What to edit.
+        edit: Edit,
+        /// Say what would change, change nothing.
+        dry_run: bool,
+    },
+    /// Put real servers into an operator state.
+    SetState {
+        /// Which.
+        rips: Vec<RipId>,
+        /// Into what.
+        state: OperatorState,
+    },
+}
+
+/// An edit of the TOML.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "edit")]
+pub enum Edit {
+    /// Add a real server to a VIP (its own list, or the pool it uses).
+    RipAdd {
+        /// VIP's name.
+        vip: String,
+        /// Real server's name.
+        rip: String,
+        /// Address.
+        ip: IpAddr,
+        /// Weight; `None` = the default.
+        weight: Option<u16>,
+    },
+    /// Remove a real server.
+    RipDelete(RipId),
+    /// Change keys of a real server.
+    RipSet {
+        /// Which.
+        id: RipId,
+        /// Key and TOML value, as typed: `weight=50`.
+        assignments: Vec<Assignment>,
+    },
+    /// Add a VIP.
+    VipAdd(VipSpec),
+    /// Remove a VIP.
+    VipDelete {
+        /// VIP's name.
+        vip: String,
+    },
+    /// Change keys of a VIP.
+    VipSet {
+        /// VIP's name.
+        vip: String,
+        /// Key and TOML value, as typed: `idle_timeout="12h"`, `check.called_aet=PACS`.
+        assignments: Vec<Assignment>,
+    },
+}
+
+/// `key=value` as typed. The key may be dotted; the value is TOML, or a bare word taken as a string.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Assignment {
+    /// Dotted key.
+    pub key: String,
+    /// Value as typed.
+    pub value: String,
+}
+
+/// `lbctl vip add`. `None` leaves the key out of the TOML, so that its default applies.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct VipSpec {
+    /// Label.
+    pub name: String,
+    /// `l4-dr`.
+    pub mode: String,
+    /// Virtual address.
+    pub ip: String,
+    /// Ports.
+    pub ports: Vec<u16>,
+    /// `tcp` or `udp`.
+    pub protocol: Option<String>,
+    /// Scheduler's name.
+    pub scheduler: Option<String>,
+    /// `connect`, `dicom-echo`, `off`.
+    pub check: Option<String>,
+    /// Calling AE title of a `dicom-echo` check.
+    pub calling_aet: Option<String>,
+    /// Called AE title of a `dicom-echo` check.
+    pub called_aet: Option<String>,
+    /// Real servers: name and address (with the port, if one was typed: it is refused for direct routing).
+    pub rips: Vec<(String, String)>,
+}
+
+/// What an operator said of a real server.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperatorState {
+    /// Existing flows go on, new ones go elsewhere.
+    Drain,
+    /// Nothing goes there.
+    Halt,
+    /// In service (while healthy).
+    #[default]
+    Online,
+}
+
+/// Answer to a command.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Outcome {
+    /// What changed (or would change), a line each; empty = nothing.
+    pub changes: Vec<String>,
+    /// What is worth knowing though nothing is wrong.
+    pub warnings: Vec<String>,
+}
+
+/// Answer when the daemon refuses. HTTP status 4xx or 5xx, body this.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// What is wrong, where, and the cure. May have several lines (rendered configuration errors).
+    pub error: String,
+}

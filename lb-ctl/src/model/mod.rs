@@ -1,0 +1,7 @@
+//! Plain data that the rooms of the controller exchange. No I/O, no clocks, no async.
+
+pub mod command;
+pub mod config;
+pub mod health;
+pub mod net;
+pub mod status;

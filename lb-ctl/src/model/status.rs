@@ -1,0 +1,194 @@
+//! Observed state as the API gives it and `lbctl` prints it.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    command::OperatorState,
+    config::{Mode, Protocol, Scheduler},
+    health::{FailureReason, Step, Verdict},
+};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// Node's name.
+    pub node: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Seconds since the epoch when this was made.
+    pub at_epoch_secs: u64,
+    /// Seconds since the daemon started.
+    pub uptime_secs: u64,
+    /// Worst colour of all VIPs, or `Red` when the data plane is not attached.
+    pub health: Colour,
+    /// What is wrong beyond single servers, a line each with its cure: generic mode, link down, full table, an address in use.
+    pub problems: Vec<String>,
+    /// Links that the program is attached to.
+    pub links: Vec<LinkStatus>,
+    /// VIPs in the order of the configuration.
+    pub vips: Vec<VipStatus>,
+    /// Flow tables.
+    pub flows: FlowsStatus,
+    /// Reason counters that are not zero.
+    pub reasons: Vec<ReasonCount>,
+}
+
+/// Colour of a VIP or server (R79).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colour {
+    /// All well.
+    Green,
+    /// Some servers are not in service.
+    Yellow,
+    /// None is.
+    Red,
+}
+
+/// A link that the program is attached to.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LinkStatus {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub xdp: String,
+    /// Up and with carrier.
+    pub up: bool,
+}
+
+/// A VIP.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct VipStatus {
+    /// Label.
+    pub name: String,
+    /// Address.
+    pub ip: IpAddr,
+    /// Ports.
+    pub ports: Vec<u16>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Forwarding mode.
+    pub mode: Mode,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// Configured but not served.
+    pub enabled: bool,
+    /// Colour (R79).
+    pub colour: Colour,
+    /// Why it is not served at all, with the cure, e.g. the address is in use by another host.
+    pub problem: Option<String>,
+    /// Flows in the tables now.
+    pub connections: u64,
+    /// Flows steered since the counters began.
+    pub flows_total: u64,
+    /// Packets forwarded.
+    pub packets_total: u64,
+    /// Bytes forwarded.
+    pub bytes_total: u64,
+    /// Real servers in the order of the configuration.
+    pub rips: Vec<RipStatus>,
+}
+
+/// A real server of a VIP.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RipStatus {
+    /// Label.
+    pub name: String,
+    /// Address.
+    pub ip: IpAddr,
+    /// Weight.
+    pub weight: u16,
+    /// The one word for what it is now.
+    pub state: RipState,
+    /// What the operator said.
+    pub operator: OperatorState,
+    /// What the check says.
+    pub verdict: Verdict,
+    /// Seconds since the verdict last changed.
+    pub verdict_for_secs: u64,
+    /// `c-echo 3 ms`, or why it is not in service: `A-ASSOCIATE-RJ: called AE title not recognised`, `no answer to ARP`.
+    pub detail: String,
+    /// Class of the last check's failure.
+    pub reason: Option<FailureReason>,
+    /// Steps of the last check.
+    pub steps: Vec<Step>,
+    /// Flows in the tables now.
+    pub connections: u64,
+    /// Packets forwarded.
+    pub packets_total: u64,
+    /// Bytes forwarded.
+    pub bytes_total: u64,
+    /// MAC that frames are sent to, if known.
+    pub mac: Option<String>,
+}
+
+/// The one word for a real server.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RipState {
+    /// Takes new flows.
+    Active,
+    /// Not checked yet: takes nothing.
+    Checking,
+    /// Down by health, or its MAC is not known.
+    Down,
+    /// Keeps its flows, takes no new ones.
+    Drain,
+    /// Takes nothing, by the operator's word.
+    Halt,
+}
+
+/// Flow tables.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlowsStatus {
+    /// Established IPv4 flows.
+    pub established_v4: u64,
+    /// Room for them.
+    pub capacity_v4: u64,
+    /// Established IPv6 flows.
+    pub established_v6: u64,
+    /// Room for them.
+    pub capacity_v6: u64,
+    /// Half-open flows of both families.
+    pub half_open: u64,
+    /// Kernel memory of the tables in bytes.
+    pub memory_bytes: u64,
+}
+
+/// One reason counter.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReasonCount {
+    /// Name.
+    pub reason: String,
+    /// One sentence.
+    pub text: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// One flow: an element of `GET /v1/flows`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlowStatus {
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// Client address.
+    pub client: IpAddr,
+    /// Client port.
+    pub client_port: u16,
+    /// VIP address.
+    pub vip_ip: IpAddr,
+    /// VIP port.
+    pub vip_port: u16,
+    /// VIP's name, if the service still exists.
+    pub vip: Option<String>,
+    /// Real server's name, if it still exists.
+    pub rip: Option<String>,
+    /// `new`, `established`, `closing`, `datagrams`.
+    pub state: String,
+    /// Seconds since the last packet.
+    pub idle_secs: u64,
+}

@@ -1,0 +1,2 @@
+//! The packet path.
+#![cfg_attr(target_arch = "bpf", no_std)]
