@@ -63,13 +63,8 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 9] = [
-    Program {
-        name: "cc",
-        packages: &["gcc", "libc6-dev"],
-        daemon: None,
-        why: "links what cargo compiles",
-    },
+/// No `cc`: without one, cargo could not have linked us.
+const PROGRAMS: [Program; 8] = [
     Program {
         name: "git",
         packages: &["git"],
