@@ -91,7 +91,7 @@ fn install(missing: Vec<Need>) -> Result<()> {
 
 fn list(missing: &[Need]) {
     for need in missing {
-        note(format_args!("missing: {} ({})", need.what, need.why));
+        note(format_args!("missing: {}; it {}", need.what, need.why));
     }
 }
 
