@@ -105,13 +105,13 @@ const PROGRAMS: [Program; 8] = [
         name: "storescu",
         packages: &["dcmtk"],
         daemon: None,
-        why: "DICOM clients, and test images",
+        why: "sends studies through the load balancer",
     },
     Program {
         name: "Orthanc",
         packages: &["orthanc"],
         daemon: Some("orthanc"),
-        why: "DICOM archives to balance",
+        why: "is the archive behind it",
     },
 ];
 
