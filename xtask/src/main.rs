@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod budget;
 mod build;
 mod clippy;
 mod demo;
@@ -29,6 +30,8 @@ struct Args {
 enum Command {
     /// Measure the XDP program and write target/bench.json (root).
     Bench(bench::Args),
+    /// Measure stack frames and types of the XDP program against their limits.
+    Budget,
     /// Build the XDP program, and release binaries of lbd and lbctl.
     Build,
     /// Lint the host side and the BPF side; warnings are errors.
@@ -50,6 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Budget => budget::run(),
         Command::Build => build::run(),
         Command::Clippy => clippy::run(),
         Command::Demo(args) => demo::run(&args),

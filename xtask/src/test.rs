@@ -6,17 +6,18 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::exec::{cargo, exec, note};
-use crate::{clippy, fmt, place, setup, tidy};
+use crate::{budget, clippy, fmt, place, setup, tidy};
 
 /// A step's name, how to run it alone, and what it does.
 type Step = (&'static str, &'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("set-up", "cargo xtask setup", setup::ensure),
     ("format", "cargo xtask fmt --check", fmt::check),
     ("tidy", "cargo xtask tidy", tidy::run),
     ("lints, host", "cargo xtask clippy", clippy::host),
     ("lints, BPF", "cargo xtask clippy", clippy::bpf),
+    ("budget", "cargo xtask budget", budget::run),
     (
         "unit tests",
         "cargo test --workspace --exclude lb-tests",
