@@ -50,7 +50,12 @@ pub(super) fn install(cures: &[Cure]) -> Result<()> {
         );
     }
     note(format_args!("updating the lists of packages"));
-    output(apt_get().args(["update", "-qq", "-o", "DPkg::Lock::Timeout=300"]))?;
+    if let Err(error) =
+        output(quiet(Command::new("apt-get")).args(["update", "-qq", "-o", "DPkg::Lock::Timeout=300"]))
+    {
+        // One broken source among many is no reason to stop: what we need may well come from another.
+        note(format_args!("going on with the lists as they are: {error:#}"));
+    }
     let mut packages = plain(cures);
     if cures.contains(&Cure::Compiler) {
         packages.extend(choose_compiler(candidate)?);
@@ -151,10 +156,6 @@ fn keep_from_starting(cures: &[Cure]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn apt_get() -> Command {
-    quiet(Command::new("apt-get"))
 }
 
 /// Asks nothing: no terminal, no debconf, no menu of services to restart.
