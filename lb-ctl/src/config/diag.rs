@@ -256,11 +256,7 @@ impl fmt::Display for ConfigErrors {
             write!(f, "{error}\n\n")?;
         }
         let count = self.errors.len();
-        write!(
-            f,
-            "{count} error{}; nothing was changed",
-            if count == 1 { "" } else { "s" }
-        )
+        write!(f, "{count} error{}", if count == 1 { "" } else { "s" })
     }
 }
 
@@ -380,7 +376,10 @@ pub(super) fn nearest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>)
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&typed, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
+        .filter(|(distance, name)| {
+            let length = name.chars().count();
+            *distance < length && *distance <= (length / 3).max(1)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -428,7 +427,7 @@ mod tests {
         }
         .to_string();
         let expected = "error[config::unknown-key]: unknown key\n  --> lbd.toml:2:1\n  |\n2 | schedular = \"wrr\"\n  | \
-                        ^^^^^^^^^\n   = help: write `scheduler`\n\n1 error; nothing was changed";
+                        ^^^^^^^^^\n   = help: write `scheduler`\n\n1 error";
         assert_eq!(rendered, expected);
     }
 

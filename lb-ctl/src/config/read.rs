@@ -236,24 +236,12 @@ pub(super) fn word<T: Copy>(
     if found.is_none() {
         let key = &entry.key.value;
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        let all = names
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let all = format!("write `{key} = \"{}\"`", names.join("\"` or `\""));
         if later.contains(&typed) {
             let message = format!("`{key} = \"{typed}\"` is not supported by this version");
-            report.error(
-                Code::NotSupported,
-                entry.node.span,
-                message,
-                format!("choose one of: {all}"),
-            );
+            report.error(Code::NotSupported, entry.node.span, message, all);
         } else {
-            let help = nearest(typed, names).map_or_else(
-                || format!("choose one of: {all}"),
-                |near| format!("did you mean \"{near}\"? one of: {all}"),
-            );
+            let help = nearest(typed, names).map_or(all, |near| format!("did you mean \"{near}\"?"));
             report.error(
                 Code::UnknownValue,
                 entry.node.span,
