@@ -1,5 +1,10 @@
 //! Edits of commented files: the meaning changes as asked, every comment stays, and nothing invalid is planned.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, like the tests"
+)]
+
 use std::{net::IpAddr, path::Path, time::Duration};
 
 use lb_ctl::{

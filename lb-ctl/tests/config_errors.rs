@@ -102,7 +102,7 @@ fn errors_of(main: &str) -> Vec<Diagnostic> {
     }
 }
 
-fn facts(error: &Diagnostic) -> (usize, Code, &str) {
+const fn facts(error: &Diagnostic) -> (usize, Code, &str) {
     (error.place.line, error.code, error.help.as_str())
 }
 

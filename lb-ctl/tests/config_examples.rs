@@ -1,5 +1,10 @@
 //! The shipped configurations load without a warning and mean what the guides say.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, like the tests"
+)]
+
 use std::{path::Path, time::Duration};
 
 use lb_ctl::{

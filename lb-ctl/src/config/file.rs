@@ -34,6 +34,15 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// Its text, if it is a string.
+    pub(super) const fn as_str(&self) -> Option<&str> {
+        if let Self::String(text) = self {
+            Some(text.as_str())
+        } else {
+            None
+        }
+    }
+
     /// As people say it.
     pub(super) const fn kind(&self) -> &'static str {
         match self {

@@ -72,7 +72,12 @@ pub(super) fn string<'e>(entry: &'e Entry, example: &str, report: &mut Report<'_
     }
     let example = match entry.node.value {
         Value::Integer(Some(number)) if !example.starts_with('{') => format!("\"{number}\""),
-        _ => example.to_owned(),
+        Value::Array(_)
+        | Value::Boolean(_)
+        | Value::Integer(_)
+        | Value::Other(_)
+        | Value::String(_)
+        | Value::Table(_) => example.to_owned(),
     };
     wrong_type(entry, "a string", &example, report);
     None
@@ -171,7 +176,7 @@ pub(super) fn duration(entry: &Entry, times: &Times, report: &mut Report<'_>) ->
             report.error(Code::BadDuration, span, message, help);
             return None;
         }
-        _ => {
+        Value::Array(_) | Value::Boolean(_) | Value::Integer(None) | Value::Other(_) | Value::Table(_) => {
             wrong_type(entry, "a time in quotes", &format!("\"{example}\""), report);
             return None;
         }
