@@ -12,4 +12,5 @@
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
 pub mod dataplane;
+pub mod health;
 pub mod model;
