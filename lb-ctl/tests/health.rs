@@ -1,7 +1,7 @@
 //! Checks and the engine against servers on loopback that misbehave in one chosen way each, written with raw bytes.
 //! Real archives are in the package lb-tests.
 #![forbid(unsafe_code)]
-#![allow(missing_docs, reason = "a test binary has no users")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::{
     future::Future,
@@ -28,6 +28,13 @@ const TIMEOUT: Duration = Duration::from_millis(400);
 const SLACK: Duration = Duration::from_secs(3);
 /// The longest that any condition may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What comes, or a failed test: nothing here waits for ever.
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("it must come within the patience of a test")
+}
 
 fn dicom_echo() -> CheckKind {
     CheckKind::DicomEcho {
@@ -230,7 +237,7 @@ async fn a_server_that_hangs_after_the_association_is_aborted_at_the_deadline() 
         "echo: no answer within 400 ms",
         &["connect", "associate", "echo"],
     );
-    assert_eq!(goodbyes.recv().await, Some(Some(0x07)), "A-ABORT");
+    assert_eq!(within(goodbyes.recv()).await, Some(Some(0x07)), "A-ABORT");
 }
 
 #[tokio::test]
@@ -249,10 +256,9 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
             "A-ASSOCIATE-AC: Verification (1.2.840.10008.1.1) not accepted: abstract syntax not supported",
         ),
     ] {
-        let (released, releases) = oneshot::channel();
-        let released = std::sync::Arc::new(tokio::sync::Mutex::new(Some(released)));
+        let (released, mut releases) = tokio::sync::mpsc::channel(1);
         let (addr, _server) = server(move |mut stream| {
-            let released = std::sync::Arc::clone(&released);
+            let released = released.clone();
             async move {
                 read_pdu(&mut stream).await.unwrap();
                 write_pdu(&mut stream, 0x02, &accept_body(context_result)).await;
@@ -263,13 +269,7 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
                 }
                 write_pdu(&mut stream, 0x06, &[0; 4]).await;
                 let closed = read_pdu(&mut stream).await.is_none();
-                released
-                    .lock()
-                    .await
-                    .take()
-                    .unwrap()
-                    .send((next, closed))
-                    .unwrap();
+                released.send((next, closed)).await.unwrap();
             }
         })
         .await;
@@ -280,7 +280,11 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
             &["connect", "associate"]
         };
         assert_failed(&result, reason, text, steps);
-        assert_eq!(releases.await.unwrap(), (0x05, true), "A-RELEASE-RQ, then closed");
+        assert_eq!(
+            within(releases.recv()).await,
+            Some((0x05, true)),
+            "A-RELEASE-RQ, then closed"
+        );
     }
 }
 
@@ -464,11 +468,11 @@ async fn a_target_removed_while_its_check_runs_is_released_and_forgotten() {
     let mut patient = target("A", addr, dicom_echo());
     patient.check.timeout = PATIENCE;
     let mut engine = Running::start(vec![patient]);
-    let go_on = begins.recv().await.unwrap();
+    let go_on = within(begins.recv()).await.unwrap();
     engine.targets.send(Vec::new()).unwrap();
     engine.until("the target gone", HealthMap::is_empty).await;
     go_on.send(()).unwrap();
-    assert_eq!(ends.recv().await, Some(0x05), "A-RELEASE-RQ");
+    assert_eq!(within(ends.recv()).await, Some(0x05), "A-RELEASE-RQ");
     assert!(engine.health.borrow().is_empty());
     engine.stop().await;
 }
@@ -495,10 +499,14 @@ async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
     let mut patient = target("A", addr, dicom_echo());
     patient.check.timeout = PATIENCE;
     let engine = Running::start(vec![patient]);
-    let go_on = heard.recv().await.unwrap().unwrap_err();
+    let go_on = within(heard.recv()).await.unwrap().unwrap_err();
     engine.stop.send(()).unwrap();
     go_on.send(()).unwrap();
-    assert_eq!(heard.recv().await.unwrap().unwrap(), Some(0x05), "A-RELEASE-RQ");
+    assert_eq!(
+        within(heard.recv()).await.unwrap().unwrap(),
+        Some(0x05),
+        "A-RELEASE-RQ"
+    );
     tokio::time::timeout(PATIENCE, engine.engine)
         .await
         .unwrap()

@@ -1,6 +1,6 @@
 //! Checks leave no file descriptor behind. A process of its own: descriptors are counted for the whole of it.
 #![forbid(unsafe_code)]
-#![allow(missing_docs, reason = "a test binary has no users")]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::{net::Ipv4Addr, time::Duration};
 
