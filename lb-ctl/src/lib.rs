@@ -12,4 +12,6 @@
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
 pub mod dataplane;
+pub mod doctor;
 pub mod model;
+pub mod net;
