@@ -1,5 +1,9 @@
 //! What netlink messages add up to: a fold from messages to [`NetFacts`]. Pure.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "netlink's enums are open-ended: what is not named here says nothing that is needed"
+)]
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -151,7 +155,7 @@ impl State {
             }
             if neighbour.mac.is_none() {
                 asks.push((ifindex, ip, Ask::Resolve));
-            } else if (position + round) % rounds == 0 {
+            } else if (position + round).is_multiple_of(rounds) {
                 asks.push((ifindex, ip, Ask::Confirm));
             }
         }
@@ -393,7 +397,10 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_route::neighbour::NeighbourHeader;
+    use netlink_packet_route::{
+        link::{InfoKind, VlanProtocol},
+        neighbour::NeighbourHeader,
+    };
 
     use super::*;
 
@@ -550,6 +557,44 @@ mod tests {
         );
         let path = &state.facts().paths[&ip()];
         assert_eq!((path.ifindex, path.local), (Some(7), true));
+    }
+
+    #[test]
+    fn a_vlan_interface_has_its_tag_and_parent_and_a_veth_has_no_parent() {
+        let told = |kind: InfoKind, data: Option<InfoData>| {
+            let mut message = LinkMessage::default();
+            message.header.index = 4;
+            message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+            let mut info = vec![LinkInfo::Kind(kind)];
+            info.extend(data.map(LinkInfo::Data));
+            message.attributes = vec![
+                LinkAttribute::IfName("x".into()),
+                LinkAttribute::Address(MAC.to_vec()),
+                LinkAttribute::Link(2),
+                LinkAttribute::Controller(9),
+                LinkAttribute::LinkInfo(info),
+            ];
+            link(&message)
+        };
+        let vlan = vec![InfoVlan::Protocol(VlanProtocol::Ieee8021Ad), InfoVlan::Id(104)];
+        let vlan = told(InfoKind::Vlan, Some(InfoData::Vlan(vlan)));
+        assert_eq!(
+            vlan.vlan,
+            Some(VlanTag {
+                id: 104,
+                tpid: 0x88a8
+            })
+        );
+        assert_eq!(
+            (vlan.kind.as_deref(), vlan.parent, vlan.master),
+            (Some("vlan"), Some(2), Some(9))
+        );
+        assert_eq!((vlan.up, vlan.carrier, vlan.mac), (true, true, Mac(MAC)));
+        assert_eq!(
+            told(InfoKind::Veth, None).parent,
+            None,
+            "a veth's link is its peer"
+        );
     }
 
     #[test]
