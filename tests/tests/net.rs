@@ -12,7 +12,11 @@ use std::{
 };
 
 use lb_ctl::{
-    model::net::{NetFacts, VipAddress, VlanTag, Watched},
+    doctor::{self, Severity},
+    model::{
+        config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+        net::{NetFacts, VipAddress, VlanTag, Watched},
+    },
     net::{
         addresses::{self, Claim},
         watch as net_watch,
@@ -180,6 +184,44 @@ fn a_mac_that_changes_is_published_whether_or_not_the_server_says_so() {
         });
     });
 }
+
+#[test]
+fn facts_are_whole_again_after_more_changes_than_the_socket_holds() {
+    lab(|lab| {
+        let lb = lab.name("lb");
+        lab.inside("lb", async move {
+            let net = Net::watch(&[HOST1]);
+            net.until(DEADLINE, "complete facts", |facts| facts.complete)
+                .await;
+            // The watch task shares this thread, and so reads nothing while it waits for ip(8).
+            let batch = |verb: &str| -> String {
+                (0..MANY)
+                    .map(|i| format!("address {verb} 10.200.{}.{}/32 dev lo\n", i / 250, i % 250 + 1))
+                    .collect()
+            };
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let many = |facts: &NetFacts| {
+                facts
+                    .addresses
+                    .iter()
+                    .filter(|a| a.ip.to_string().starts_with("10.200."))
+                    .count()
+            };
+            for (verb, expected) in [("add", MANY), ("del", 0)] {
+                std::fs::write(file.path(), batch(verb)).expect("written");
+                run(
+                    "ip",
+                    &["-n", &lb, "-batch", file.path().to_str().expect("a path")],
+                );
+                net.until(DEADLINE, "all of them", |facts| many(facts) == expected)
+                    .await;
+            }
+        });
+    });
+}
+
+/// Addresses whose notifications are more than a socket's receive buffer takes.
+const MANY: usize = 3000;
 
 #[test]
 fn a_neighbour_that_does_not_answer_is_failed_stays_failed_and_comes_back() {
@@ -448,6 +490,108 @@ fn a_snapshot_waits_until_each_neighbour_is_known_or_failed() {
             assert!(facts.paths[&ip(NOBODY)].failed);
         });
     });
+}
+
+#[test]
+fn the_doctor_gathers_the_truth_of_its_namespace() {
+    lab(|lab| {
+        let (lb, host) = (lab.name("lb"), lab.name("host1"));
+        lab.inside("lb", async move {
+            run(
+                "ip",
+                &[
+                    "netns",
+                    "exec",
+                    &lb,
+                    "sysctl",
+                    "-qw",
+                    "net.ipv4.conf.eth0.arp_ignore=2",
+                ],
+            );
+            ip_in(&host, &format!("address add {VIP4}/32 dev lo"));
+            let config = direct_routing(VIP4, &[("A", HOST1), ("B", NOBODY), ("C", "192.0.2.1")]);
+            let facts = doctor::gather(&config).await;
+            assert_eq!(facts.net_error, None);
+            assert_eq!(facts.interfaces.len(), facts.net.links.len());
+            let findings = doctor::examine(&facts, &config);
+            for (check, severity, text) in [
+                ("driver", Severity::Ok, "eth0: veth runs XDP natively".to_owned()),
+                (
+                    "arp",
+                    Severity::Problem,
+                    "eth0 does not answer ARP for a VIP: arp_ignore=2".to_owned(),
+                ),
+                (
+                    "vip-address",
+                    Severity::Problem,
+                    format!("and {MAC1} answers for it"),
+                ),
+                (
+                    "real-server",
+                    Severity::Ok,
+                    format!("VIP1/A {HOST1} is at {MAC1} on eth0"),
+                ),
+                (
+                    "real-server",
+                    Severity::Warning,
+                    format!("VIP1/B {NOBODY} does not answer ARP on eth0"),
+                ),
+                (
+                    "real-server",
+                    Severity::Problem,
+                    format!("reached by gateway {HOST1}"),
+                ),
+            ] {
+                assert!(
+                    findings
+                        .iter()
+                        .any(|f| f.check == check && f.severity == severity && f.text.contains(&text)),
+                    "{check} {severity:?} {text}\n{findings:#?}"
+                );
+            }
+        });
+    });
+}
+
+fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
+    let rips = servers.iter().map(|&(name, address)| Rip {
+        name: name.into(),
+        ip: ip(address),
+        weight: 100,
+    });
+    let vip = Vip {
+        name: "VIP1".into(),
+        mode: Mode::L4Dr,
+        ip: ip(vip),
+        ports: vec![104],
+        protocol: Protocol::Tcp,
+        interface: None,
+        scheduler: Scheduler::Maglev,
+        persist: Persist::None,
+        check: Check {
+            kind: CheckKind::Off,
+            port: None,
+            interval: Duration::from_secs(4),
+            timeout: Duration::from_secs(3),
+            rise: 2,
+            fall: 2,
+        },
+        idle_timeout: Duration::from_secs(3600),
+        fallback: Fallback::Reject,
+        enabled: true,
+        rips: rips.collect(),
+    };
+    let node = Node {
+        name: None,
+        interfaces: Vec::new(),
+        flows_v4: 1024,
+        flows_v6: 1024,
+        half_open: 1024,
+    };
+    Config {
+        node,
+        vips: vec![vip],
+    }
 }
 
 /// A running watch task.

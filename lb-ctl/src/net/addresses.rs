@@ -311,9 +311,11 @@ async fn find(netlink: &Netlink, wanted: VipAddress) -> Result<Option<Address>, 
     let answers = netlink.dump("list addresses", question).await?;
     Ok(answers
         .iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) => read_address(message),
-            _ => None,
+        .filter_map(|answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else {
+                return None;
+            };
+            read_address(message)
         })
         .find(|address| address.ifindex == wanted.ifindex && address.ip == wanted.ip))
 }
