@@ -13,5 +13,7 @@
 
 pub mod config;
 pub mod dataplane;
+pub mod doctor;
 pub mod health;
 pub mod model;
+pub mod net;
