@@ -11,5 +11,6 @@
 //!
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
+pub mod api;
 pub mod dataplane;
 pub mod model;
