@@ -12,5 +12,6 @@
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
 pub mod api;
+pub mod cli;
 pub mod dataplane;
 pub mod model;
