@@ -31,7 +31,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Version that this client speaks: its own.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Asks one daemon. Holds no connection.
+/// Asks one daemon. Holds no connection. Each request gives the answer, or the [`ClientError`] that says what is in
+/// its way and what to do about it.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,

@@ -96,7 +96,8 @@ impl RunError {
     }
 }
 
-/// Does what was typed.
+/// Does what was typed and prints it. With [`RunError`] goes an exit code; what was printed until then may still wait
+/// in `terminal`, which the caller flushes.
 pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> Result<Done, RunError> {
     let client = Client::new(&cli.socket, cli.timeout);
     match &cli.verb {

@@ -9,7 +9,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 pub(super) use self::values::{NamedAddress, NamedIp, QualifiedRip, RipTarget};
-use self::values::{parse_assignment, parse_named_address, parse_named_ip, parse_timeout};
+use self::values::{
+    parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_port, parse_timeout,
+};
 use crate::{
     api::client::DEFAULT_SOCKET,
     model::{command::Assignment, status::CountBy},
@@ -140,11 +142,11 @@ pub struct VipAddArgs {
     #[arg(long, value_parser = PossibleValuesParser::new(MODES))]
     pub mode: String,
     /// Virtual address
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
     pub ip: IpAddr,
     /// Ports, separated by commas; the first is the one that checks ask
     #[arg(long, required = true, value_delimiter = ',', value_name = "PORTS",
-          value_parser = clap::value_parser!(u16).range(1..))]
+          value_parser = parse_port)]
     pub ports: Vec<u16>,
     /// Transport protocol
     #[arg(long, value_parser = PossibleValuesParser::new(PROTOCOLS))]
@@ -260,7 +262,7 @@ pub enum FlowsVerb {
         #[arg(long, value_name = "NAME")]
         rip: Option<String>,
         /// Only those from this client
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
         client: Option<IpAddr>,
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 1000)]

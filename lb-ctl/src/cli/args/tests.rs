@@ -143,19 +143,23 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
         ("lbctl vip set V", "required arguments were not provided"),
         (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 0",
-            "0 is not in 1..=65535",
+            "`0` is not a port from 1 to 65535",
         ),
         (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 104,,105",
-            "cannot parse integer from empty string",
+            "`` is not a port from 1 to 65535; separate ports by commas",
         ),
         (
             "lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104",
             "possible values: l4-dr",
         ),
         (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.1/24 --ports 104",
+            "write the address alone: 10.0.0.1",
+        ),
+        (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.300 --ports 104",
-            "invalid IP address syntax",
+            "`10.0.0.300` is not an IP address, e.g. 10.12.1.110",
         ),
         ("lbctl vip add V --mode l4-dr --ip 10.0.0.1", "--ports <PORTS>"),
         ("lbctl status --timeout 5", "write a time such as 500ms, 5s or 1m"),

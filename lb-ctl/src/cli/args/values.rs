@@ -109,9 +109,6 @@ pub(super) fn parse_named_address(typed: &str) -> Result<NamedAddress, String> {
 /// `NAME=ADDRESS` where a port has no place.
 pub(super) fn parse_named_ip(typed: &str) -> Result<NamedIp, String> {
     let NamedAddress { name, address } = parse_named_address(typed)?;
-    if let Ok(ip) = address.parse() {
-        return Ok(NamedIp { name, ip });
-    }
     if let Ok(with_port) = address.parse::<SocketAddr>() {
         let (ip, port) = (with_port.ip(), with_port.port());
         return Err(format!(
@@ -119,7 +116,28 @@ pub(super) fn parse_named_ip(typed: &str) -> Result<NamedIp, String> {
              is reached at the ports of its VIP"
         ));
     }
-    Err(format!(
-        "`{address}` is not an IP address, e.g. 10.12.1.110 or fd00:12::110"
-    ))
+    let ip = parse_ip(&address)?;
+    Ok(NamedIp { name, ip })
+}
+
+/// An IP address.
+pub(super) fn parse_ip(typed: &str) -> Result<IpAddr, String> {
+    let address = typed.split_once('/').map_or(typed, |(address, _prefix)| address);
+    match (address.parse(), address == typed) {
+        (Ok(ip), true) => Ok(ip),
+        (Ok(ip), false) => Err(format!("`{typed}` is a network; write the address alone: {ip}")),
+        (Err(_), _) => Err(format!(
+            "`{typed}` is not an IP address, e.g. 10.12.1.110 or fd00:12::110"
+        )),
+    }
+}
+
+/// A port that a VIP can have.
+pub(super) fn parse_port(typed: &str) -> Result<u16, String> {
+    match typed.parse() {
+        Ok(port @ 1..) => Ok(port),
+        Ok(0) | Err(_) => Err(format!(
+            "`{typed}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112"
+        )),
+    }
 }
