@@ -11,6 +11,8 @@
 //!
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod doctor;
