@@ -1,9 +1,6 @@
 //! The XDP programs: entry points only. The path is in the library, what it asks for in [`kernel`].
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![allow(
-    unreachable_pub,
-    reason = "a binary: `pub` says who may use an item within it"
-)]
+#![allow(unreachable_pub, reason = "a binary: `pub` says who may use an item within it")]
 
 #[cfg(target_arch = "bpf")]
 mod kernel;
