@@ -1,3 +1,4 @@
 //! The lab.
 
+pub mod bench;
 pub mod packet;
