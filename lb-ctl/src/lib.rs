@@ -11,5 +11,7 @@
 //!
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
+pub mod compile;
 pub mod dataplane;
 pub mod model;
+pub mod plan;

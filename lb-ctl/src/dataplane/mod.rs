@@ -6,9 +6,14 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{backend::Backend, counter::ServiceTraffic, event::Event, service::Service};
+use lb_common::{
+    backend::Backend, counter::ServiceTraffic, event::Event, service::Service, settings::Settings,
+};
 
 use crate::model::config::Protocol;
+
+#[cfg(test)]
+pub mod fake;
 
 /// Address, port and protocol that packets are matched on.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -178,6 +183,9 @@ pub trait Writer: Send {
 
     /// What the kernel holds now.
     fn installed(&self) -> &Installed;
+
+    /// What the maps were made with: the unit of time that records are written in.
+    fn settings(&self) -> Settings;
 
     /// Retires flows and persistence entries that are past their time or whose backend no longer counts, and
     /// counts the rest. Reads memory; a million flows take milliseconds.
