@@ -94,14 +94,13 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
             continue;
         }
         match paths::vip_interface(vip, facts) {
-            Ok(link) => {
-                out.desired.addresses.insert(VipAddress {
+            Ok((link, physical)) => {
+                let address = VipAddress {
                     ifindex: link.index,
                     ip: vip.ip,
-                });
-                if let Some(physical) = paths::physical(link, facts) {
-                    links.insert(physical.index);
-                }
+                };
+                out.desired.addresses.insert(address, physical.index);
+                links.insert(physical.index);
                 if let Some(problem) = paths::not_running(link) {
                     out.notes.vips.insert(vip.name.clone(), problem);
                 }
@@ -118,17 +117,32 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
         links.extend(forwards.map(|f| f.ifindex));
         out.desired.services.insert(vip.name.clone(), service);
     }
-    out.desired.links = if config.node.interfaces.is_empty() {
-        links
+    if config.node.interfaces.is_empty() {
+        out.desired.links = links;
     } else {
-        paths::named_links(&config.node.interfaces, facts, &mut out.notes.problems)
-    };
+        out.desired.links = paths::named_links(&config.node.interfaces, facts, &mut out.notes.problems);
+        note_unnamed_links(config, facts, &mut out);
+    }
     if unsure {
         // An interface that went away for a moment must not take the program off the links that still work.
         let still_there = before.links.iter().filter(|i| facts.links.contains_key(i));
         out.desired.links.extend(still_there);
     }
     out
+}
+
+/// VIPs whose address lives on a link that the configuration leaves out: they would never get a packet.
+fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Compiled) {
+    for (address, physical) in &out.desired.addresses {
+        if out.desired.links.contains(physical) {
+            continue;
+        }
+        let name = facts.links.get(physical).map_or("?", |l| l.name.as_str());
+        for vip in config.vips.iter().filter(|v| v.enabled && v.ip == address.ip) {
+            let problem = format!("its interface {name} is not among `node.interfaces`: add it there");
+            out.notes.vips.entry(vip.name.clone()).or_insert(problem);
+        }
+    }
 }
 
 /// One VIP as the packet path should know it; says what became of each of its servers.

@@ -11,7 +11,11 @@
 //!
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
+pub mod claims;
 pub mod compile;
 pub mod dataplane;
 pub mod model;
+pub mod operator;
 pub mod plan;
+pub mod shutdown;
+pub mod state_file;

@@ -97,7 +97,7 @@ pub(super) fn not_running(link: &Link) -> Option<String> {
 }
 
 /// The link at the bottom of VLAN interfaces.
-pub(super) fn physical<'a>(link: &'a Link, facts: &'a NetFacts) -> Option<&'a Link> {
+fn physical<'a>(link: &'a Link, facts: &'a NetFacts) -> Option<&'a Link> {
     let mut at = link;
     // Links come from netlink: the bound keeps two that name each other as parent from looping.
     for _ in 0..=facts.links.len() {
@@ -112,11 +112,7 @@ pub(super) fn physical<'a>(link: &'a Link, facts: &'a NetFacts) -> Option<&'a Li
 
 fn frame(link: &Link, dst_mac: Mac, facts: &NetFacts) -> Result<Forward, String> {
     let name = &link.name;
-    let Some(bottom) = physical(link, facts) else {
-        return Err(format!(
-            "the interface below VLAN interface {name} is gone, or in another namespace"
-        ));
-    };
+    let bottom = bottom(link, facts)?;
     if bottom.index >= MAX_IFINDEX {
         return Err(format!(
             "interface {} has index {}, at most {} can be used: reboot, or recreate it in a new namespace",
@@ -159,13 +155,26 @@ fn frame(link: &Link, dst_mac: Mac, facts: &NetFacts) -> Result<Forward, String>
     })
 }
 
-/// The interface that carries a VIP's address: the one named, or the one whose subnet is the narrowest around it.
-pub(super) fn vip_interface<'a>(vip: &Vip, facts: &'a NetFacts) -> Result<&'a Link, String> {
+/// The interface that carries a VIP's address (the one named, or the one whose subnet is the narrowest around it)
+/// and the physical link below.
+pub(super) fn vip_interface<'a>(vip: &Vip, facts: &'a NetFacts) -> Result<(&'a Link, &'a Link), String> {
     let link = match &vip.interface {
         Some(name) => by_name(name, facts)?,
         None => by_subnet(vip.ip, facts)?,
     };
-    slave(link, facts).map_or(Ok(link), Err)
+    if let Some(why) = slave(link, facts) {
+        return Err(why);
+    }
+    Ok((link, bottom(link, facts)?))
+}
+
+fn bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<&'a Link, String> {
+    physical(link, facts).ok_or_else(|| {
+        format!(
+            "the interface below VLAN interface {} is gone, or in another namespace",
+            link.name
+        )
+    })
 }
 
 fn by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<&Link, String> {
@@ -227,9 +236,7 @@ pub(super) fn named_links(names: &[String], facts: &NetFacts, problems: &mut Vec
     for name in names {
         let found = by_name(name, facts).and_then(|link| match slave(link, facts) {
             Some(why) => Err(why),
-            None => physical(link, facts).ok_or_else(|| {
-                format!("the interface below VLAN interface {name} is gone, or in another namespace")
-            }),
+            None => bottom(link, facts),
         });
         match found {
             Ok(link) => {

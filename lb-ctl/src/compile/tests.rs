@@ -182,7 +182,7 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
         ifindex: 2,
         ip: ip("10.12.1.100"),
     };
-    assert_eq!(compiled.desired.addresses, BTreeSet::from([address]));
+    assert_eq!(compiled.desired.addresses, BTreeMap::from([(address, 2)]));
     assert!(compiled.notes.vips.is_empty() && compiled.notes.problems.is_empty());
 }
 
@@ -399,6 +399,7 @@ fn named_interfaces_are_the_only_ones_attached() {
     world.config.node.interfaces = vec!["eth2".to_owned(), "nope".to_owned()];
     let compiled = world.compile();
     assert_eq!(compiled.desired.links, BTreeSet::from([3]));
+    assert!(compiled.notes.vips["PACS"].contains("eth1 is not among `node.interfaces`"));
     assert_eq!(
         compiled.notes.problems,
         ["interface nope does not exist: there are eth1, eth2"]

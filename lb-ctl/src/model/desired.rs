@@ -17,8 +17,9 @@ use crate::dataplane::{Filling, Installed, ServiceKey};
 /// Everything that should be in the kernel.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct DesiredState {
-    /// VIP addresses that this machine should have.
-    pub addresses: BTreeSet<VipAddress>,
+    /// VIP addresses that this machine should have, each with the link that the program must run on before the
+    /// address is there: else the kernel would answer for the servers.
+    pub addresses: BTreeMap<VipAddress, u32>,
     /// Links that the program should run on, by interface index.
     pub links: BTreeSet<u32>,
     /// Services by VIP name.
@@ -160,7 +161,7 @@ impl DesiredState {
             services.insert(identity.name.clone(), service);
         }
         Self {
-            addresses: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             links: installed.links.keys().copied().collect(),
             services,
         }

@@ -192,3 +192,64 @@ pub struct FlowStatus {
     /// Seconds since the last packet.
     pub idle_secs: u64,
 }
+
+/// Query of `GET /v1/flows`: which flows to list. A key that is left out does not narrow the list.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// At most this many flows; the total counts all that match.
+    pub limit: Option<usize>,
+    /// VIP's name.
+    pub vip: Option<String>,
+    /// Real server's name, in whichever VIP.
+    pub rip: Option<String>,
+    /// Client address.
+    pub client: Option<IpAddr>,
+}
+
+/// Answer to `GET /v1/flows`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlowList {
+    /// Flows that match the query, as many as its limit allows.
+    pub flows: Vec<FlowStatus>,
+    /// How many match it.
+    pub total: u64,
+}
+
+/// Query of `GET /v1/flows/count`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowCountQuery {
+    /// What is counted together.
+    pub by: CountBy,
+}
+
+/// What flows are counted together by.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CountBy {
+    /// Client address.
+    Client,
+    /// Real server, as `VIP/RIP`.
+    Rip,
+    /// State of the flow.
+    State,
+    /// VIP.
+    Vip,
+}
+
+/// An element of the answer to `GET /v1/flows/count`; the largest come first.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlowCount {
+    /// VIP, `VIP/RIP`, client address or state.
+    pub key: String,
+    /// Flows in the tables now.
+    pub flows: u64,
+}
+
+/// Answer to `GET /v1/config`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ConfigText {
+    /// The configuration in force, all files in one, as TOML.
+    pub toml: String,
+}

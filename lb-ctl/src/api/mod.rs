@@ -1,0 +1,17 @@
+//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`] and
+//! [`crate::model::status`].
+//!
+//! | request | query or body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`](crate::model::status::Status) |
+//! | `POST /v1/command` | [`Command`](crate::model::command::Command) | [`Outcome`](crate::model::command::Outcome) |
+//! | `GET /v1/flows` | [`FlowQuery`](crate::model::status::FlowQuery) | [`FlowList`](crate::model::status::FlowList) |
+//! | `GET /v1/flows/count` | [`FlowCountQuery`](crate::model::status::FlowCountQuery) | list of [`FlowCount`](crate::model::status::FlowCount) |
+//! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
+//! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change |
+//!
+//! An answer that is not 2xx carries a [`Refusal`](crate::model::command::Refusal): 4xx when the request is at
+//! fault, 5xx when the daemon is. Every answer names the daemon in its `server` header, `lbd/VERSION`, so that a
+//! client of another version can say so.
+
+pub mod server;
