@@ -108,23 +108,10 @@ impl Owned {
             .iter()
             .map(|&VipAddress { ifindex, ip }| Entry { ifindex, ip })
             .collect();
-        let path = self.path.clone();
-        let stored = tokio::task::spawn_blocking(move || state_file::store(&path, VERSION, &entries)).await;
-        stored.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        state_file::store(&self.path, VERSION, &entries).await?;
         self.addresses = addresses;
         Ok(())
     }
-}
-
-/// Where a wanted address stands.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Stand {
-    /// Being added.
-    Asked,
-    /// Added, or found, at this time.
-    Here(Instant),
-    /// Could not be had at this time, because.
-    Refused(Instant, String),
 }
 
 /// Claims of addresses in progress.
@@ -132,7 +119,12 @@ enum Stand {
 pub(crate) struct Claims<A> {
     book: A,
     owned: Owned,
-    stands: BTreeMap<VipAddress, Stand>,
+    /// Being added; true = put on the list for it.
+    asked: BTreeMap<VipAddress, bool>,
+    /// Added or found, and when.
+    here: BTreeMap<VipAddress, Instant>,
+    /// Could not be had when last tried, and why.
+    refused: BTreeMap<VipAddress, (Instant, String)>,
     running: JoinSet<(VipAddress, Result<Claimed, String>)>,
 }
 
@@ -141,16 +133,20 @@ impl<A: AddressBook> Claims<A> {
         Self {
             book,
             owned,
-            stands: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            here: BTreeMap::new(),
+            refused: BTreeMap::new(),
             running: JoinSet::new(),
         }
     }
 
-    /// Takes off what is ours and no longer wanted. To be called before the services behind go. Tells what could
-    /// not be removed.
+    /// Takes off what is ours and no longer wanted, except what is just being added: that goes the next time. To
+    /// be called before the services behind go. Tells what could not be removed.
     pub(crate) async fn release(&mut self, wanted: &BTreeSet<VipAddress>, facts: &NetFacts) -> Vec<String> {
-        self.stands.retain(|address, _| wanted.contains(address));
-        let leaving: Vec<VipAddress> = self.owned.addresses().difference(wanted).copied().collect();
+        self.here.retain(|address, _| wanted.contains(address));
+        self.refused.retain(|address, _| wanted.contains(address));
+        let mine = self.owned.addresses().difference(wanted);
+        let leaving: Vec<VipAddress> = mine.filter(|a| !self.asked.contains_key(a)).copied().collect();
         let mut problems = Vec::new();
         let mut gone = Vec::new();
         for address in leaving {
@@ -175,37 +171,41 @@ impl<A: AddressBook> Claims<A> {
         ready: &BTreeSet<VipAddress>,
         facts: &NetFacts,
         now: Instant,
-    ) -> Vec<String> {
+    ) -> Option<String> {
         let room = MAX_IN_FLIGHT.saturating_sub(self.running.len());
-        let due: Vec<VipAddress> = ready
-            .iter()
-            .filter(|a| self.is_due(a, facts, now))
-            .take(room)
-            .copied()
-            .collect();
-        let new: Vec<VipAddress> = due.iter().filter(|a| !is_present(**a, facts)).copied().collect();
-        if let Err(error) = self.owned.change(new, []).await {
-            return vec![error.to_string()];
+        let due = ready.iter().filter(|a| self.is_due(a, facts, now));
+        let due: Vec<VipAddress> = due.take(room).copied().collect();
+        let unlisted = |a: &&VipAddress| !is_present(**a, facts) && !self.owned.addresses().contains(a);
+        let new: BTreeSet<VipAddress> = due.iter().filter(unlisted).copied().collect();
+        if let Err(error) = self.owned.change(new.iter().copied(), []).await {
+            return Some(error.to_string());
         }
         for address in due {
-            self.stands.insert(address, Stand::Asked);
+            self.asked.insert(address, new.contains(&address));
             let book = self.book.clone();
             self.running
                 .spawn(async move { (address, book.add(address).await) });
         }
-        Vec::new()
+        None
+    }
+
+    /// True when one of these is wanted, not there, and may be tried.
+    pub(crate) fn any_due(&self, ready: &BTreeSet<VipAddress>, facts: &NetFacts, now: Instant) -> bool {
+        ready.iter().any(|a| self.is_due(a, facts, now))
     }
 
     fn is_due(&self, address: &VipAddress, facts: &NetFacts, now: Instant) -> bool {
-        match self.stands.get(address) {
-            None => true,
-            Some(Stand::Asked) => false,
-            Some(Stand::Here(since)) => now >= *since + SETTLE && !is_present(*address, facts),
-            Some(Stand::Refused(since, _)) => now >= *since + RETRY,
+        if self.asked.contains_key(address) {
+            return false;
         }
+        if let Some((tried, _)) = self.refused.get(address) {
+            return now >= *tried + RETRY;
+        }
+        let here = self.here.get(address);
+        here.is_none_or(|since| now >= *since + SETTLE && !is_present(*address, facts))
     }
 
-    /// Waits for an addition to end and notes what came of it; forever when none is under way.
+    /// Waits for an addition to end; forever when none is under way.
     pub(crate) async fn next_done(&mut self) -> (VipAddress, Result<Claimed, String>) {
         loop {
             match self.running.join_next().await {
@@ -217,35 +217,34 @@ impl<A: AddressBook> Claims<A> {
         }
     }
 
-    /// Notes what came of an addition.
+    /// Notes what came of an addition. Tells when the list could not be kept.
     pub(crate) async fn note(
         &mut self,
         (address, result): (VipAddress, Result<Claimed, String>),
         facts: &NetFacts,
         now: Instant,
     ) -> Option<String> {
-        let still_wanted = self.stands.contains_key(&address);
-        let mut disown = None;
-        let stand = match result {
-            Ok(Claimed::Added) => {
-                tracing::info!("claimed {} on {}", address.ip, name(address, facts));
-                Stand::Here(now)
+        let listed = self.asked.remove(&address).unwrap_or(false);
+        let not_mine = match result {
+            Ok(claimed) => {
+                if claimed == Claimed::Added {
+                    tracing::info!("claimed {} on {}", address.ip, name(address, facts));
+                }
+                self.refused.remove(&address);
+                self.here.insert(address, now);
+                (claimed == Claimed::Existed && listed).then_some(address)
             }
-            Ok(Claimed::Existed) => Stand::Here(now),
             Err(text) => {
-                let known = matches!(self.stands.get(&address), Some(Stand::Refused(_, old)) if *old == text);
-                if !known {
+                self.here.remove(&address);
+                let before = self.refused.insert(address, (now, text.clone()));
+                if before.is_none_or(|(_, old)| old != text) {
                     tracing::warn!("{text}");
                 }
-                disown = Some(address);
-                Stand::Refused(now, text)
+                Some(address)
             }
         };
-        if still_wanted {
-            self.stands.insert(address, stand);
-        }
         self.owned
-            .change([], disown)
+            .change([], not_mine)
             .await
             .err()
             .map(|error| error.to_string())
@@ -253,18 +252,18 @@ impl<A: AddressBook> Claims<A> {
 
     /// Why addresses are not there, by address.
     pub(crate) fn problems(&self) -> BTreeMap<IpAddr, String> {
-        let refused = self.stands.iter().filter_map(|(address, stand)| match stand {
-            Stand::Refused(_, text) => Some((address.ip, text.clone())),
-            Stand::Asked | Stand::Here(_) => None,
-        });
-        refused.collect()
+        self.refused
+            .iter()
+            .map(|(address, (_, text))| (address.ip, text.clone()))
+            .collect()
     }
 
-    /// True when every one of these was tried.
+    /// True when every one of these was tried, and nothing is under way.
     pub(crate) fn settled(&self, ready: &BTreeSet<VipAddress>) -> bool {
-        ready
-            .iter()
-            .all(|a| matches!(self.stands.get(a), Some(Stand::Here(_) | Stand::Refused(..))))
+        self.asked.is_empty()
+            && ready
+                .iter()
+                .all(|a| self.here.contains_key(a) || self.refused.contains_key(a))
     }
 }
 

@@ -107,6 +107,8 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
             }
             Err(problem) => {
                 unsure = true;
+                let kept = before.addresses.iter().filter(|(a, _)| a.ip == vip.ip);
+                out.desired.addresses.extend(kept.map(|(&a, &link)| (a, link)));
                 out.notes.vips.insert(vip.name.clone(), problem);
             }
         }
@@ -124,7 +126,7 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
         note_unnamed_links(config, facts, &mut out);
     }
     if unsure {
-        // An interface that went away for a moment must not take the program off the links that still work.
+        // An interface that lost its address for a moment must not cost the VIP, nor the program's place on links.
         let still_there = before.links.iter().filter(|i| facts.links.contains_key(i));
         out.desired.links.extend(still_there);
     }

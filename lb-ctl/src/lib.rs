@@ -11,11 +11,17 @@
 //!
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
+pub mod api;
 pub mod claims;
 pub mod compile;
+pub mod control;
 pub mod dataplane;
+mod lent;
 pub mod model;
+pub mod observe;
 pub mod operator;
 pub mod plan;
+pub mod reconcile;
 pub mod shutdown;
 pub mod state_file;
+pub mod telemetry;

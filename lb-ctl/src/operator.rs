@@ -53,12 +53,12 @@ impl OperatorFile {
         &self.states
     }
 
-    /// Puts servers into a state, on disk when this returns. Blocks.
+    /// Puts servers into a state, on disk when this returns.
     ///
     /// # Errors
     ///
     /// When the disk refuses; nothing has changed then.
-    pub fn set(&mut self, rips: &[RipId], state: OperatorState) -> Result<(), StateError> {
+    pub async fn set(&mut self, rips: &[RipId], state: OperatorState) -> Result<(), StateError> {
         let mut states = self.states.clone();
         for id in rips {
             match state {
@@ -66,24 +66,24 @@ impl OperatorFile {
                 OperatorState::Drain | OperatorState::Halt => states.insert(id.clone(), state),
             };
         }
-        self.replace(states)
+        self.replace(states).await
     }
 
-    /// Forgets servers that a configuration does not have. Blocks.
+    /// Forgets servers that a configuration does not have.
     ///
     /// # Errors
     ///
     /// When the disk refuses; nothing has changed then.
-    pub fn prune(&mut self, config: &Config) -> Result<(), StateError> {
+    pub async fn prune(&mut self, config: &Config) -> Result<(), StateError> {
         let mut states = self.states.clone();
         states.retain(|id, _| {
             let vip = config.vips.iter().find(|v| v.name == id.vip);
             vip.is_some_and(|v| v.rips.iter().any(|r| r.name == id.rip))
         });
-        self.replace(states)
+        self.replace(states).await
     }
 
-    fn replace(&mut self, states: BTreeMap<RipId, OperatorState>) -> Result<(), StateError> {
+    async fn replace(&mut self, states: BTreeMap<RipId, OperatorState>) -> Result<(), StateError> {
         if states == self.states {
             return Ok(());
         }
@@ -94,7 +94,7 @@ impl OperatorFile {
                 state,
             })
             .collect();
-        state_file::store(&self.path, VERSION, &entries)?;
+        state_file::store(&self.path, VERSION, &entries).await?;
         self.states = states;
         Ok(())
     }
@@ -111,24 +111,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn drain_and_halt_survive_and_online_needs_no_entry() {
+    #[tokio::test]
+    async fn drain_and_halt_survive_and_online_needs_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = OperatorFile::open(dir.path()).unwrap();
-        file.set(&[id("R1"), id("R2")], OperatorState::Drain).unwrap();
-        file.set(&[id("R2")], OperatorState::Halt).unwrap();
-        file.set(&[id("R1")], OperatorState::Online).unwrap();
+        file.set(&[id("R1"), id("R2")], OperatorState::Drain)
+            .await
+            .unwrap();
+        file.set(&[id("R2")], OperatorState::Halt).await.unwrap();
+        file.set(&[id("R1")], OperatorState::Online).await.unwrap();
         let again = OperatorFile::open(dir.path()).unwrap();
         assert_eq!(again.states(), &BTreeMap::from([(id("R2"), OperatorState::Halt)]));
     }
 
-    #[test]
-    fn what_cannot_be_written_is_not_believed() {
+    #[tokio::test]
+    async fn what_cannot_be_written_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = OperatorFile::open(dir.path()).unwrap();
         drop(dir);
         let error = file
             .set(&[id("R1")], OperatorState::Halt)
+            .await
             .unwrap_err()
             .to_string();
         assert!(error.contains("--state-dir"), "{error}");

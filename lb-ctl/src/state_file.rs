@@ -81,13 +81,19 @@ pub fn load<T: DeserializeOwned>(
 /// # Errors
 ///
 /// When the file system refuses.
-pub fn store<T: Serialize>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
+pub async fn store<T: Serialize + Sync>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
     let mut bytes = serde_json::to_vec_pretty(&Envelope { version, data })
         .map_err(|e| io_error("encode", path, io::Error::other(e)))?;
     bytes.push(b'\n');
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || replace(&path, &bytes)).await;
+    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside).map_err(|e| io_error("create", &beside, e))?;
-    file.write_all(&bytes)
+    file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(|e| io_error("write", &beside, e))?;
     fs::rename(&beside, path).map_err(|e| io_error("replace", path, e))?;
@@ -147,13 +153,13 @@ fn io_error(verb: &'static str, path: &Path, error: io::Error) -> StateError {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_stored_is_loaded_and_nothing_is_loaded_from_nothing() {
+    #[tokio::test]
+    async fn what_was_stored_is_loaded_and_nothing_is_loaded_from_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         assert!(load::<Vec<u32>>(&path, 1, "").unwrap().is_none());
-        store(&path, 1, &vec![1, 2]).unwrap();
-        store(&path, 1, &vec![3]).unwrap();
+        store(&path, 1, &vec![1, 2]).await.unwrap();
+        store(&path, 1, &vec![3]).await.unwrap();
         assert_eq!(load::<Vec<u32>>(&path, 1, "").unwrap(), Some(vec![3]));
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
@@ -162,11 +168,11 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_file_of_another_version_or_no_json_is_refused_and_left_alone() {
+    #[tokio::test]
+    async fn a_file_of_another_version_or_no_json_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        store(&path, 2, &"something newer").unwrap();
+        store(&path, 2, &"something newer").await.unwrap();
         let error = load::<Vec<u32>>(&path, 1, "move it away")
             .unwrap_err()
             .to_string();

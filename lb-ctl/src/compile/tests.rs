@@ -364,7 +364,7 @@ fn vlan_interfaces_put_tags_outer_first_and_attach_to_the_bottom() {
 }
 
 #[test]
-fn a_vip_without_a_place_says_so_and_does_not_cost_the_links() {
+fn a_vip_without_a_place_says_so_and_keeps_what_it_had() {
     let mut world = World::new();
     world.before = world.compile().desired;
     world.facts.addresses.clear();
@@ -373,7 +373,10 @@ fn a_vip_without_a_place_says_so_and_does_not_cost_the_links() {
         compiled.notes.vips["PACS"],
         "10.12.1.100 is in no connected subnet: give this machine an address in its subnet, or set `interface`"
     );
-    assert!(compiled.desired.addresses.is_empty());
+    assert_eq!(
+        compiled.desired.addresses, world.before.addresses,
+        "an address that is there stays"
+    );
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
 
     world.config.vips[0].interface = Some("eth9".to_owned());

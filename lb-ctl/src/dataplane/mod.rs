@@ -284,3 +284,17 @@ pub struct Error {
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
+
+impl Error {
+    /// The text and everything that lies below it, in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = self.text.clone();
+        let mut below = self.source.as_ref().map(|s| s.as_ref() as &dyn std::error::Error);
+        while let Some(error) = below {
+            line.push_str(&format!(": {error}"));
+            below = error.source();
+        }
+        line
+    }
+}
