@@ -12,6 +12,7 @@
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
 pub mod api;
+pub mod app;
 pub mod claims;
 pub mod compile;
 pub mod control;
