@@ -15,6 +15,7 @@ pub mod api;
 pub mod app;
 pub mod claims;
 pub mod compile;
+pub mod config;
 pub mod control;
 pub mod dataplane;
 mod lent;

@@ -1,0 +1,137 @@
+//! What an operator sees of a change before and after it is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::show::{Setting, mode_word, node_keys, protocol_word, vip_keys};
+use crate::model::config::{Config, Rip, Vip};
+
+/// The difference, a line each: `vip DICOM: scheduler wrr -> maglev`, `vip DICOM: + DICOM2 10.12.1.111 w100`. Empty
+/// when the two are equal, and only then.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Vec<String> {
+    let mut lines = settings("node", node_keys(&old.node), node_keys(&new.node));
+    let names = |config: &Config| config.vips.iter().map(|vip| vip.name.clone()).collect::<Vec<_>>();
+    let before: BTreeMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
+    let after: BTreeMap<_, _> = new.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
+    for vip in old
+        .vips
+        .iter()
+        .filter(|vip| !after.contains_key(vip.name.as_str()))
+    {
+        lines.push(format!("- {}", summary(vip)));
+    }
+    for vip in &new.vips {
+        match before.get(vip.name.as_str()) {
+            Some(was) => lines.extend(vip_lines(was, vip)),
+            None => {
+                lines.push(format!("+ {}", summary(vip)));
+                lines.extend(rip_lines(&vip.name, &[], &vip.rips));
+            }
+        }
+    }
+    lines.extend(order("vips: order", &names(old), &names(new)));
+    lines
+}
+
+fn summary(vip: &Vip) -> String {
+    let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
+    let (mode, protocol) = (mode_word(vip.mode), protocol_word(vip.protocol));
+    format!(
+        "vip {}: {mode} {} {protocol} {}",
+        vip.name,
+        vip.ip,
+        ports.join(",")
+    )
+}
+
+fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {
+    let mut lines = settings(&format!("vip {}", new.name), vip_keys(old), vip_keys(new));
+    lines.extend(rip_lines(&new.name, &old.rips, &new.rips));
+    lines
+}
+
+fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for was in old
+        .iter()
+        .filter(|was| new.iter().all(|rip| rip.name != was.name))
+    {
+        lines.push(format!("vip {vip}: - {} {} w{}", was.name, was.ip, was.weight));
+    }
+    for rip in new {
+        let Some(was) = old.iter().find(|was| was.name == rip.name) else {
+            lines.push(format!("vip {vip}: + {} {} w{}", rip.name, rip.ip, rip.weight));
+            continue;
+        };
+        if was.ip != rip.ip {
+            lines.push(format!("vip {vip}: {} ip {} -> {}", rip.name, was.ip, rip.ip));
+        }
+        if was.weight != rip.weight {
+            lines.push(format!(
+                "vip {vip}: {} weight {} -> {}",
+                rip.name, was.weight, rip.weight
+            ));
+        }
+    }
+    let names = |rips: &[Rip]| rips.iter().map(|rip| rip.name.clone()).collect::<Vec<_>>();
+    lines.extend(order(
+        &format!("vip {vip}: order of servers"),
+        &names(old),
+        &names(new),
+    ));
+    lines
+}
+
+/// A line when the names common to both stand in another order.
+fn order(what: &str, old: &[String], new: &[String]) -> Option<String> {
+    let (had, has): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
+    let was: Vec<_> = old
+        .iter()
+        .filter(|name| has.contains(name))
+        .map(String::as_str)
+        .collect();
+    let is: Vec<_> = new
+        .iter()
+        .filter(|name| had.contains(name))
+        .map(String::as_str)
+        .collect();
+    (was != is).then(|| format!("{what} {} -> {}", was.join(", "), is.join(", ")))
+}
+
+fn settings(owner: &str, old: Vec<Setting>, new: Vec<Setting>) -> Vec<String> {
+    let (old, new) = (flat(old), flat(new));
+    let value = |keys: &[(String, String)], key: &str| {
+        keys.iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.clone())
+    };
+    let mut lines = Vec::new();
+    for (key, is) in &new {
+        let was = value(&old, key);
+        if was.as_ref() != Some(is) {
+            lines.push(format!(
+                "{owner}: {key} {} -> {is}",
+                was.as_deref().unwrap_or("(not set)")
+            ));
+        }
+    }
+    for (key, was) in old.iter().filter(|(key, _)| value(&new, key).is_none()) {
+        lines.push(format!("{owner}: {key} {was} -> (not set)"));
+    }
+    lines
+}
+
+/// Dotted keys with values as people read them, without TOML's quotes.
+fn flat(settings: Vec<Setting>) -> Vec<(String, String)> {
+    let bare = |value: String| value.trim_matches('"').to_owned();
+    settings
+        .into_iter()
+        .flat_map(|setting| match setting {
+            Setting::Plain(key, value) => vec![(key.to_owned(), bare(value))],
+            Setting::Table(key, inner) => inner
+                .into_iter()
+                .map(|(name, value)| (format!("{key}.{name}"), bare(value)))
+                .collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! The configuration: from TOML files to [`Config`], and back.
+//!
+//! ```text
+//! Texts::read -> texts -> file (trees with places) -> sections (profiles merged) -> drafts -> rules -> Config
+//! ```
+//!
+//! Reading files and understanding texts are apart, so that an edited text is checked before it is written. Every
+//! fault of every file is reported at once, with its line, a caret and a cure.
+//!
+//! **Merging.** A VIP takes from its `profile` what it does not say itself, key by key into tables; a profile may rest
+//! on another. `check = "connect"` is short for `check = { type = "connect" }`; where the types of VIP and profile
+//! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`.
+//!
+//! **Defaults.** `protocol` tcp, `scheduler` wrr, `persist` none (`source-ip`: 300 s, whole address), `check` connect
+//! to the first port (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2, calling AE title
+//! LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `enabled` true, `weight` 100.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod diag;
+mod diff;
+mod edit;
+mod file;
+mod node;
+mod read;
+mod rules;
+mod sections;
+mod service;
+mod show;
+mod source;
+
+pub use self::{
+    diag::{Code, ConfigErrors, Diagnostic, Place, Severity},
+    diff::diff,
+    edit::{EditError, Edited, plan_edit},
+    show::show,
+    source::{Rewrite, Text, Texts, WriteError, write_atomically},
+};
+
+use self::{diag::Report, sections::Sections};
+use crate::model::config::{Config, Sources};
+
+/// A configuration that was read and understood.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What is worth knowing though nothing is wrong.
+    pub warnings: Vec<Diagnostic>,
+    /// The files it was read from.
+    pub texts: Texts,
+}
+
+/// Reads and checks the files. Blocks on the disk.
+///
+/// # Errors
+///
+/// Every fault of every file.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
+    load_texts(Texts::read(sources)?)
+}
+
+/// Checks texts, wherever they come from.
+///
+/// # Errors
+///
+/// Every fault of every text.
+pub fn load_texts(texts: Texts) -> Result<Loaded, ConfigErrors> {
+    let mut report = Report::new(&texts.files);
+    let config = understand(&texts, &mut report);
+    let failed = report.has_errors();
+    let (errors, warnings) = report.finish();
+    if failed {
+        return Err(ConfigErrors { errors });
+    }
+    Ok(Loaded {
+        config,
+        warnings,
+        texts,
+    })
+}
+
+/// The configuration, as far as the report has no errors.
+fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
+    let files = texts
+        .files
+        .iter()
+        .enumerate()
+        .map(|(number, file)| file::parse(number, &file.text, report))
+        .collect();
+    let sections = Sections::collect(files, report);
+    let pools: Vec<_> = sections
+        .pools
+        .iter()
+        .map(|pool| service::read_pool(pool, report))
+        .collect();
+    for profile in &sections.profiles {
+        service::check_profile(profile, &sections, report);
+    }
+    let drafts: Vec<_> = sections
+        .vips
+        .iter()
+        .map(|vip| service::read_vip(vip, &sections, &pools, report))
+        .collect();
+    rules::check(&drafts, report);
+    sections.advise_unused(report);
+    Config {
+        node: node::read_node(sections.node.as_ref(), report),
+        vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
+    }
+}

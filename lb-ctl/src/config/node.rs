@@ -1,0 +1,90 @@
+//! `[node]`: what is particular to this machine.
+
+use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN, FLOWS_RANGE};
+
+use super::{
+    diag::{Code, Report},
+    file::{At, Entry, Value},
+    read,
+    sections::entries,
+};
+use crate::model::config::Node;
+
+const KEYS: [&str; 5] = ["name", "interfaces", "flows_v4", "flows_v6", "half_open"];
+
+/// What stands for a missing section or key.
+pub(super) const fn default_node() -> Node {
+    Node {
+        name: None,
+        interfaces: Vec::new(),
+        flows_v4: DEFAULT_FLOWS_V4,
+        flows_v6: DEFAULT_FLOWS_V6,
+        half_open: DEFAULT_HALF_OPEN,
+    }
+}
+
+/// Reads the section. What is reported keeps its default, for the configuration is refused anyway.
+pub(super) fn read_node(section: Option<&Entry>, report: &mut Report<'_>) -> Node {
+    let mut node = default_node();
+    let Some(section) = section else { return node };
+    let table = entries(section);
+    read::check_keys(table, "`[node]`", &KEYS, &[], report);
+    if let Some(name) = table.get("name")
+        && let Some(text) = read::string(name, "\"lb1\"", report)
+    {
+        let at = At {
+            value: text.to_owned(),
+            span: name.node.span,
+        };
+        node.name = read::check_name(&at, "node", report).then_some(at.value);
+    }
+    if let Some(interfaces) = table.get("interfaces") {
+        node.interfaces = read_interfaces(interfaces, report);
+    }
+    for (key, flows) in [
+        ("flows_v4", &mut node.flows_v4),
+        ("flows_v6", &mut node.flows_v6),
+        ("half_open", &mut node.half_open),
+    ] {
+        if let Some(entry) = table.get(key) {
+            *flows = read::number(entry, FLOWS_RANGE, report).unwrap_or(*flows);
+        }
+    }
+    node
+}
+
+fn read_interfaces(entry: &Entry, report: &mut Report<'_>) -> Vec<String> {
+    let Value::Array(items) = &entry.node.value else {
+        read::wrong_type(entry, "a list of names", "[\"eth0\"]", report);
+        return Vec::new();
+    };
+    let mut names: Vec<(String, super::file::Span)> = Vec::new();
+    for item in items {
+        let Value::String(text) = &item.value else {
+            let message = format!("an interface must be a name, not {}", item.value.kind());
+            report.error(
+                Code::WrongType,
+                item.span,
+                message,
+                "write `interfaces = [\"eth0\"]`",
+            );
+            continue;
+        };
+        let Some(name) = read::interface(text, item.span, report) else {
+            continue;
+        };
+        if let Some((_, first)) = names.iter().find(|(earlier, _)| *earlier == name) {
+            let message = format!("interface \"{name}\" is there twice");
+            report.error_also(
+                Code::DuplicateName,
+                item.span,
+                (*first, "first here"),
+                message,
+                "remove one of them",
+            );
+        } else {
+            names.push((name, item.span));
+        }
+    }
+    names.into_iter().map(|(name, _)| name).collect()
+}

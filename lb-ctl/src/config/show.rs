@@ -1,0 +1,165 @@
+//! The effective configuration as TOML, every default written out. Loading it gives the same [`Config`].
+
+use std::{fmt::Display, time::Duration};
+
+use toml_edit::{Key, Value};
+
+use crate::model::config::{
+    Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip,
+};
+
+/// The whole configuration as one TOML text.
+#[must_use]
+pub fn show(config: &Config) -> String {
+    let mut text = String::from("[node]\n");
+    write_keys(&mut text, &node_keys(&config.node));
+    for vip in &config.vips {
+        let name = Key::new(&vip.name);
+        text.push_str(&format!("\n[vip.{name}]\n"));
+        write_keys(&mut text, &vip_keys(vip));
+        text.push_str(&format!("[vip.{name}.servers]\n"));
+        for Rip { name, ip, weight } in &vip.rips {
+            text.push_str(&format!(
+                "{} = {{ ip = \"{ip}\", weight = {weight} }}\n",
+                Key::new(name)
+            ));
+        }
+    }
+    text
+}
+
+/// A key with its value as TOML, or with keys of its own.
+pub(super) enum Setting {
+    Plain(&'static str, String),
+    Table(&'static str, Vec<(&'static str, String)>),
+}
+
+/// Keys of `[node]`; what is not set has none.
+pub(super) fn node_keys(node: &Node) -> Vec<Setting> {
+    let mut keys = Vec::new();
+    if let Some(name) = &node.name {
+        keys.push(Setting::Plain("name", quoted(name)));
+    }
+    let interfaces: Vec<_> = node.interfaces.iter().map(quoted).collect();
+    keys.push(Setting::Plain(
+        "interfaces",
+        format!("[{}]", interfaces.join(", ")),
+    ));
+    keys.push(Setting::Plain("flows_v4", node.flows_v4.to_string()));
+    keys.push(Setting::Plain("flows_v6", node.flows_v6.to_string()));
+    keys.push(Setting::Plain("half_open", node.half_open.to_string()));
+    keys
+}
+
+/// Keys of a VIP but its servers.
+pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
+    let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
+    let mut keys = vec![
+        Setting::Plain("mode", quoted(mode_word(vip.mode))),
+        Setting::Plain("ip", quoted(vip.ip)),
+        Setting::Plain("ports", format!("[{}]", ports.join(", "))),
+        Setting::Plain("protocol", quoted(protocol_word(vip.protocol))),
+    ];
+    if let Some(interface) = &vip.interface {
+        keys.push(Setting::Plain("interface", quoted(interface)));
+    }
+    keys.push(Setting::Plain("scheduler", quoted(scheduler_word(vip.scheduler))));
+    keys.push(Setting::Table("persist", persist_keys(vip)));
+    keys.push(Setting::Table("check", check_keys(&vip.check)));
+    keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
+    let fallback = match vip.fallback {
+        Fallback::Drop => "drop",
+        Fallback::Reject => "reject",
+    };
+    keys.push(Setting::Plain("fallback", quoted(fallback)));
+    keys.push(Setting::Plain("enabled", vip.enabled.to_string()));
+    keys
+}
+
+fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
+    match vip.persist {
+        Persist::None => vec![("type", quoted("none"))],
+        Persist::SourceIp {
+            prefix_v4,
+            prefix_v6,
+            timeout,
+        } => {
+            let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
+            vec![
+                ("type", quoted("source-ip")),
+                ("timeout", time(timeout)),
+                ("prefix", prefix.to_string()),
+            ]
+        }
+    }
+}
+
+fn check_keys(check: &Check) -> Vec<(&'static str, String)> {
+    let mut keys = match &check.kind {
+        CheckKind::Off => return vec![("type", quoted("off"))],
+        CheckKind::Connect => vec![("type", quoted("connect"))],
+        CheckKind::DicomEcho {
+            calling_aet,
+            called_aet,
+        } => vec![
+            ("type", quoted("dicom-echo")),
+            ("calling_aet", quoted(calling_aet)),
+            ("called_aet", quoted(called_aet)),
+        ],
+    };
+    if let Some(port) = check.port {
+        keys.push(("port", port.to_string()));
+    }
+    keys.push(("interval", time(check.interval)));
+    keys.push(("timeout", time(check.timeout)));
+    keys.push(("rise", check.rise.to_string()));
+    keys.push(("fall", check.fall.to_string()));
+    keys
+}
+
+fn write_keys(text: &mut String, keys: &[Setting]) {
+    for key in keys {
+        match key {
+            Setting::Plain(key, value) => text.push_str(&format!("{key} = {value}\n")),
+            Setting::Table(key, inner) => {
+                let inner: Vec<_> = inner
+                    .iter()
+                    .map(|(key, value)| format!("{key} = {value}"))
+                    .collect();
+                text.push_str(&format!("{key} = {{ {} }}\n", inner.join(", ")));
+            }
+        }
+    }
+}
+
+/// As in TOML and on the command line.
+pub(super) const fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::L4Dr => "l4-dr",
+    }
+}
+
+/// As in TOML and on the command line.
+pub(super) const fn protocol_word(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+const fn scheduler_word(scheduler: Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::First => "first",
+        Scheduler::Maglev => "maglev",
+        Scheduler::SourceHash => "source-hash",
+        Scheduler::Wrr => "wrr",
+    }
+}
+
+fn quoted(text: impl Display) -> String {
+    Value::from(text.to_string()).to_string()
+}
+
+fn time(time: Duration) -> String {
+    quoted(humantime::format_duration(time))
+}
