@@ -72,7 +72,8 @@ pub struct Address {
 /// How an address is reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Path {
-    /// Interface that the route leaves by; `None` = no route.
+    /// Interface that the route leaves by; for an address of this machine the interface that carries it.
+    /// `None` = no route.
     pub ifindex: Option<u32>,
     /// A gateway stands between: not in a connected subnet.
     pub gateway: Option<IpAddr>,

@@ -1,0 +1,324 @@
+//! Facts in, findings out.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use lb_common::{limits, net::Mac};
+
+use super::{Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
+use crate::model::{
+    config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+    net::{Address, Link, Path, VlanTag},
+};
+
+const ETH0: u32 = 2;
+const VLAN: u32 = 5;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn config() -> Config {
+    let check = Check {
+        kind: CheckKind::Connect,
+        port: None,
+        interval: Duration::from_secs(4),
+        timeout: Duration::from_secs(3),
+        rise: 2,
+        fall: 2,
+    };
+    let vip = Vip {
+        name: "DICOM".into(),
+        mode: Mode::L4Dr,
+        ip: ip("10.12.1.100"),
+        ports: vec![104],
+        protocol: Protocol::Tcp,
+        interface: None,
+        scheduler: Scheduler::Maglev,
+        persist: Persist::None,
+        check,
+        idle_timeout: Duration::from_secs(3600),
+        fallback: Fallback::Reject,
+        enabled: true,
+        rips: vec![Rip {
+            name: "A".into(),
+            ip: ip("10.12.1.110"),
+            weight: 100,
+        }],
+    };
+    let node = Node {
+        name: None,
+        interfaces: Vec::new(),
+        flows_v4: limits::DEFAULT_FLOWS_V4,
+        flows_v6: limits::DEFAULT_FLOWS_V6,
+        half_open: limits::DEFAULT_HALF_OPEN,
+    };
+    Config {
+        node,
+        vips: vec![vip],
+    }
+}
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        kind: None,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        parent: None,
+        master: None,
+        vlan: None,
+    }
+}
+
+fn address(ifindex: u32, text: &str, prefix: u8) -> Address {
+    Address {
+        ifindex,
+        ip: ip(text),
+        prefix,
+        duplicate: false,
+        tentative: false,
+    }
+}
+
+fn path() -> Path {
+    Path {
+        ifindex: Some(ETH0),
+        gateway: None,
+        local: false,
+        mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+        failed: false,
+    }
+}
+
+/// A machine on which nothing is wrong, with lbd running.
+fn healthy() -> Facts {
+    let mut facts = Facts {
+        kernel_release: "6.12.1-amd64".into(),
+        btf: true,
+        jit: Some(true),
+        bpffs: true,
+        capabilities: u64::MAX,
+        memory_available_bytes: Some(4 << 30),
+        ..Facts::default()
+    };
+    facts.net.complete = true;
+    facts.net.links = BTreeMap::from([(ETH0, link(ETH0, "eth0"))]);
+    facts.net.addresses = vec![address(ETH0, "10.12.1.5", 24), address(ETH0, "10.12.1.100", 32)];
+    let own = Path {
+        local: true,
+        mac: None,
+        ..path()
+    };
+    facts.net.paths = BTreeMap::from([(ip("10.12.1.110"), path()), (ip("10.12.1.100"), own)]);
+    let interface = Interface {
+        driver: Some("virtio_net".into()),
+        xdp: Xdp::Native,
+        offloads: Some(BTreeMap::from([("large-receive-offload".into(), false)])),
+        rp_filter: Some(1),
+        arp_ignore: Some(0),
+    };
+    facts.interfaces = BTreeMap::from([(ETH0, interface)]);
+    facts
+}
+
+fn eth0(facts: &mut Facts) -> &mut Link {
+    facts.net.links.get_mut(&ETH0).unwrap()
+}
+
+fn more(facts: &mut Facts) -> &mut Interface {
+    facts.interfaces.get_mut(&ETH0).unwrap()
+}
+
+fn server(facts: &mut Facts) -> &mut Path {
+    facts.net.paths.get_mut(&ip("10.12.1.110")).unwrap()
+}
+
+fn offload(facts: &mut Facts, name: &str) {
+    more(facts).offloads.as_mut().unwrap().insert(name.into(), true);
+}
+
+fn add_vlan(facts: &mut Facts) {
+    let tag = Some(VlanTag {
+        id: 104,
+        tpid: 0x8100,
+    });
+    let vlan = Link {
+        kind: Some("vlan".into()),
+        parent: Some(ETH0),
+        vlan: tag,
+        ..link(VLAN, "eth0.104")
+    };
+    facts.net.links.insert(VLAN, vlan);
+    server(facts).ifindex = Some(VLAN);
+}
+
+/// What changes on a healthy machine, and the one finding that must come of it.
+type Case = (
+    &'static str,
+    fn(&mut Facts, &mut Config),
+    (Severity, &'static str, &'static str),
+);
+
+use Severity::{Note, Problem, Warning};
+
+#[rustfmt::skip]
+const CASES: &[Case] = &[
+    ("untested kernel", |f, _| f.kernel_release = "5.19.0".into(), (Warning, "kernel", "oldest that is tested")),
+    ("old kernel", |f, _| f.kernel_release = "5.10.0-21-amd64".into(), (Problem, "kernel", "too old")),
+    ("odd kernel", |f, _| f.kernel_release = "next".into(), (Warning, "kernel", "\"next\" cannot be read")),
+    ("no BTF", |f, _| f.btf = false, (Warning, "btf", "/sys/kernel/btf/vmlinux")),
+    ("interpreter", |f, _| f.jit = Some(false), (Warning, "jit", "interpreted")),
+    ("no bpffs", |f, _| f.bpffs = false, (Problem, "bpffs", "/sys/fs/bpf")),
+    ("no rights", |f, _| f.capabilities = 0, (Warning, "privileges", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF")),
+    ("CAP_SYS_ADMIN stands for BPF, not for the network", |f, _| f.capabilities = 1 << 21, (Warning, "privileges", "lacks CAP_NET_ADMIN, CAP_NET_RAW:")),
+    ("tight memory", |f, _| f.memory_available_bytes = Some(150 << 20), (Warning, "memory", "of 150 MiB")),
+    ("too little memory", |f, c| { f.memory_available_bytes = Some(2 << 30); c.node.flows_v4 = (1 << 25) + 1; }, (Problem, "memory", "4131 MiB of 2048 MiB")),
+    ("no netlink", |f, _| f.net_error = Some("netlink socket: permission denied".into()), (Problem, "netlink", "permission denied")),
+    ("[node] names a ghost", |_, c| c.node.interfaces = vec!["eth7".into()], (Problem, "interface", "[node] names interface \"eth7\"")),
+    ("a VIP names a ghost", |_, c| c.vips[0].interface = Some("eth7".into()), (Problem, "interface", "VIP DICOM names interface \"eth7\"")),
+    ("no cable", |f, _| eth0(f).carrier = false, (Problem, "link", "eth0 has no carrier")),
+    ("switched off", |f, _| eth0(f).up = false, (Problem, "link", "eth0 is down")),
+    ("ARP within the subnet only", |f, _| more(f).arp_ignore = Some(2), (Problem, "arp", "a VIP's /32 has none")),
+    ("no ARP", |f, _| more(f).arp_ignore = Some(8), (Problem, "arp", "answers nobody")),
+    ("bridge", |f, _| eth0(f).kind = Some("bridge".into()), (Warning, "driver", "eth0 is a bridge")),
+    ("macvlan", |f, _| eth0(f).kind = Some("macvlan".into()), (Warning, "driver", "kind macvlan")),
+    ("unknown driver", |f, _| more(f).driver = None, (Note, "driver", "could not be found out")),
+    ("driver without XDP", |f, _| more(f).driver = Some("e1000e".into()), (Warning, "driver", "e1000e is not known")),
+    ("kernel too old for the driver", |f, _| { f.kernel_release = "6.1.0".into(); more(f).driver = Some("vmxnet3".into()) }, (Warning, "driver", "only from Linux 6.6 on")),
+    ("generic mode", |f, _| more(f).xdp = Xdp::Generic, (Warning, "xdp", "generic mode")),
+    ("jumbo frames in one buffer", |f, _| { eth0(f).mtu = 9000; more(f).driver = Some("ixgbe".into()) }, (Warning, "mtu", "eth0: 9000; ixgbe")),
+    ("no ethtool", |f, _| more(f).offloads = None, (Note, "offloads", "could not be read")),
+    ("LRO", |f, _| offload(f, "large-receive-offload"), (Warning, "offloads", "large-receive-offload is on")),
+    ("GRO in hardware", |f, _| offload(f, "rx-gro-hw"), (Warning, "offloads", "rx-gro-hw is on")),
+    ("veth", |f, _| eth0(f).kind = Some("veth".into()), (Note, "offloads", "eth0 is a veth")),
+    ("VIP in no subnet", |_, c| c.vips[0].ip = ip("192.0.2.1"), (Problem, "vip-subnet", "192.0.2.1 is in no connected subnet")),
+    ("VIP lost DAD", |f, _| f.net.addresses[1].duplicate = true, (Problem, "vip-address", "another host has it")),
+    ("VIP is our own address", |_, c| c.vips[0].ip = ip("10.12.1.5"), (Warning, "vip-address", "10.12.1.5 is this machine's own address on eth0 (prefix 24)")),
+    ("VIP not claimed yet", |f, _| _ = f.net.addresses.pop(), (Note, "vip-address", "on no interface yet")),
+    ("somebody else has the VIP", |f, _| { f.net.addresses.pop(); f.net.paths.insert(ip("10.12.1.100"), path()); }, (Problem, "vip-address", "02:00:00:00:00:09 answers for it")),
+    ("server is this machine", |f, _| server(f).local = true, (Problem, "real-server", "DICOM/A 10.12.1.110 is an address of this machine")),
+    ("server behind a router", |f, _| server(f).gateway = Some(ip("10.12.1.1")), (Problem, "real-server", "reached by gateway 10.12.1.1")),
+    ("server without a route", |f, _| server(f).ifindex = None, (Problem, "real-server", "(no route)")),
+    ("server is silent", |f, _| { server(f).mac = None; server(f).failed = true }, (Warning, "real-server", "does not answer ARP on eth0")),
+    ("server unknown yet", |f, _| server(f).mac = None, (Note, "real-server", "not known yet")),
+];
+
+fn wrong(facts: &Facts, config: &Config) -> Vec<Finding> {
+    examine(facts, config)
+        .into_iter()
+        .filter(|finding| finding.severity > Severity::Ok)
+        .collect()
+}
+
+#[test]
+fn a_healthy_machine_has_nothing_but_good_findings_of_every_check() {
+    let findings = examine(&healthy(), &config());
+    assert_eq!(wrong(&healthy(), &config()), []);
+    let mut checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+    checks.sort_unstable();
+    let expected = [
+        "arp",
+        "bpffs",
+        "btf",
+        "driver",
+        "jit",
+        "kernel",
+        "link",
+        "memory",
+        "mtu",
+        "offloads",
+        "privileges",
+        "real-server",
+        "rp-filter",
+        "vip-address",
+        "vip-subnet",
+        "xdp",
+    ];
+    assert_eq!(checks, expected);
+}
+
+#[test]
+fn each_thing_that_is_wrong_is_found_alone_with_its_place_and_a_cure_in_one_line() {
+    for (what, change, (severity, check, text)) in CASES {
+        let (mut facts, mut config) = (healthy(), config());
+        change(&mut facts, &mut config);
+        let found = wrong(&facts, &config);
+        let hit: Vec<_> = found.iter().filter(|finding| finding.check == *check).collect();
+        assert_eq!(hit.len(), 1, "{what}: {found:#?}");
+        assert_eq!(hit[0].severity, *severity, "{what}: {found:#?}");
+        assert!(hit[0].text.contains(text), "{what}: {}", hit[0].text);
+        for finding in &found {
+            assert!(
+                finding.cure.as_ref().is_some_and(|cure| !cure.is_empty()),
+                "{what}: {finding:?}"
+            );
+            assert!(!finding.text.contains('\n'), "{what}: {finding:?}");
+        }
+    }
+}
+
+#[test]
+fn the_program_is_looked_for_below_vlan_interfaces_and_stripped_tags_are_told() {
+    let (mut facts, config) = (healthy(), config());
+    add_vlan(&mut facts);
+    facts.interfaces.insert(
+        VLAN,
+        Interface {
+            rp_filter: Some(0),
+            arp_ignore: Some(0),
+            ..Interface::default()
+        },
+    );
+    more(&mut facts).rp_filter = Some(2);
+    assert_eq!(wrong(&facts, &config), []);
+    offload(&mut facts, "rx-vlan-offload");
+    let found = wrong(&facts, &config);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].text.starts_with("eth0: rx-vlan-offload is on"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_strict_reverse_path_filter_matters_only_with_several_interfaces() {
+    let (mut facts, config) = (healthy(), config());
+    add_vlan(&mut facts);
+    let found = wrong(&facts, &config);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!((found[0].check, found[0].severity), ("rp-filter", Note));
+}
+
+#[test]
+fn jumbo_frames_are_fine_where_the_driver_takes_several_buffers() {
+    let (mut facts, config) = (healthy(), config());
+    eth0(&mut facts).mtu = 9000;
+    assert_eq!(wrong(&facts, &config), []);
+}
+
+#[test]
+fn a_disabled_vip_is_not_looked_at() {
+    let (facts, mut config) = (healthy(), config());
+    config.vips[0].enabled = false;
+    config.vips[0].ip = ip("192.0.2.1");
+    assert!(
+        examine(&facts, &config)
+            .iter()
+            .all(|finding| !finding.check.starts_with("vip"))
+    );
+}
+
+#[test]
+fn kernel_releases_are_read_as_people_write_them() {
+    for (release, version) in [("6.1.0-18-amd64", (6, 1)), ("6.12", (6, 12)), ("7.0-rc1", (7, 0))] {
+        assert_eq!(
+            KernelVersion::parse(release),
+            Some(KernelVersion(version.0, version.1))
+        );
+    }
+    assert_eq!(KernelVersion::parse("6"), None);
+    assert_eq!(KernelVersion::parse(""), None);
+}
