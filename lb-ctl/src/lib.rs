@@ -19,6 +19,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod health;
 mod lent;
 pub mod model;
 pub mod net;
