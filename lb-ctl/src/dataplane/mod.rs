@@ -1,6 +1,8 @@
 //! The border to the kernel. [`Op`]s go in through a [`Writer`], which the reconciler alone owns; facts come out
 //! through a [`Reader`], which cannot write. `bpf` is the only importer of aya; `fake` is its twin in memory.
 
+pub mod bpf;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

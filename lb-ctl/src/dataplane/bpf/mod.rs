@@ -1,0 +1,89 @@
+//! The kernel's side of the border, through aya: the only importer of it. [`open`] adopts what an earlier
+//! controller left pinned, or makes everything anew; [`detach`] takes everything away, also when the program of
+//! this build cannot be loaded.
+//!
+//! What stands under the pin directory:
+//!
+//! ```text
+//! SETTINGS, FILTER, ...   one pin per map of `lb_common::limits::map::PINNED`
+//! link-<ifindex>          one per interface that the program is attached to
+//! ```
+//!
+//! Traffic is forwarded by what is pinned, not by this process. `SETTINGS` is written last when maps are made and
+//! removed first when they go, so a directory with an ABI version in it is complete.
+
+mod clock;
+mod flows;
+mod installed;
+mod links;
+mod open;
+mod pins;
+mod read;
+mod sweep;
+mod sys;
+mod write;
+
+use std::{error::Error as StdError, io, path::PathBuf};
+
+pub use self::{open::open, pins::detach, read::BpfReader, write::BpfWriter};
+use super::Error;
+
+/// What [`open`] needs to know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// Directory on a BPF file system, `/sys/fs/bpf/lbd` as a rule. Made if missing.
+    pub pin_dir: PathBuf,
+    /// Room for established IPv4 flows; rounded up to a power of two.
+    pub flows_v4: u32,
+    /// Room for established IPv6 flows; rounded up to a power of two.
+    pub flows_v6: u32,
+    /// Room for half-open flows of each family; rounded up to a power of two.
+    pub half_open: u32,
+}
+
+/// The data plane, open.
+pub struct Opened {
+    /// For the reconciler.
+    pub writer: BpfWriter,
+    /// For telemetry.
+    pub reader: BpfReader,
+    /// What the operator should know though nothing is wrong, a line each.
+    pub notes: Vec<String>,
+}
+
+/// An error without a cause below it.
+fn fail(text: impl Into<String>) -> Error {
+    Error {
+        text: text.into(),
+        source: None,
+    }
+}
+
+/// An error with a cause. The kernel's word for it ends the line; a missing privilege becomes the cure for that.
+fn fault(text: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Error {
+    let text = text.into();
+    let kernel = os_error(&source);
+    let text = match kernel.and_then(io::Error::raw_os_error) {
+        Some(libc::EPERM) => format!(
+            "{text}: not permitted; run lbd as root, or give its unit CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        ),
+        Some(_) | None => match kernel {
+            Some(kernel) => format!("{text}: {kernel}"),
+            None => format!("{text}: {source}"),
+        },
+    };
+    Error {
+        text,
+        source: Some(Box::new(source)),
+    }
+}
+
+/// The system call's error at the bottom of a chain of errors.
+fn os_error<'e>(mut error: &'e (dyn StdError + 'static)) -> Option<&'e io::Error> {
+    loop {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        error = error.source()?;
+    }
+}

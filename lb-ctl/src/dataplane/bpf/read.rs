@@ -1,0 +1,125 @@
+//! What the kernel counted: the side that cannot write.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use lb_common::{
+    counter::{BackendTraffic, Reason, ServiceTraffic},
+    event::Event,
+    limits::map,
+    settings::Settings,
+};
+use tokio::sync::watch;
+use zerocopy::FromBytes as _;
+
+use super::{Error, clock::Clock, fault, flows::FlowTables};
+use crate::dataplane::{Counters, Flow, Reader};
+
+/// What the writer lets the reader know.
+#[derive(Clone, Debug)]
+pub(super) struct InUse {
+    /// Service ids with a service.
+    pub(super) services: BTreeSet<u16>,
+    /// Slots with a backend.
+    pub(super) backends: BTreeSet<u16>,
+    /// The packet path's clock.
+    pub(super) clock: Clock,
+}
+
+/// Maps that are only read here.
+pub(super) struct ReaderMaps {
+    pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
+    pub(super) backend_traffic: PerCpuArray<MapData, BackendTraffic>,
+    pub(super) reasons: PerCpuArray<MapData, u64>,
+    pub(super) events: RingBuf<MapData>,
+}
+
+/// Reads counters, events and flows. Made by [`super::open`].
+pub struct BpfReader {
+    maps: ReaderMaps,
+    flows: Arc<FlowTables>,
+    tick_nanos: u64,
+    in_use: watch::Receiver<InUse>,
+}
+
+impl BpfReader {
+    pub(super) const fn new(
+        maps: ReaderMaps,
+        flows: Arc<FlowTables>,
+        settings: &Settings,
+        in_use: watch::Receiver<InUse>,
+    ) -> Self {
+        Self {
+            maps,
+            flows,
+            tick_nanos: settings.tick_nanos(),
+            in_use,
+        }
+    }
+}
+
+impl Reader for BpfReader {
+    fn counters(&mut self) -> Result<Counters, Error> {
+        let in_use = self.in_use.borrow().clone();
+        let mut counters = Counters::default();
+        for &id in &in_use.services {
+            let per_cpu = values(&self.maps.service_traffic, map::SERVICE_TRAFFIC, u32::from(id))?;
+            let sum = per_cpu
+                .iter()
+                .fold(ServiceTraffic::default(), |sum, cpu| ServiceTraffic {
+                    packets: sum.packets.wrapping_add(cpu.packets),
+                    bytes: sum.bytes.wrapping_add(cpu.bytes),
+                    flows: sum.flows.wrapping_add(cpu.flows),
+                    cursor: 0,
+                });
+            counters.services.insert(id, sum);
+        }
+        for &slot in &in_use.backends {
+            let per_cpu = values(&self.maps.backend_traffic, map::BACKEND_TRAFFIC, u32::from(slot))?;
+            let sum = per_cpu.iter().fold((0u64, 0u64), |(packets, bytes), cpu| {
+                (packets.wrapping_add(cpu.packets), bytes.wrapping_add(cpu.bytes))
+            });
+            counters.backends.insert(slot, sum);
+        }
+        for reason in 0..Reason::COUNT {
+            let per_cpu = values(&self.maps.reasons, map::REASONS, reason)?;
+            counters
+                .reasons
+                .push(per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)));
+        }
+        Ok(counters)
+    }
+
+    fn events(&mut self, limit: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < limit
+            && let Some(record) = self.maps.events.next()
+        {
+            match Event::read_from_bytes(&record) {
+                Ok(event) => events.push(event),
+                // Records are written whole by the program that was loaded from this build.
+                Err(_) => tracing::error!(bytes = record.len(), "an event of unknown size was passed over"),
+            }
+        }
+        events
+    }
+
+    fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error> {
+        let now = self.in_use.borrow().clock.now();
+        Ok(self.flows.list(limit, now, self.tick_nanos))
+    }
+}
+
+fn values<V: Pod>(
+    array: &PerCpuArray<MapData, V>,
+    name: &str,
+    index: u32,
+) -> Result<aya::maps::PerCpuValues<V>, Error> {
+    array
+        .get(&index, 0)
+        .map_err(|e| fault(format!("map `{name}`, entry {index}, cannot be read"), e))
+}

@@ -1,0 +1,181 @@
+//! The unsafe corner of the controller: what aya does not offer. Maps seen as memory, links taken off at once,
+//! and many entries read with one system call.
+#![allow(
+    unsafe_code,
+    reason = "memory shared with the kernel, and bpf(2) calls that aya does not wrap"
+)]
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    sync::atomic::AtomicU64,
+};
+
+use aya::Pod;
+use memmap2::{MmapOptions, MmapRaw};
+use zerocopy::FromZeros;
+
+/// `BPF_OBJ_GET` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_OBJ_GET: libc::c_long = 7;
+/// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_LINK_DETACH` of `enum bpf_cmd`.
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// A BPF array with `BPF_F_MMAPABLE`, seen as the 64-bit words that the packet path reads and writes.
+pub(super) struct SharedWords {
+    memory: MmapRaw,
+    words: usize,
+}
+
+impl SharedWords {
+    /// Maps the first `bytes` bytes (a multiple of 8) of the map behind `fd`.
+    pub(super) fn map(fd: &impl AsFd, bytes: usize) -> io::Result<Self> {
+        let memory = MmapOptions::new().len(bytes).map_raw(fd.as_fd().as_raw_fd())?;
+        Ok(Self {
+            memory,
+            words: bytes / size_of::<u64>(),
+        })
+    }
+
+    /// The words, which other CPUs change at any time.
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        let first = self.memory.as_ptr().cast::<AtomicU64>();
+        // SAFETY: the mapping starts at a page boundary, is at least `words` words long, readable and writable,
+        // and lives as long as `self`. An array map never shrinks. Everybody in this process goes through these
+        // atomics; the kernel side is another address space, to which atomics are the right way to speak.
+        unsafe { std::slice::from_raw_parts(first, self.words) }
+    }
+}
+
+/// Takes the program of a pinned link off its interface before it returns. (Removing the pin does so too, but
+/// some time later.) The pin stays.
+///
+/// # Errors
+///
+/// `ENOENT`: no such pin. `EINVAL`: what is pinned is not a link.
+pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+    }
+    let link = open_pinned(path)?;
+    let mut attr = Attr {
+        link_fd: fd_number(&link),
+    };
+    // SAFETY: `Attr` is the layout of `bpf_attr.link_detach`.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: `Attr` is the layout of `bpf_attr` for `BPF_OBJ_GET`; the path ends with a NUL and outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just opened this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Where a walk over a hash map stands.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Cursor {
+    /// Before the first entry.
+    #[default]
+    Start,
+    /// At this bucket of the kernel's table.
+    At(u32),
+    /// Everything has been read.
+    End,
+}
+
+/// Reads the next entries of a hash map, at most `keys.len()` of them, and moves the cursor. Returns how many.
+///
+/// # Errors
+///
+/// What the kernel says; `ENOSPC` when one bucket holds more than fits.
+pub(super) fn lookup_batch<K: Pod + FromZeros, V: Pod + FromZeros>(
+    map: &impl AsFd,
+    cursor: &mut Cursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<usize> {
+    #[repr(C)]
+    struct Attr {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    let from = match *cursor {
+        Cursor::Start => None,
+        Cursor::At(bucket) => Some(bucket),
+        Cursor::End => return Ok(0),
+    };
+    let mut to = 0u32;
+    let mut attr = Attr {
+        in_batch: from.as_ref().map_or(0, |f| std::ptr::from_ref(f) as u64),
+        out_batch: std::ptr::from_mut(&mut to) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: fd_number(map),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `Attr` is the layout of `bpf_attr.batch`; the kernel writes at most `count` keys and values, which
+    // the slices hold and for which any bytes are a value (`Pod`); a hash map's batch position is a u32. The
+    // caller's types have the map's key and value size: they come from the same typed handle.
+    let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    match result {
+        Ok(_) => *cursor = Cursor::At(to),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => *cursor = Cursor::End,
+        Err(error) => return Err(error),
+    }
+    Ok(attr.count as usize)
+}
+
+fn fd_number(fd: &impl AsFd) -> u32 {
+    // An open descriptor is never negative.
+    fd.as_fd().as_raw_fd().cast_unsigned()
+}
+
+/// bpf(2). Returns what the kernel returned: a descriptor, or 0.
+///
+/// # Safety
+///
+/// `attr` must be the part of `union bpf_attr` that `command` reads, and what it points to must be valid for it.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
+    // SAFETY: the caller's promise; size and address are those of one live value.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>() as libc::c_long,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Descriptors are small.
+    Ok(result as RawFd)
+}

@@ -1,0 +1,468 @@
+//! The writer: ops become map entries and links.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use lb_common::{
+    backend::{Backend, BackendInfo, state},
+    counter::{BackendTraffic, ServiceTraffic},
+    limits::{FILTER_WORDS, MAX_IFINDEX, PROGRAM, TABLE_SLOTS},
+    maglev::{self, Entrant, Walk},
+    net::{addr4, addr6, mapped},
+    persist::{PersistEntry, PersistKey},
+    service::{
+        Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6,
+        filter_word,
+    },
+    settings::Settings,
+};
+use tokio::sync::watch;
+
+use super::{
+    Error,
+    clock::{self, Clock},
+    fail, fault,
+    flows::{ClaimWatch, FlowTables},
+    installed, links,
+    open::xdp,
+    os_error, pins,
+    read::InUse,
+    sweep,
+};
+use crate::{
+    dataplane::{
+        BackendIdentity, Filling, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec, Writer,
+        XdpMode,
+    },
+    model::config::Protocol,
+};
+
+/// Maps that the writer writes.
+pub(super) struct WriterMaps {
+    pub(super) filter: Array<MapData, u64>,
+    pub(super) keys_v4: HashMap<MapData, ServiceKey4, ServiceRef>,
+    pub(super) keys_v6: HashMap<MapData, ServiceKey6, ServiceRef>,
+    pub(super) services: Array<MapData, Service>,
+    pub(super) service_info: Array<MapData, ServiceInfo>,
+    pub(super) tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
+    pub(super) backends: Array<MapData, Backend>,
+    pub(super) backend_info: Array<MapData, BackendInfo>,
+    pub(super) persist: HashMap<MapData, PersistKey, PersistEntry>,
+    pub(super) devices: DevMap<MapData>,
+    pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
+    pub(super) backend_traffic: PerCpuArray<MapData, BackendTraffic>,
+    pub(super) clock: Array<MapData, [u64; 2]>,
+}
+
+/// Applies ops to the kernel. Made by [`super::open`]. Dropping it leaves everything as it is.
+pub struct BpfWriter {
+    pin_dir: PathBuf,
+    ebpf: Ebpf,
+    program_id: u32,
+    settings: Settings,
+    maps: WriterMaps,
+    flows: Arc<FlowTables>,
+    installed: Installed,
+    /// What stands in `FILTER`.
+    filter: Vec<u64>,
+    /// Where a look-up table is filled before the kernel gets it: too large for the stack.
+    scratch: Box<Table>,
+    /// The table of services that have none.
+    empty: Array<MapData, Table>,
+    claims: ClaimWatch,
+    in_use: watch::Sender<InUse>,
+}
+
+impl BpfWriter {
+    /// A writer over open maps; reads back what is installed.
+    pub(super) fn new(
+        pin_dir: PathBuf,
+        mut ebpf: Ebpf,
+        settings: Settings,
+        maps: WriterMaps,
+        flows: Arc<FlowTables>,
+        links: Vec<(u32, XdpMode)>,
+    ) -> Result<(Self, watch::Receiver<InUse>), Error> {
+        let reading = clock::read(xdp(&mut ebpf, clock::PROGRAM)?, &maps.clock)?;
+        let program_id = xdp(&mut ebpf, PROGRAM)?
+            .info()
+            .map_err(|e| fault("the kernel does not say which id the program has", e))?
+            .id();
+        let installed = installed::read(&maps, links)?;
+        let (in_use, receiver) = watch::channel(InUse {
+            services: installed.services.keys().copied().collect(),
+            backends: installed.backends.keys().copied().collect(),
+            clock: Clock::new(reading, &settings),
+        });
+        let scratch = Box::new(Table {
+            len: 0,
+            pad: 0,
+            slots: [0; TABLE_SLOTS],
+        });
+        let empty = inner_map(&scratch)?;
+        let writer = Self {
+            pin_dir,
+            ebpf,
+            program_id,
+            settings,
+            filter: installed::read_filter(&maps)?,
+            maps,
+            flows,
+            installed,
+            scratch,
+            empty,
+            claims: ClaimWatch::default(),
+            in_use,
+        };
+        Ok((writer, receiver))
+    }
+
+    fn attach_link(&mut self, ifindex: u32) -> Result<(), Error> {
+        if self.installed.links.contains_key(&ifindex) {
+            if links::is_attached(&self.pin_dir, ifindex, self.program_id)? {
+                return self.put_device(ifindex);
+            }
+            // The interface went and came back, or somebody took the program off.
+            self.detach_link(ifindex)?;
+        }
+        let program = xdp(&mut self.ebpf, PROGRAM)?;
+        let mode = links::attach(program, &self.pin_dir, ifindex)?;
+        self.installed.links.insert(ifindex, mode);
+        self.put_device(ifindex)
+    }
+
+    fn detach_link(&mut self, ifindex: u32) -> Result<(), Error> {
+        links::detach(&links::pin_path(&self.pin_dir, ifindex))?;
+        self.installed.links.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Makes an interface one that frames can leave by. The kernel forgets it when the interface goes.
+    fn put_device(&mut self, ifindex: u32) -> Result<(), Error> {
+        if ifindex >= MAX_IFINDEX {
+            return Err(fail(format!(
+                "interface {} has index {ifindex}, frames can leave by indexes below {MAX_IFINDEX} only: \
+                 something makes and removes interfaces all the time; stop it and reboot",
+                links::name(ifindex)
+            )));
+        }
+        self.maps.devices.set(ifindex, ifindex, None, 0).map_err(|e| {
+            fault(
+                format!(
+                    "interface {}: frames cannot be sent out of it",
+                    links::name(ifindex)
+                ),
+                e,
+            )
+        })
+    }
+
+    fn put_key(&mut self, key: ServiceKey, service: u16) -> Result<(), Error> {
+        let target = ServiceRef {
+            service: u32::from(service),
+        };
+        let proto = proto(key.protocol);
+        match key.ip {
+            IpAddr::V4(ip) => self
+                .maps
+                .keys_v4
+                .insert(ServiceKey4::new(ip, key.port, proto), target, 0),
+            IpAddr::V6(ip) => self
+                .maps
+                .keys_v6
+                .insert(ServiceKey6::new(ip, key.port, proto), target, 0),
+        }
+        .map_err(|e| match os_error(&e).and_then(std::io::Error::raw_os_error) {
+            Some(libc::E2BIG) => fail(format!(
+                "{}: no room for another address and port, there are {} already; use fewer ports per VIP",
+                describe(&key),
+                self.installed.keys.len()
+            )),
+            _ => fault(
+                format!("{}: cannot be led to service {service}", describe(&key)),
+                e,
+            ),
+        })?;
+        self.installed.keys.insert(key, service);
+        Ok(())
+    }
+
+    fn remove_key(&mut self, key: ServiceKey) -> Result<(), Error> {
+        let proto = proto(key.protocol);
+        let removed = match key.ip {
+            IpAddr::V4(ip) => self.maps.keys_v4.remove(&ServiceKey4::new(ip, key.port, proto)),
+            IpAddr::V6(ip) => self.maps.keys_v6.remove(&ServiceKey6::new(ip, key.port, proto)),
+        };
+        match removed {
+            Err(error) if !sweep::is_absent(&error) => {
+                return Err(fault(format!("{}: cannot be removed", describe(&key)), error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.installed.keys.remove(&key);
+        Ok(())
+    }
+
+    fn put_service(
+        &mut self,
+        service: u16,
+        identity: &ServiceIdentity,
+        record: Service,
+    ) -> Result<(), Error> {
+        let info = ServiceInfo {
+            name: name("VIP", &identity.name)?,
+            idle_timeout_secs: identity.idle_timeout_secs,
+            pad: 0,
+        };
+        let index = u32::from(service);
+        let refused = |e| {
+            fault(
+                format!("service {service} (`{}`) cannot be written", identity.name),
+                e,
+            )
+        };
+        self.maps.service_info.set(index, info, 0).map_err(refused)?;
+        self.maps.services.set(index, record, 0).map_err(refused)?;
+        self.installed
+            .services
+            .insert(service, (identity.clone(), record));
+        self.in_use.send_modify(|known| {
+            known.services.insert(service);
+        });
+        Ok(())
+    }
+
+    fn clear_service(&mut self, service: u16) -> Result<(), Error> {
+        let index = u32::from(service);
+        let refused = |e| fault(format!("service {service} cannot be cleared"), e);
+        self.maps
+            .services
+            .set(index, Service::default(), 0)
+            .map_err(refused)?;
+        self.maps.tables.set(index, &self.empty, 0).map_err(refused)?;
+        zero(&mut self.maps.service_traffic, index, ServiceTraffic::default()).map_err(refused)?;
+        // The name goes last: until then a restarted controller knows that there is something left to clear.
+        self.maps
+            .service_info
+            .set(index, ServiceInfo::default(), 0)
+            .map_err(refused)?;
+        self.installed.services.remove(&service);
+        self.installed.tables.remove(&service);
+        self.in_use.send_modify(|known| {
+            known.services.remove(&service);
+        });
+        Ok(())
+    }
+
+    fn put_backend(&mut self, slot: u16, identity: &BackendIdentity, backend: Backend) -> Result<(), Error> {
+        let info = BackendInfo {
+            name: name("real server", &identity.name)?,
+            addr: mapped(identity.ip),
+            service: u32::from(identity.service),
+            pad: 0,
+        };
+        let index = u32::from(slot);
+        let refused = |e| fault(format!("slot {slot} (`{}`) cannot be written", identity.name), e);
+        if backend.ifindex != 0 {
+            self.put_device(backend.ifindex)?;
+        }
+        let is_new = self
+            .installed
+            .backends
+            .get(&slot)
+            .is_none_or(|(known, _)| known != identity);
+        if is_new {
+            zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
+            self.maps.backend_info.set(index, info, 0).map_err(refused)?;
+        }
+        self.maps.backends.set(index, backend, 0).map_err(refused)?;
+        self.installed.generations.insert(slot, backend.generation);
+        self.installed.backends.insert(slot, (identity.clone(), backend));
+        self.in_use.send_modify(|known| {
+            known.backends.insert(slot);
+        });
+        Ok(())
+    }
+
+    fn clear_backend(&mut self, slot: u16) -> Result<(), Error> {
+        let index = u32::from(slot);
+        let refused = |e| fault(format!("slot {slot} cannot be cleared"), e);
+        let record = Backend {
+            // A free slot remembers its generation, so that its next owner does not inherit flows.
+            generation: self.installed.generations.get(&slot).copied().unwrap_or(0),
+            state: state::DEAD,
+            ..Backend::default()
+        };
+        self.maps.backends.set(index, record, 0).map_err(refused)?;
+        self.maps
+            .backend_info
+            .set(index, BackendInfo::default(), 0)
+            .map_err(refused)?;
+        self.installed.backends.remove(&slot);
+        self.in_use.send_modify(|known| {
+            known.backends.remove(&slot);
+        });
+        Ok(())
+    }
+
+    fn put_table(&mut self, service: u16, spec: &TableSpec) -> Result<(), Error> {
+        fill(&mut self.scratch, spec);
+        let full;
+        let table = if self.scratch.len == 0 {
+            &self.empty
+        } else {
+            full = inner_map(&self.scratch)?;
+            &full
+        };
+        self.maps.tables.set(u32::from(service), table, 0).map_err(|e| {
+            fault(
+                format!("service {service}: its look-up table cannot be replaced"),
+                e,
+            )
+        })?;
+        self.installed.tables.insert(service, spec.clone());
+        Ok(())
+    }
+
+    fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let mut wanted = vec![0u64; FILTER_WORDS];
+        for ip in addresses {
+            let (word, mask) = filter_word(match ip {
+                IpAddr::V4(v4) => filter_bit4(addr4(*v4)),
+                IpAddr::V6(v6) => filter_bit6(addr6(*v6)),
+            });
+            wanted[word as usize] |= mask;
+        }
+        let with_new: Vec<u64> = wanted.iter().zip(&self.filter).map(|(w, f)| w | f).collect();
+        for words in [with_new, wanted] {
+            for (index, (word, there)) in (0..).zip(words.iter().zip(&mut self.filter)) {
+                if word != there {
+                    self.maps
+                        .filter
+                        .set(index, word, 0)
+                        .map_err(|e| fault("the filter of balanced addresses cannot be written", e))?;
+                    *there = *word;
+                }
+            }
+        }
+        self.installed.filter = Some(addresses.clone());
+        Ok(())
+    }
+}
+
+impl Writer for BpfWriter {
+    fn apply(&mut self, op: &Op) -> Result<(), Error> {
+        match op {
+            Op::AttachLink { ifindex } => self.attach_link(*ifindex),
+            Op::ClearBackend { slot } => self.clear_backend(*slot),
+            Op::ClearService { service } => self.clear_service(*service),
+            Op::DetachLink { ifindex } => self.detach_link(*ifindex),
+            Op::PutBackend {
+                slot,
+                identity,
+                backend,
+            } => self.put_backend(*slot, identity, *backend),
+            Op::PutKey { key, service } => self.put_key(*key, *service),
+            Op::PutService {
+                service,
+                identity,
+                record,
+            } => self.put_service(*service, identity, *record),
+            Op::PutTable { service, table } => self.put_table(*service, table),
+            Op::RemoveKey { key } => self.remove_key(*key),
+            Op::SetFilter { addresses } => self.set_filter(addresses),
+        }
+    }
+
+    fn installed(&self) -> &Installed {
+        &self.installed
+    }
+
+    fn sweep(&mut self) -> Result<FlowCensus, Error> {
+        let reading = clock::read(xdp(&mut self.ebpf, clock::PROGRAM)?, &self.maps.clock)?;
+        let clock = Clock::new(reading, &self.settings);
+        self.in_use.send_modify(|known| known.clock = clock);
+        let rules = sweep::rules(&self.installed, &self.settings, clock.now());
+        let mut census = self.flows.sweep(&rules, &mut self.claims);
+        let persistence = sweep::persistence(&mut self.maps.persist, &self.installed, &rules)?;
+        census.persistent = persistence.kept;
+        census.retired += persistence.retired;
+        census.capacity = self.settings.flows.map(u64::from);
+        Ok(census)
+    }
+
+    fn remove_all(self: Box<Self>) -> Result<(), Error> {
+        pins::detach(&self.pin_dir).map(drop)
+    }
+}
+
+/// Fills `table` as `spec` says.
+fn fill(table: &mut Table, spec: &TableSpec) {
+    let mut entrants: Vec<Entrant> = spec
+        .entrants
+        .iter()
+        .map(|e| Entrant {
+            // Direct routing does not change the port, so a server is known by its address alone.
+            identity: maglev::identity(&mapped(e.ip), 0),
+            weight: e.weight,
+            slot: e.slot,
+        })
+        .collect();
+    let mut walks = vec![Walk::default(); entrants.len()];
+    table.slots.fill(0);
+    table.len = match spec.filling {
+        Filling::Maglev => {
+            // Every node must go through the servers in the same order.
+            entrants.sort_by_key(|e| e.identity);
+            if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) {
+                TABLE_SLOTS as u32
+            } else {
+                0
+            }
+        }
+        Filling::RoundRobin => maglev::fill_round_robin(&mut table.slots, &entrants, &mut walks),
+    };
+}
+
+/// A map of one look-up table. The outer map keeps it alive.
+fn inner_map(table: &Table) -> Result<Array<MapData, Table>, Error> {
+    let refused = |e| fault("a look-up table cannot be made", e);
+    let mut map = Array::create(1, 0).map_err(refused)?;
+    map.set(0, table, 0).map_err(refused)?;
+    Ok(map)
+}
+
+fn zero<V: Pod>(counters: &mut PerCpuArray<MapData, V>, index: u32, zero: V) -> Result<(), MapError> {
+    let cpus = nr_cpus().map_err(|(_, error)| error)?;
+    counters.set(index, PerCpuValues::try_from(vec![zero; cpus])?, 0)
+}
+
+fn name(kind: &str, text: &str) -> Result<Name, Error> {
+    Name::new(text).filter(|_| !text.is_empty()).ok_or_else(|| {
+        fail(format!(
+            "{kind} name `{text}` does not fit its record: use 1 to {} bytes without NUL",
+            lb_common::limits::MAX_NAME
+        ))
+    })
+}
+
+/// IP protocol number.
+const fn proto(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP as u8,
+        Protocol::Udp => libc::IPPROTO_UDP as u8,
+    }
+}
+
+fn describe(key: &ServiceKey) -> String {
+    let protocol = match key.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{protocol} {}", std::net::SocketAddr::new(key.ip, key.port))
+}
