@@ -14,6 +14,7 @@
 pub mod api;
 pub mod app;
 pub mod claims;
+pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;

@@ -13,5 +13,7 @@
 //! An answer that is not 2xx carries a [`Refusal`](crate::model::command::Refusal): 4xx when the request is at
 //! fault, 5xx when the daemon is. Every answer names the daemon in its `server` header, `lbd/VERSION`, so that a
 //! client of another version can say so.
+#![forbid(unsafe_code)]
 
+pub mod client;
 pub mod server;

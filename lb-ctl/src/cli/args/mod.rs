@@ -1,0 +1,363 @@
+//! What can be typed: the verbs of `lbctl`, their arguments and their help.
+
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+
+pub(super) use self::values::{NamedAddress, NamedIp, QualifiedRip, RipTarget};
+use self::values::{
+    parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_port, parse_timeout,
+};
+use crate::{
+    api::client::DEFAULT_SOCKET,
+    model::{command::Assignment, status::CountBy},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  lbctl status                                    the overview; exit code 3 when something is not green
+  lbctl vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 \\
+        --check dicom-echo --calling-aet LOADBALANCER --called-aet PACS \\
+        --rip DICOM1=10.12.1.110 --rip DICOM2=10.12.1.111
+  lbctl rip drain DICOM/DICOM1                    no new connections; those in progress go on
+  lbctl rip halt DICOM1                           in every VIP that has it
+  lbctl rip online DICOM/DICOM1                   back in service
+  lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
+  lbctl config check                              check the files; needs no daemon
+  lbctl config diff && lbctl apply                what an edited file would change, then change it
+  lbctl flows count --by client                   who is connected
+
+Every verb may be shortened while it is unique: `lbctl v l` is `lbctl vip list`.
+
+Exit codes: 0 done; 1 wrong usage or a local error; 2 lbd refused or cannot be reached; 3 something is not green
+(status) or not right (doctor).";
+
+/// Looks after the load balancer: shows what it does, and changes it while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "lbctl", version, after_help = EXAMPLES, infer_subcommands = true, max_term_width = 110)]
+pub struct Cli {
+    /// Socket that lbd listens on
+    #[arg(long, global = true, help_heading = "Daemon", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Longest wait for an answer of lbd, e.g. 5s
+    #[arg(long, global = true, help_heading = "Daemon", value_name = "TIME", default_value = "10s",
+          value_parser = parse_timeout)]
+    pub timeout: Duration,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show every VIP and real server: colour, connections, health
+    Status(StatusArgs),
+    /// Virtual services: list, show, add, change, delete
+    #[command(subcommand, arg_required_else_help = true)]
+    Vip(VipVerb),
+    /// Real servers: list, add, change, delete, drain, halt, bring online
+    #[command(subcommand, arg_required_else_help = true)]
+    Rip(RipVerb),
+    /// Configuration files: check, compare, apply, show
+    #[command(subcommand, arg_required_else_help = true)]
+    Config(ConfigVerb),
+    /// Read the configuration files again and apply what changed (as `config apply`)
+    Apply,
+    /// Connections in progress: list, count
+    #[command(subcommand, arg_required_else_help = true)]
+    Flows(FlowsVerb),
+    /// Examine this machine: driver, MTU, rp_filter, ARP, offloads, subnets, kernel; needs no daemon
+    Doctor(DoctorArgs),
+    /// Write the completion script of a shell to standard output
+    #[command(after_help = "For bash: lbctl completions bash > /etc/bash_completion.d/lbctl")]
+    Completions {
+        /// Shell to write it for
+        shell: CompletionShell,
+    },
+}
+
+/// `lbctl status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Show it again and again, every 2 seconds or as often as said, until interrupted
+    #[arg(short, long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "2s", value_parser = parse_timeout)]
+    pub watch: Option<Duration>,
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub output: Form,
+}
+
+/// `lbctl vip`.
+#[derive(Debug, Subcommand)]
+pub enum VipVerb {
+    /// List the VIPs
+    List {
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: ListForm,
+    },
+    /// Show all that is known of a VIP and its real servers
+    Show {
+        /// VIP's name
+        vip: String,
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: Form,
+    },
+    /// Add a VIP, at once and in the configuration file
+    Add(VipAddArgs),
+    /// Change keys of a VIP, e.g. idle_timeout=12h check.called_aet=PACS
+    Set {
+        /// VIP's name
+        vip: String,
+        /// Keys and values as in the configuration file; a bare word is taken as a string
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_assignment)]
+        assignments: Vec<Assignment>,
+        #[command(flatten)]
+        /// `--dry-run`.
+        dry_run: DryRun,
+    },
+    /// Delete a VIP and end its service
+    Delete {
+        /// VIP's name
+        vip: String,
+        #[command(flatten)]
+        /// `--dry-run`.
+        dry_run: DryRun,
+    },
+}
+
+/// `lbctl vip add`.
+#[derive(Args, Debug)]
+pub struct VipAddArgs {
+    /// Name of the new VIP
+    pub vip: String,
+    /// How packets reach the servers
+    #[arg(long, value_parser = PossibleValuesParser::new(MODES))]
+    pub mode: String,
+    /// Virtual address
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
+    pub ip: IpAddr,
+    /// Ports, separated by commas; the first is the one that checks ask
+    #[arg(long, required = true, value_delimiter = ',', value_name = "PORTS",
+          value_parser = parse_port)]
+    pub ports: Vec<u16>,
+    /// Transport protocol
+    #[arg(long, value_parser = PossibleValuesParser::new(PROTOCOLS))]
+    pub protocol: Option<String>,
+    /// Who gets a new connection
+    #[arg(long, value_parser = PossibleValuesParser::new(SCHEDULERS))]
+    pub scheduler: Option<String>,
+    /// How the servers are checked
+    #[arg(long, value_parser = PossibleValuesParser::new(CHECKS))]
+    pub check: Option<String>,
+    /// Calling AE title of a dicom-echo check: ours
+    #[arg(long, value_name = "AET")]
+    pub calling_aet: Option<String>,
+    /// Called AE title of a dicom-echo check: the archive's
+    #[arg(long, value_name = "AET")]
+    pub called_aet: Option<String>,
+    /// A real server; may be repeated
+    #[arg(long = "rip", value_name = "NAME=ADDRESS", value_parser = parse_named_address)]
+    pub rips: Vec<NamedAddress>,
+    #[command(flatten)]
+    /// `--dry-run`.
+    pub dry_run: DryRun,
+}
+
+/// `lbctl rip`.
+#[derive(Debug, Subcommand)]
+pub enum RipVerb {
+    /// List the real servers of all VIPs, or of one
+    List {
+        /// VIP's name
+        vip: Option<String>,
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: ListForm,
+    },
+    /// Add a real server to a VIP, at once and in the configuration file
+    Add {
+        /// VIP's name
+        vip: String,
+        /// Name and address of the new real server
+        #[arg(value_name = "NAME=ADDRESS", value_parser = parse_named_ip)]
+        rip: NamedIp,
+        /// Share of new connections, 0 to 256
+        #[arg(long, value_parser = clap::value_parser!(u16).range(..=256))]
+        weight: Option<u16>,
+        #[command(flatten)]
+        /// `--dry-run`.
+        dry_run: DryRun,
+    },
+    /// Change keys of a real server, e.g. weight=50
+    Set {
+        /// VIP's and real server's name
+        #[arg(value_name = "VIP/RIP")]
+        rip: QualifiedRip,
+        /// Keys and values as in the configuration file; a bare word is taken as a string
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_assignment)]
+        assignments: Vec<Assignment>,
+        #[command(flatten)]
+        /// `--dry-run`.
+        dry_run: DryRun,
+    },
+    /// Delete a real server from a VIP
+    Delete {
+        /// VIP's and real server's name
+        #[arg(value_name = "VIP/RIP")]
+        rip: QualifiedRip,
+        #[command(flatten)]
+        /// `--dry-run`.
+        dry_run: DryRun,
+    },
+    /// Give a real server no new connections; those in progress go on
+    Drain(RipTargets),
+    /// Give a real server nothing at all
+    Halt(RipTargets),
+    /// Bring a real server back into service (while its check passes)
+    Online(RipTargets),
+}
+
+/// Real servers to put into a state.
+#[derive(Args, Debug)]
+pub struct RipTargets {
+    /// VIP/RIP, or RIP alone for every VIP that has it
+    #[arg(required = true, value_name = "VIP/RIP")]
+    pub rips: Vec<RipTarget>,
+}
+
+/// `lbctl config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Check the configuration files, showing every fault with its place and cure; needs no daemon
+    Check {
+        /// Main file; conf.d beside it is read too
+        #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        file: PathBuf,
+    },
+    /// Show what apply would change: the files against what is in force
+    Diff,
+    /// Read the configuration files again and apply what changed
+    Apply,
+    /// Print the configuration in force as TOML
+    Show,
+}
+
+/// `lbctl flows`.
+#[derive(Debug, Subcommand)]
+pub enum FlowsVerb {
+    /// List connections
+    List {
+        /// Only those to this VIP
+        #[arg(long, value_name = "NAME")]
+        vip: Option<String>,
+        /// Only those to this real server
+        #[arg(long, value_name = "NAME")]
+        rip: Option<String>,
+        /// Only those from this client
+        #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
+        client: Option<IpAddr>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: Form,
+    },
+    /// Count connections by VIP, real server, client or state
+    Count {
+        /// What to count by
+        #[arg(long, default_value = "vip")]
+        by: CountKey,
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: Form,
+    },
+}
+
+/// `lbctl doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Main configuration file: what it names is examined
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// `--dry-run`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DryRun {
+    /// Say what would change, change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Form of an overview.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Form {
+    /// For people
+    Table,
+    /// For programs: as the API gives it
+    Json,
+}
+
+/// Form of a list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum ListForm {
+    /// For people
+    Table,
+    /// With packets, bytes and MACs
+    Wide,
+    /// For programs: as the API gives it
+    Json,
+    /// Names alone, one per line
+    Name,
+}
+
+/// What `flows count` counts by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum CountKey {
+    /// Client address
+    Client,
+    /// Real server
+    Rip,
+    /// State of the connection
+    State,
+    /// VIP
+    Vip,
+}
+
+impl From<CountKey> for CountBy {
+    fn from(key: CountKey) -> Self {
+        match key {
+            CountKey::Client => Self::Client,
+            CountKey::Rip => Self::Rip,
+            CountKey::State => Self::State,
+            CountKey::Vip => Self::Vip,
+        }
+    }
+}
+
+/// Shells that completions can be written for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum CompletionShell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/lbd/lbd.toml";
+
+const MODES: [&str; 1] = ["l4-dr"];
+const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+const SCHEDULERS: [&str; 4] = ["first", "maglev", "source-hash", "wrr"];
+const CHECKS: [&str; 3] = ["connect", "dicom-echo", "off"];

@@ -1,0 +1,173 @@
+use clap::CommandFactory as _;
+
+use super::*;
+use crate::model::config::{Mode, Protocol, Scheduler};
+
+fn parse(line: &str) -> Cli {
+    Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+fn refusal(line: &str) -> String {
+    match Cli::try_parse_from(line.split_whitespace()) {
+        Ok(cli) => panic!("{line} was taken as {cli:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_description_of_the_arguments_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_verb_parses() {
+    let lines = [
+        "lbctl status",
+        "lbctl status --watch -o json",
+        "lbctl status -w=500ms",
+        "lbctl vip list -o wide",
+        "lbctl vip show DICOM -o json",
+        "lbctl vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 --protocol tcp --scheduler wrr \
+         --check dicom-echo --calling-aet LB --called-aet PACS --rip A=10.12.1.110 --rip B=10.12.1.111 --dry-run",
+        "lbctl vip set DICOM idle_timeout=12h check.called_aet=PACS -n",
+        "lbctl vip delete DICOM",
+        "lbctl rip list",
+        "lbctl rip list DICOM -o name",
+        "lbctl rip add DICOM DICOM3=fd00:12::112 --weight 0",
+        "lbctl rip set DICOM/DICOM1 weight=50",
+        "lbctl rip delete DICOM/DICOM1 --dry-run",
+        "lbctl rip drain DICOM/DICOM1 DICOM2",
+        "lbctl rip halt DICOM1",
+        "lbctl rip online DICOM1",
+        "lbctl config check",
+        "lbctl config check lbd.toml",
+        "lbctl config diff",
+        "lbctl config apply",
+        "lbctl config show",
+        "lbctl apply",
+        "lbctl flows list --vip DICOM --rip DICOM1 --client 10.12.7.4 --limit 5 -o json",
+        "lbctl flows count --by client",
+        "lbctl doctor --config lbd.toml",
+        "lbctl completions zsh",
+        "lbctl --socket /run/other.sock --timeout 1s status",
+        "lbctl status --socket /run/other.sock",
+    ];
+    for line in lines {
+        parse(line);
+    }
+}
+
+#[test]
+fn unique_prefixes_are_verbs() {
+    assert!(matches!(parse("lbctl v l").verb, Verb::Vip(VipVerb::List { .. })));
+    assert!(matches!(
+        parse("lbctl r dr A/B").verb,
+        Verb::Rip(RipVerb::Drain(_))
+    ));
+    assert!(matches!(
+        parse("lbctl con c").verb,
+        Verb::Config(ConfigVerb::Check { .. })
+    ));
+    assert!(matches!(parse("lbctl stat").verb, Verb::Status(_)));
+    assert!(
+        refusal("lbctl rip d A/B").contains("similar subcommands"),
+        "delete and drain both begin so"
+    );
+}
+
+#[test]
+fn values_offered_are_values_of_the_configuration() {
+    fn known<T: serde::de::DeserializeOwned>(words: &[&str]) {
+        for word in words {
+            let value = serde_json::Value::from(*word);
+            assert!(serde_json::from_value::<T>(value).is_ok(), "{word}");
+        }
+    }
+    known::<Mode>(&MODES);
+    known::<Protocol>(&PROTOCOLS);
+    known::<Scheduler>(&SCHEDULERS);
+}
+
+#[test]
+fn a_vip_is_taken_as_typed() {
+    let cli = parse("lbctl vip add X --mode l4-dr --ip fd00::1 --ports 104,11112 --rip A=[fd00::2]:8080");
+    let Verb::Vip(VipVerb::Add(vip)) = cli.verb else {
+        panic!("not vip add")
+    };
+    assert_eq!(vip.ports, [104, 11112]);
+    assert_eq!(
+        vip.rips,
+        [NamedAddress {
+            name: "A".to_owned(),
+            address: "[fd00::2]:8080".to_owned()
+        }]
+    );
+    assert_eq!(
+        (vip.scheduler, vip.check),
+        (None, None),
+        "what was not typed is left to the configuration"
+    );
+}
+
+#[test]
+fn an_assignment_is_split_at_its_first_equals_sign() {
+    let cli = parse("lbctl vip set X check={type=\"connect\"}");
+    let Verb::Vip(VipVerb::Set { assignments, .. }) = cli.verb else {
+        panic!("not vip set")
+    };
+    let expected = Assignment {
+        key: "check".to_owned(),
+        value: "{type=\"connect\"}".to_owned(),
+    };
+    assert_eq!(assignments, [expected]);
+}
+
+#[test]
+fn what_is_typed_wrong_is_named_with_its_cure() {
+    let cases = [
+        (
+            "lbctl rip add V A=10.0.0.1:8080",
+            "direct routing cannot translate ports: leave `:8080` out",
+        ),
+        ("lbctl rip add V A=[fd00::1]:8080", "write A=fd00::1"),
+        ("lbctl rip add V A=pacs1", "`pacs1` is not an IP address"),
+        ("lbctl rip add V 10.0.0.1", "`10.0.0.1` is not NAME=ADDRESS"),
+        ("lbctl rip add V A=10.0.0.1 --weight 257", "257 is not in 0..=256"),
+        ("lbctl rip set A weight=50", "write VIP/RIP, e.g. DICOM/A"),
+        ("lbctl rip set V/A weight", "`weight` is not KEY=VALUE"),
+        ("lbctl rip set V/A weight=", "`weight=` is not KEY=VALUE"),
+        ("lbctl rip drain V/A/B", "`V/A/B` is not VIP/RIP"),
+        ("lbctl rip drain /A", "`/A` is not VIP/RIP"),
+        ("lbctl rip drain V/", "`V/` is not VIP/RIP"),
+        ("lbctl rip drain", "required arguments were not provided"),
+        ("lbctl vip set V", "required arguments were not provided"),
+        (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 0",
+            "`0` is not a port from 1 to 65535",
+        ),
+        (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 104,,105",
+            "`` is not a port from 1 to 65535; separate ports by commas",
+        ),
+        (
+            "lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104",
+            "possible values: l4-dr",
+        ),
+        (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.1/24 --ports 104",
+            "write the address alone: 10.0.0.1",
+        ),
+        (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.300 --ports 104",
+            "`10.0.0.300` is not an IP address, e.g. 10.12.1.110",
+        ),
+        ("lbctl vip add V --mode l4-dr --ip 10.0.0.1", "--ports <PORTS>"),
+        ("lbctl status --timeout 5", "write a time such as 500ms, 5s or 1m"),
+        ("lbctl status --timeout 0s", "it must be between 100ms and 1day"),
+        ("lbctl statsu", "a similar subcommand exists: 'status'"),
+    ];
+    for (line, cure) in cases {
+        let said = refusal(line);
+        assert!(said.contains(cure), "{line} said:\n{said}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Values of arguments: what they are made of, and what is said when they are not.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use crate::model::command::Assignment;
+
+/// `NAME=ADDRESS` as typed: the address may carry a port, which the mode may refuse.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedAddress {
+    /// Name.
+    pub name: String,
+    /// Address as typed.
+    pub address: String,
+}
+
+/// `NAME=ADDRESS`, the address without a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedIp {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub ip: IpAddr,
+}
+
+/// `VIP/RIP`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct QualifiedRip {
+    /// VIP's name.
+    pub vip: String,
+    /// Real server's name.
+    pub rip: String,
+}
+
+impl FromStr for QualifiedRip {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed.parse()? {
+            RipTarget::In(rip) => Ok(rip),
+            RipTarget::Everywhere(rip) => Err(format!(
+                "`{rip}` does not say in which VIP: write VIP/RIP, e.g. DICOM/{rip}"
+            )),
+        }
+    }
+}
+
+/// `VIP/RIP` or `RIP`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RipTarget {
+    /// In every VIP that has a real server of this name.
+    Everywhere(String),
+    /// In one VIP.
+    In(QualifiedRip),
+}
+
+impl FromStr for RipTarget {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = typed.split('/').collect();
+        match parts.as_slice() {
+            [rip] if !rip.is_empty() => Ok(Self::Everywhere((*rip).to_owned())),
+            [vip, rip] if !vip.is_empty() && !rip.is_empty() => Ok(Self::In(QualifiedRip {
+                vip: (*vip).to_owned(),
+                rip: (*rip).to_owned(),
+            })),
+            _ => Err(format!("`{typed}` is not VIP/RIP, e.g. DICOM/DICOM1")),
+        }
+    }
+}
+
+/// A time that can be waited for: `500ms`, `5s`.
+pub(super) fn parse_timeout(typed: &str) -> Result<Duration, String> {
+    let example = "write a time such as 500ms, 5s or 1m";
+    let time = humantime::parse_duration(typed).map_err(|error| format!("{error}; {example}"))?;
+    if (Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!("it must be between 100ms and 1day; {example}"))
+    }
+}
+
+/// `KEY=VALUE`.
+pub(super) fn parse_assignment(typed: &str) -> Result<Assignment, String> {
+    match typed.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => Ok(Assignment {
+            key: key.trim().to_owned(),
+            value: value.trim().to_owned(),
+        }),
+        _ => Err(format!("`{typed}` is not KEY=VALUE, e.g. weight=50")),
+    }
+}
+
+/// `NAME=ADDRESS`, with whatever stands for the address.
+pub(super) fn parse_named_address(typed: &str) -> Result<NamedAddress, String> {
+    match typed.split_once('=') {
+        Some((name, address)) if !name.is_empty() && !address.is_empty() => Ok(NamedAddress {
+            name: name.to_owned(),
+            address: address.to_owned(),
+        }),
+        _ => Err(format!("`{typed}` is not NAME=ADDRESS, e.g. DICOM1=10.12.1.110")),
+    }
+}
+
+/// `NAME=ADDRESS` where a port has no place.
+pub(super) fn parse_named_ip(typed: &str) -> Result<NamedIp, String> {
+    let NamedAddress { name, address } = parse_named_address(typed)?;
+    if let Ok(with_port) = address.parse::<SocketAddr>() {
+        let (ip, port) = (with_port.ip(), with_port.port());
+        return Err(format!(
+            "direct routing cannot translate ports: leave `:{port}` out of `{typed}` (write {name}={ip}); the server \
+             is reached at the ports of its VIP"
+        ));
+    }
+    let ip = parse_ip(&address)?;
+    Ok(NamedIp { name, ip })
+}
+
+/// An IP address.
+pub(super) fn parse_ip(typed: &str) -> Result<IpAddr, String> {
+    let address = typed.split_once('/').map_or(typed, |(address, _prefix)| address);
+    match (address.parse(), address == typed) {
+        (Ok(ip), true) => Ok(ip),
+        (Ok(ip), false) => Err(format!("`{typed}` is a network; write the address alone: {ip}")),
+        (Err(_), _) => Err(format!(
+            "`{typed}` is not an IP address, e.g. 10.12.1.110 or fd00:12::110"
+        )),
+    }
+}
+
+/// A port that a VIP can have.
+pub(super) fn parse_port(typed: &str) -> Result<u16, String> {
+    match typed.parse() {
+        Ok(port @ 1..) => Ok(port),
+        Ok(0) | Err(_) => Err(format!(
+            "`{typed}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112"
+        )),
+    }
+}
