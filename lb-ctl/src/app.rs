@@ -21,7 +21,7 @@ use crate::{
     api::server::{self, Api},
     claims::{AddressBook, Owned},
     control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
-    dataplane::{Counters, FlowCensus, Reader, Writer},
+    dataplane::{Counters, Error, FlowCensus, Reader, Writer},
     model::{
         command::Command,
         desired::DesiredState,
@@ -161,20 +161,17 @@ impl App {
         }
     }
 
-    /// Ready once the first configuration has been tried on the data plane.
-    pub async fn ready(&self) {
-        // An error says that the reconciler ended, which `run` tells.
-        let mut reconciled = self.reconciled.clone();
-        let _gone = reconciled.wait_for(|r| r.number > 0).await;
-    }
-
-    /// Runs until SIGTERM or SIGINT, and leaves the data plane forwarding.
+    /// Runs until SIGTERM or SIGINT, and leaves the data plane forwarding. Tells `notify` when the first
+    /// configuration has been tried on the data plane (`READY=1`), and at the end (`STOPPING=1`).
     ///
     /// # Errors
     ///
     /// When a task ends of itself.
-    pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<()> {
+    pub async fn run(mut self, mut signals: Signals, notify: impl Fn(&str)) -> anyhow::Result<()> {
         let mut reload = JoinSet::new();
+        let mut reconciled = self.reconciled.clone();
+        let mut ready = std::pin::pin!(async move { reconciled.wait_for(|r| r.number > 0).await.is_ok() });
+        let mut told = false;
         let ended = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
@@ -184,9 +181,16 @@ impl App {
                     Asked::Stop => break Ok(()),
                 },
                 Some(_done) = reload.join_next() => {}
+                reached = &mut ready, if !told => {
+                    told = true;
+                    if reached {
+                        notify("READY=1");
+                    }
+                }
                 ended = self.tasks.join_next() => break Err(why(ended)),
             }
         };
+        notify("STOPPING=1");
         self.stop().await;
         ended
     }
@@ -249,15 +253,16 @@ async fn apply(requests: mpsc::Sender<Request>) {
     }
 }
 
-/// Takes away everything that daemons made: addresses, links, pins, maps. Gives a line for each thing removed.
+/// Takes away everything that daemons made: addresses first, then what `dataplane` removes. Gives a line for each
+/// thing removed.
 ///
 /// # Errors
 ///
 /// Names what could not be removed, after trying all.
 pub async fn detach<A: AddressBook>(
-    writer: Box<dyn Writer>,
     book: &A,
     mut owned: Owned,
+    dataplane: impl FnOnce() -> Result<Vec<String>, Error> + Send + 'static,
 ) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     let mut gone = Vec::new();
@@ -265,7 +270,7 @@ pub async fn detach<A: AddressBook>(
     for &address in owned.addresses() {
         match book.remove(address).await {
             Ok(()) => {
-                removed.push(format!("address {} (interface {})", address.ip, address.ifindex));
+                removed.push(format!("removed address {}", address.ip));
                 gone.push(address);
             }
             Err(text) => failed.push(text),
@@ -274,22 +279,11 @@ pub async fn detach<A: AddressBook>(
     if let Err(error) = owned.change([], gone).await {
         failed.push(error.to_string());
     }
-    let installed = writer.installed().clone();
-    match tokio::task::spawn_blocking(move || writer.remove_all())
+    match tokio::task::spawn_blocking(dataplane)
         .await
         .context("removal panicked")?
     {
-        Ok(()) => {
-            removed.extend(
-                installed
-                    .links
-                    .keys()
-                    .map(|index| format!("program on interface {index}")),
-            );
-            let services = installed.services.values();
-            removed.extend(services.map(|(who, _)| format!("VIP {} and its flows", who.name)));
-            removed.push("maps and pins".to_owned());
-        }
+        Ok(lines) => removed.extend(lines),
         Err(error) => failed.push(error.line()),
     }
     if failed.is_empty() {

@@ -20,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod edges;
 pub mod health;
 mod lent;
 pub mod model;

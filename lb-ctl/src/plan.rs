@@ -212,12 +212,7 @@ impl<'a> Slots<'a> {
             };
             let current = self.installed.backends.get(&slot);
             let generation = current.map_or_else(
-                || {
-                    self.installed
-                        .generations
-                        .get(&slot)
-                        .map_or(1, |g| g.wrapping_add(1))
-                },
+                || next_generation(self.installed.generations.get(&slot).copied().unwrap_or(0)),
                 |(_, record)| record.generation,
             );
             placed.insert(
@@ -230,6 +225,14 @@ impl<'a> Slots<'a> {
             );
         }
         placed
+    }
+}
+
+/// Never 0, which says that a slot was never used.
+const fn next_generation(generation: u16) -> u16 {
+    match generation.wrapping_add(1) {
+        0 => 1,
+        next => next,
     }
 }
 
@@ -275,7 +278,11 @@ fn plan_service(
             (Some(forward), _) => forward.live(at.generation),
             (None, Some((_, record))) if !was_live => *record,
             (None, _) => Backend {
-                generation: at.generation.wrapping_add(u16::from(was_live)),
+                generation: if was_live {
+                    next_generation(at.generation)
+                } else {
+                    at.generation
+                },
                 state: backend::state::DEAD,
                 ..Backend::default()
             },

@@ -97,21 +97,34 @@ pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
         fs::create_dir_all(directory).map_err(failed)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o750)).map_err(failed)?;
     }
-    if let Ok(found) = fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(BindError::NoSocket(path.to_owned()));
-        }
-        match std::os::unix::net::UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed)?;
-            }
-            Ok(_) => return Err(BindError::InUse(path.to_owned())),
-            Err(error) => return Err(failed(error)),
-        }
+    if refuse_live(path)? {
+        fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Makes sure that nobody answers on a path. True when a socket is left over there.
+///
+/// # Errors
+///
+/// When another daemon answers there, or the path is no socket.
+pub fn refuse_live(path: &Path) -> Result<bool, BindError> {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(false);
+    };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NoSocket(path.to_owned()));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+        Err(error) => Err(BindError::Io {
+            path: path.to_owned(),
+            error,
+        }),
+    }
 }
 
 /// Serves until shutdown; answers under way are finished.

@@ -284,7 +284,13 @@ impl World {
             network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
             checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
         });
-        timeout(DEADLINE, app.ready()).await.unwrap();
+        let mut reconciled = app.reconciled.clone();
+        drop(
+            timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0))
+                .await
+                .unwrap()
+                .unwrap(),
+        );
         Daemon { app, socket, health }
     }
 }
@@ -722,16 +728,12 @@ async fn detach_removes_addresses_and_data_plane_and_says_so() {
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
     daemon.app.stop().await;
     let (_, owned) = open_state(world.dir.path()).unwrap();
-    let removed = detach(Box::new(world.fake.open().0), &world.lan, owned)
-        .await
-        .unwrap();
-    assert!(
-        removed.iter().any(|line| line.starts_with("address 10.12.1.100")),
-        "{removed:?}"
-    );
-    assert!(
-        removed.contains(&"VIP PACS and its flows".to_owned()),
-        "{removed:?}"
-    );
+    let fake = world.fake.clone();
+    let remove_all = move || {
+        Box::new(fake.open().0).remove_all()?;
+        Ok(vec!["removed the fake".to_owned()])
+    };
+    let removed = detach(&world.lan, owned, remove_all).await.unwrap();
+    assert_eq!(removed, ["removed address 10.12.1.100", "removed the fake"]);
     assert!(world.fake.removed() && !world.lan.has("10.12.1.100") && world.lan.has("10.12.1.1"));
 }

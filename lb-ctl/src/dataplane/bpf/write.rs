@@ -383,6 +383,10 @@ impl Writer for BpfWriter {
         &self.installed
     }
 
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
     fn sweep(&mut self) -> Result<FlowCensus, Error> {
         let reading = clock::read(xdp(&mut self.ebpf, clock::PROGRAM)?, &self.maps.clock)?;
         let clock = Clock::new(reading, &self.settings);
