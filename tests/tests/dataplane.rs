@@ -23,7 +23,7 @@ use lb_common::{
     backend::{Backend, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
     flow::{Bucket4, Bucket6, Control, Decision, State, addrs_word4, ports_word},
-    limits::{TABLE_SLOTS, map},
+    limits::{FILTER_WORDS, TABLE_SLOTS, map},
     maglev::{Entrant, Walk, fill_maglev, identity},
     net::{Mac, addr4, addr6, mapped, wire_port},
     persist::{PersistEntry, PersistKey},
@@ -638,10 +638,10 @@ root_tests! {
                 .collect()
         };
         let there = || -> BTreeSet<(u32, u64)> {
-            let filter = fs.array::<u64>(map::FILTER);
-            (0..filter.len())
-                .flat_map(|word| {
-                    let set = filter.get(&word, 0).unwrap();
+            let words = fs.array::<[u64; FILTER_WORDS]>(map::FILTER).get(&0, 0).unwrap();
+            (0..)
+                .zip(words)
+                .flat_map(|(word, set)| {
                     (0..64).map(move |bit| (word, set & (1 << bit))).filter(|(_, mask)| *mask != 0)
                 })
                 .collect()

@@ -1,15 +1,8 @@
-//! The flow tables as memory: read, counted and swept without a system call per entry.
-//!
-//! Retiring follows the rule of the packet path (`lb-ebpf`, `flow_table`): while an entry is published, its control
-//! word is the only one that changes, and it changes by compare-and-swap. A swap to `Free` that succeeds therefore
-//! retires exactly the entry that was looked at; one that fails lost to a packet, and the entry stays.
+//! The flow tables as memory: read, counted and swept without a system call per entry. Entries are copied and
+//! retired by the functions of the packet path itself (`lb_ebpf::flow_table`), which hold the protocol.
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use aya::maps::MapData;
 use lb_common::{
@@ -18,8 +11,12 @@ use lb_common::{
     net::{host_port, ip4, ip6},
     settings::Settings,
 };
+use lb_ebpf::{
+    flow_table::{Hit, SharedWord, Word as _, copy, retire},
+    life::TOUCH_TICKS,
+};
 
-use super::{Error, fault, sys::SharedWords};
+use super::{Error, fault, sys::SharedMemory};
 use crate::{
     dataplane::{Flow, FlowCensus},
     model::config::Protocol,
@@ -34,8 +31,6 @@ const NEW_SECS: u32 = 30;
 const CLOSING_SECS: u32 = 120;
 /// UDP has no end to see. Two minutes is the least that RFC 4787 (4.3) asks of anything that keeps UDP state.
 const DATAGRAMS_SECS: u32 = 120;
-/// The packet path writes the time of a flow's last packet at most once per second.
-const LAST_SEEN_SLACK_SECS: u32 = 1;
 /// A claim takes the packet path less than a microsecond. One that still stands, unchanged, after this long
 /// belongs to a program that is gone.
 const BUSY_SECS: u32 = 10;
@@ -43,20 +38,15 @@ const BUSY_SECS: u32 = 10;
 /// No generation: nothing is forwarded to the slot.
 const NOT_LIVE: u32 = u32::MAX;
 
+/// One bucket of a table with entries of `WORDS` words.
+type Bucket<const WORDS: usize> = [[SharedWord; WORDS]; WAYS];
+
 /// The four flow tables.
 pub(super) struct FlowTables {
-    tables: [FlowTable; 4],
-}
-
-struct FlowTable {
-    words: SharedWords,
-    words_per_entry: usize,
-}
-
-impl FlowTable {
-    fn entries(&self) -> impl Iterator<Item = &[AtomicU64]> {
-        self.words.words().chunks_exact(self.words_per_entry)
-    }
+    established_v4: SharedMemory,
+    established_v6: SharedMemory,
+    half_open_v4: SharedMemory,
+    half_open_v6: SharedMemory,
 }
 
 impl FlowTables {
@@ -66,47 +56,49 @@ impl FlowTables {
         mut open: impl FnMut(&'static str) -> Result<MapData, Error>,
     ) -> Result<Self, Error> {
         let [v4, v6, half_open] = settings.flows;
-        let mut table =
-            |name: &'static str, flows: u32, words_per_entry: usize| -> Result<FlowTable, Error> {
-                let data = open(name)?;
-                let bytes = flows as usize * words_per_entry * size_of::<u64>();
-                let words = SharedWords::map(data.fd(), bytes).map_err(|e| {
-                    fault(
-                        format!("map `{name}` cannot be mapped into memory ({bytes} bytes)"),
-                        e,
-                    )
-                })?;
-                Ok(FlowTable {
-                    words,
-                    words_per_entry,
-                })
-            };
+        let mut table = |name: &'static str, flows: u32, words: usize| {
+            let bytes = flows as usize * words * size_of::<u64>();
+            SharedMemory::map(open(name)?.fd(), bytes).map_err(|e| {
+                fault(
+                    format!("map `{name}` cannot be mapped into memory ({bytes} bytes)"),
+                    e,
+                )
+            })
+        };
         Ok(Self {
-            tables: [
-                table(map::FLOWS_V4, v4, WORDS_V4)?,
-                table(map::FLOWS_V6, v6, WORDS_V6)?,
-                table(map::HALF_OPEN_V4, half_open, WORDS_V4)?,
-                table(map::HALF_OPEN_V6, half_open, WORDS_V6)?,
-            ],
+            established_v4: table(map::FLOWS_V4, v4, WORDS_V4)?,
+            established_v6: table(map::FLOWS_V6, v6, WORDS_V6)?,
+            half_open_v4: table(map::HALF_OPEN_V4, half_open, WORDS_V4)?,
+            half_open_v6: table(map::HALF_OPEN_V6, half_open, WORDS_V6)?,
         })
+    }
+
+    fn tables_v4(&self) -> [&[Bucket<WORDS_V4>]; 2] {
+        [buckets_of(&self.established_v4), buckets_of(&self.half_open_v4)]
+    }
+
+    fn tables_v6(&self) -> [&[Bucket<WORDS_V6>]; 2] {
+        [buckets_of(&self.established_v6), buckets_of(&self.half_open_v6)]
     }
 
     /// Every flow, up to `limit`, and how many there are in all.
     pub(super) fn list(&self, limit: usize, now: u32, tick_nanos: u64) -> (Vec<Flow>, u64) {
         let mut flows = Vec::new();
         let mut total = 0;
-        for table in &self.tables {
-            for entry in table.entries() {
-                if !control(entry).is_live() {
-                    continue;
-                }
-                total += 1;
-                if flows.len() < limit
-                    && let Some((control, words)) = copy(entry)
-                    && let Some(flow) = describe(control, &words[..entry.len()], now, tick_nanos)
-                {
-                    flows.push(flow);
-                }
+        let mut take = |words: &[u64]| {
+            total += 1;
+            if flows.len() < limit {
+                flows.extend(describe(words, now, tick_nanos));
+            }
+        };
+        for entry in self.tables_v4().into_iter().flatten().flatten() {
+            if let Some(words) = copy(entry) {
+                take(&words);
+            }
+        }
+        for entry in self.tables_v6().into_iter().flatten().flatten() {
+            if let Some(words) = copy(entry) {
+                take(&words);
             }
         }
         (flows, total)
@@ -114,37 +106,86 @@ impl FlowTables {
 
     /// Retires what `rules` no longer allow and counts the rest.
     pub(super) fn sweep(&self, rules: &Rules, watch: &mut ClaimWatch) -> FlowCensus {
-        let mut census = FlowCensus::default();
-        let mut by_slot = vec![0u64; MAX_BACKENDS as usize];
-        for (number, table) in self.tables.iter().enumerate() {
-            let v6 = table.words_per_entry == WORDS_V6;
-            for (index, entry) in table.entries().enumerate() {
-                let established = match sweep_entry(entry, rules, watch, (number, index)) {
-                    Swept::Nothing => continue,
-                    Swept::Retired => {
-                        census.retired += 1;
-                        continue;
+        let mut tally = Tally::default();
+        for table in self.tables_v4() {
+            tally.established_v4 += sweep_table(table, rules, watch, &mut tally.rest);
+        }
+        for table in self.tables_v6() {
+            tally.established_v6 += sweep_table(table, rules, watch, &mut tally.rest);
+        }
+        watch.forget_before(rules.now);
+        tally.into_census()
+    }
+}
+
+fn buckets_of<const WORDS: usize>(memory: &SharedMemory) -> &[Bucket<WORDS>] {
+    memory.words::<WORDS>().as_chunks().0
+}
+
+/// Counts of one sweep.
+#[derive(Default)]
+struct Tally {
+    established_v4: u64,
+    established_v6: u64,
+    rest: Counts,
+}
+
+struct Counts {
+    half_open: u64,
+    retired: u64,
+    by_slot: Vec<u64>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            half_open: 0,
+            retired: 0,
+            by_slot: vec![0; MAX_BACKENDS as usize],
+        }
+    }
+}
+
+impl Tally {
+    fn into_census(self) -> FlowCensus {
+        FlowCensus {
+            established_v4: self.established_v4,
+            established_v6: self.established_v6,
+            half_open: self.rest.half_open,
+            retired: self.rest.retired,
+            by_slot: (0..)
+                .zip(self.rest.by_slot)
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            ..FlowCensus::default()
+        }
+    }
+}
+
+/// Sweeps one table and returns how many established flows it keeps.
+fn sweep_table<const WORDS: usize>(
+    table: &[Bucket<WORDS>],
+    rules: &Rules,
+    watch: &mut ClaimWatch,
+    counts: &mut Counts,
+) -> u64 {
+    let mut established = 0;
+    for bucket in table {
+        for way in 0..WAYS {
+            match sweep_entry(bucket, way, rules, watch) {
+                Swept::Nothing => {}
+                Swept::Retired => counts.retired += 1,
+                Swept::HalfOpen => counts.half_open += 1,
+                Swept::Established { slot } => {
+                    established += 1;
+                    if let Some(count) = counts.by_slot.get_mut(usize::from(slot)) {
+                        *count += 1;
                     }
-                    Swept::HalfOpen => {
-                        census.half_open += 1;
-                        continue;
-                    }
-                    Swept::Established(decision) => decision,
-                };
-                if v6 {
-                    census.established_v6 += 1;
-                } else {
-                    census.established_v4 += 1;
-                }
-                if let Some(count) = by_slot.get_mut(usize::from(established.slot())) {
-                    *count += 1;
                 }
             }
         }
-        watch.forget_before(rules.now);
-        census.by_slot = (0..).zip(by_slot).filter(|(_, count)| *count > 0).collect();
-        census
     }
+    established
 }
 
 /// Buckets that hold this many flows.
@@ -163,7 +204,6 @@ pub(super) struct Rules {
     new: u32,
     closing: u32,
     datagrams: u32,
-    slack: u32,
     busy: u32,
 }
 
@@ -177,7 +217,6 @@ impl Rules {
             new: settings.ticks(NEW_SECS),
             closing: settings.ticks(CLOSING_SECS),
             datagrams: settings.ticks(DATAGRAMS_SECS),
-            slack: settings.ticks(LAST_SEEN_SLACK_SECS),
             busy: settings.ticks(BUSY_SECS),
         }
     }
@@ -201,9 +240,10 @@ impl Rules {
         self.generations.get(usize::from(slot)) == Some(&u32::from(generation))
     }
 
-    /// True while something last seen at `last_seen` may still be idle under a limit of `ticks`.
+    /// True while something last seen at `last_seen` has not been idle for longer than `ticks`. The packet path
+    /// writes the time only when it is [`TOUCH_TICKS`] old, so that much is added.
     pub(super) const fn is_fresh(&self, last_seen: u32, ticks: u32) -> bool {
-        idle_ticks(self.now, last_seen) <= ticks.saturating_add(self.slack)
+        idle_ticks(self.now, last_seen) <= ticks.saturating_add(TOUCH_TICKS)
     }
 
     fn keeps(&self, control: Control, decision: Decision) -> bool {
@@ -226,9 +266,9 @@ impl Rules {
     }
 }
 
-/// Claims that stood at an earlier sweep: where, what the control word was, and since when.
+/// Claims that stood at an earlier sweep: where (the address of the control word), what it was, and since when.
 #[derive(Default)]
-pub(super) struct ClaimWatch(HashMap<(usize, usize), Claim>);
+pub(super) struct ClaimWatch(HashMap<usize, Claim>);
 
 struct Claim {
     control: u64,
@@ -238,7 +278,7 @@ struct Claim {
 
 impl ClaimWatch {
     /// True when this very claim has stood for as long as the rules allow.
-    fn is_dead(&mut self, place: (usize, usize), control: Control, rules: &Rules) -> bool {
+    fn is_dead(&mut self, place: usize, control: Control, rules: &Rules) -> bool {
         let claim = self.0.entry(place).or_insert(Claim {
             control: control.0,
             since: rules.now,
@@ -261,72 +301,73 @@ enum Swept {
     Nothing,
     Retired,
     HalfOpen,
-    Established(Decision),
+    Established { slot: u16 },
 }
 
-fn sweep_entry(entry: &[AtomicU64], rules: &Rules, watch: &mut ClaimWatch, place: (usize, usize)) -> Swept {
-    let control = control(entry);
+fn sweep_entry<const WORDS: usize>(
+    bucket: &Bucket<WORDS>,
+    way: usize,
+    rules: &Rules,
+    watch: &mut ClaimWatch,
+) -> Swept {
+    let entry = &bucket[way];
+    let control = Control(entry[0].load());
     if control.state() == State::Free as u8 {
         return Swept::Nothing;
     }
     if control.state() == State::Busy as u8 {
-        let dead = watch.is_dead(place, control, rules);
-        return if dead && retire(entry, control) {
+        let place = std::ptr::from_ref(&entry[0]).addr();
+        let claim = Hit {
+            way,
+            control,
+            decision: 0,
+        };
+        return if watch.is_dead(place, control, rules) && retire(bucket, &claim) {
             Swept::Retired
         } else {
             Swept::Nothing
         };
     }
-    let decision = Decision(entry[decision_word(entry)].load(Ordering::Acquire));
-    if !rules.keeps(control, decision) && retire(entry, control) {
+    let Some(words) = copy(entry) else {
+        // It changed hands meanwhile: a flow too young to be judged.
+        return Swept::Nothing;
+    };
+    let hit = Hit {
+        way,
+        control: Control(words[0]),
+        decision: words[decision_word(WORDS)],
+    };
+    let decision = Decision(hit.decision);
+    if !rules.keeps(hit.control, decision) && retire(bucket, &hit) {
         return Swept::Retired;
     }
-    if control.state() == State::New as u8 {
+    if hit.control.state() == State::New as u8 {
         Swept::HalfOpen
     } else {
-        Swept::Established(decision)
+        Swept::Established {
+            slot: decision.slot(),
+        }
     }
 }
 
-/// Frees an entry, unless it changed since `seen`.
-fn retire(entry: &[AtomicU64], seen: Control) -> bool {
-    let freed = seen.with(State::Free, seen.last_seen());
-    entry[0]
-        .compare_exchange(seen.0, freed.0, Ordering::AcqRel, Ordering::Relaxed)
-        .is_ok()
+/// Which word of an entry holds the decision.
+const fn decision_word(words: usize) -> usize {
+    if words == WORDS_V6 { 6 } else { 3 }
 }
 
-fn control(entry: &[AtomicU64]) -> Control {
-    Control(entry[0].load(Ordering::Acquire))
-}
-
-const fn decision_word(entry: &[AtomicU64]) -> usize {
-    if entry.len() == WORDS_V6 { 6 } else { 3 }
-}
-
-/// A copy of one flow and not of halves of two, or `None` when it changed hands meanwhile.
-fn copy(entry: &[AtomicU64]) -> Option<(Control, [u64; WORDS_V6])> {
-    let before = control(entry);
-    let mut words = [0; WORDS_V6];
-    for (word, source) in words.iter_mut().zip(entry) {
-        *word = source.load(Ordering::Acquire);
-    }
-    let after = control(entry);
-    (after.is_live() && before.is_live() && before.seq() == after.seq()).then_some((after, words))
-}
-
-/// A flow for people; `None` for an entry that no build writes.
-fn describe(control: Control, words: &[u64], now: u32, tick_nanos: u64) -> Option<Flow> {
-    let (client, vip, ports, decision): (IpAddr, IpAddr, u64, u64) = if words.len() == WORDS_V6 {
+/// A flow for people, from a copy of its entry; `None` for an entry that no build writes.
+fn describe(words: &[u64], now: u32, tick_nanos: u64) -> Option<Flow> {
+    let control = Control(words[0]);
+    let decision = Decision(words[decision_word(words.len())]);
+    let (client, vip, ports): (IpAddr, IpAddr, u64) = if words.len() == WORDS_V6 {
         (
             ip6([words[1], words[2]]).into(),
             ip6([words[3], words[4]]).into(),
             words[5],
-            words[6],
         )
     } else {
         let (client, vip) = (words[1] as u32, (words[1] >> 32) as u32);
-        (ip4(client).into(), ip4(vip).into(), words[2], words[3])
+        (ip4(client).into(), ip4(vip).into(), words[2])
     };
     let (client_port, vip_port, protocol) = ports_of(ports);
     let protocol = match i32::from(protocol) {
@@ -334,7 +375,6 @@ fn describe(control: Control, words: &[u64], now: u32, tick_nanos: u64) -> Optio
         libc::IPPROTO_UDP => Protocol::Udp,
         _ => return None,
     };
-    let decision = Decision(decision);
     Some(Flow {
         client: (client, host_port(client_port)),
         vip: (vip, host_port(vip_port)),
@@ -355,6 +395,8 @@ const fn idle_ticks(now: u32, last_seen: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::array::from_fn;
+
     use lb_common::{
         flow::{addrs_word4, ports_word},
         net::{addr4, wire_port},
@@ -371,6 +413,7 @@ mod tests {
         // 128 ms.
         tick_shift: 7,
     };
+    const WAY: usize = 2;
     const SLOT: u16 = 5;
     const SERVICE: u16 = 2;
     const GENERATION: u16 = 9;
@@ -382,30 +425,35 @@ mod tests {
         rules
     }
 
-    fn entry(state: State, last_seen: u32, decision: Decision) -> [AtomicU64; WORDS_V4] {
+    /// A bucket with one flow, in way 2.
+    fn bucket(state: State, last_seen: u32, decision: Decision) -> Bucket<WORDS_V4> {
+        let bucket: Bucket<WORDS_V4> = from_fn(|_| from_fn(|_| SharedWord::new(0)));
         let client = addr4([10, 0, 0, 1].into());
         let vip = addr4([10, 12, 1, 100].into());
-        [
+        let words = [
             Control::new(7, 3, state, last_seen).0,
             addrs_word4(client, vip),
             ports_word(wire_port(40_000), wire_port(104), 6),
             decision.0,
-            0,
-            0,
-            0,
-            0,
-        ]
-        .map(AtomicU64::new)
+        ];
+        for (word, value) in bucket[WAY].iter().zip(words) {
+            word.store(value);
+        }
+        bucket
     }
 
     const fn ours() -> Decision {
         Decision::new(mode::DR, SERVICE, SLOT, GENERATION)
     }
 
-    fn is_retired(entry: &[AtomicU64], rules: &Rules) -> bool {
-        let swept = sweep_entry(entry, rules, &mut ClaimWatch::default(), (0, 0));
+    fn control(bucket: &Bucket<WORDS_V4>) -> Control {
+        Control(bucket[WAY][0].load())
+    }
+
+    fn is_retired(bucket: &Bucket<WORDS_V4>, rules: &Rules) -> bool {
+        let swept = sweep_entry(bucket, WAY, rules, &mut ClaimWatch::default());
         let retired = matches!(swept, Swept::Retired);
-        assert_eq!(retired, control(entry).state() == State::Free as u8);
+        assert_eq!(retired, control(bucket).state() == State::Free as u8);
         retired
     }
 
@@ -419,15 +467,13 @@ mod tests {
         ] {
             // Time wraps in the middle, as it does after 17 years.
             let seen = u32::MAX - 10;
-            let last = seen.wrapping_add(SETTINGS.ticks(secs) + SETTINGS.ticks(LAST_SEEN_SLACK_SECS));
+            let last = seen.wrapping_add(SETTINGS.ticks(secs) + TOUCH_TICKS);
             assert!(
-                !is_retired(&entry(state, seen, ours()), &rules(last)),
+                !is_retired(&bucket(state, seen, ours()), &rules(last)),
                 "{state:?}"
             );
-            assert!(
-                is_retired(&entry(state, seen, ours()), &rules(last.wrapping_add(1))),
-                "{state:?}"
-            );
+            let past = rules(last.wrapping_add(1));
+            assert!(is_retired(&bucket(state, seen, ours()), &past), "{state:?}");
         }
     }
 
@@ -439,61 +485,57 @@ mod tests {
             Decision::new(mode::DR, SERVICE + 1, SLOT, GENERATION),
             Decision::new(mode::DR, u16::MAX, u16::MAX, u16::MAX),
         ] {
-            assert!(is_retired(&entry(State::Established, 100, decision), &rules(100)));
+            let bucket = bucket(State::Established, 100, decision);
+            assert!(is_retired(&bucket, &rules(100)), "{decision:?}");
         }
     }
 
     #[test]
     fn a_packet_that_comes_after_the_clock_was_read_keeps_its_flow() {
-        assert!(!is_retired(&entry(State::New, 105, ours()), &rules(100)));
-    }
-
-    #[test]
-    fn a_flow_that_a_packet_touched_meanwhile_is_not_retired() {
-        let entry = entry(State::New, 100, ours());
-        let seen = control(&entry);
-        entry[0].store(seen.with(State::Established, 100_000).0, Ordering::Release);
-        assert!(!retire(&entry, seen));
-        assert!(control(&entry).is_live());
-    }
-
-    #[test]
-    fn retiring_keeps_the_claim_counter() {
-        let entry = entry(State::New, 100, ours());
-        assert!(retire(&entry, control(&entry)));
-        let freed = control(&entry);
-        assert_eq!(
-            (freed.seq(), freed.tag(), freed.state()),
-            (7, 3, State::Free as u8)
-        );
+        assert!(!is_retired(&bucket(State::New, 105, ours()), &rules(100)));
     }
 
     #[test]
     fn a_claim_is_freed_only_when_the_same_one_stands_from_sweep_to_sweep() {
-        let entry = entry(State::Busy, 0, ours());
+        let bucket = bucket(State::Busy, 0, ours());
         let mut watch = ClaimWatch::default();
         let later = 1000 + SETTINGS.ticks(BUSY_SECS) + 1;
         let sweep = |now, watch: &mut ClaimWatch| {
-            let swept = sweep_entry(&entry, &rules(now), watch, (0, 0));
+            let swept = sweep_entry(&bucket, WAY, &rules(now), watch);
             watch.forget_before(now);
             matches!(swept, Swept::Retired)
         };
         assert!(!sweep(1000, &mut watch));
         // The entry was claimed anew in between.
-        entry[0].store(Control::new(8, 3, State::Busy, 0).0, Ordering::Release);
+        bucket[WAY][0].store(Control::new(8, 3, State::Busy, 0).0);
         assert!(!sweep(later, &mut watch));
         assert!(!sweep(later + 1, &mut watch));
         assert!(sweep(later + SETTINGS.ticks(BUSY_SECS) + 1, &mut watch));
     }
 
     #[test]
+    fn a_sweep_counts_what_it_keeps() {
+        let table = [
+            bucket(State::Established, 100, ours()),
+            bucket(State::Closing, 100, ours()),
+            bucket(State::New, 100, ours()),
+            bucket(State::New, 100, Decision::new(mode::DR, SERVICE, SLOT, 0)),
+            bucket(State::Free, 100, ours()),
+        ];
+        let mut counts = Counts::default();
+        let established = sweep_table(&table, &rules(100), &mut ClaimWatch::default(), &mut counts);
+        assert_eq!((established, counts.half_open, counts.retired), (2, 1, 1));
+        assert_eq!(counts.by_slot[usize::from(SLOT)], 2);
+        assert_eq!(counts.by_slot.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
     fn a_flow_is_described_as_people_write_it() {
-        let entry = entry(State::Established, 100, ours());
-        let (control, words) = copy(&entry).unwrap();
-        let flow = describe(control, &words[..WORDS_V4], 110, SETTINGS.tick_nanos()).unwrap();
+        let bucket = bucket(State::Established, 100, ours());
+        let words = copy(&bucket[WAY]).unwrap();
         assert_eq!(
-            flow,
-            Flow {
+            describe(&words, 110, SETTINGS.tick_nanos()),
+            Some(Flow {
                 client: ([10, 0, 0, 1].into(), 40_000),
                 vip: ([10, 12, 1, 100].into(), 104),
                 protocol: Protocol::Tcp,
@@ -502,7 +544,7 @@ mod tests {
                 slot: SLOT,
                 generation: GENERATION,
                 idle_millis: 1280,
-            }
+            })
         );
     }
 }

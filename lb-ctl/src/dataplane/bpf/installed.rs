@@ -9,7 +9,7 @@ use aya::{
 };
 use lb_common::{
     backend::BackendInfo,
-    limits::{FILTER_WORDS, MAX_BACKENDS, MAX_SERVICES, map},
+    limits::{MAX_BACKENDS, MAX_SERVICES, map},
     net::{host_port, ip4, ip6, unmapped},
     service::{Name, ServiceInfo},
 };
@@ -80,13 +80,6 @@ fn read_keys(maps: &WriterMaps, installed: &mut Installed) -> Result<(), Error> 
         put(ip6(key.addr).into(), key.port, key.proto, target.service, name)?;
     }
     Ok(())
-}
-
-/// The words of the filter of balanced addresses.
-pub(super) fn read_filter(maps: &WriterMaps) -> Result<Vec<u64>, Error> {
-    (0..FILTER_WORDS as u16)
-        .map(|word| entry(&maps.filter, map::FILTER, word))
-        .collect()
 }
 
 fn entry<V: Pod>(array: &Array<MapData, V>, name: &str, index: u16) -> Result<V, Error> {

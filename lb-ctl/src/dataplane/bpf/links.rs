@@ -18,7 +18,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::{Error, fail, fault, os_error, pins, sys};
+use super::{Error, fail, fault, os_errno, os_error, pins, sys};
 use crate::dataplane::XdpMode;
 
 /// Pins of links are named by this and the interface index.
@@ -74,7 +74,11 @@ fn attached(xdp: &[LinkXdp]) -> Option<(XdpMode, u32)> {
             mode = match how {
                 XdpAttached::None => return None,
                 XdpAttached::SocketBuffer => Some(XdpMode::Generic),
-                _ => Some(XdpMode::Native),
+                XdpAttached::Driver
+                | XdpAttached::Hardware
+                | XdpAttached::Multiple
+                | XdpAttached::Other(_)
+                | _ => Some(XdpMode::Native),
             };
         }
     }
@@ -159,7 +163,7 @@ fn attach_as(program: &mut Xdp, ifindex: u32, mode: AttachMode) -> Result<FdLink
 fn is_driver_refusal(error: &ProgramError) -> bool {
     // ENOTSUPP, which some drivers return, is not a number of user space.
     const ENOTSUPP: i32 = 524;
-    let cause = os_error(error).and_then(io::Error::raw_os_error);
+    let cause = os_errno(error);
     matches!(
         cause,
         Some(libc::EOPNOTSUPP | libc::EINVAL | libc::E2BIG | libc::ERANGE | libc::ENOSPC | ENOTSUPP)
@@ -167,7 +171,7 @@ fn is_driver_refusal(error: &ProgramError) -> bool {
 }
 
 fn refused(name: &str, error: ProgramError) -> Error {
-    match os_error(&error).and_then(io::Error::raw_os_error) {
+    match os_errno(&error) {
         Some(libc::EBUSY | libc::EEXIST) => occupied(name, 0),
         _ => fault(format!("interface {name}: the program cannot be attached"), error),
     }

@@ -59,23 +59,30 @@ fn fail(text: impl Into<String>) -> Error {
     }
 }
 
-/// An error with a cause. The kernel's word for it ends the line; a missing privilege becomes the cure for that.
+/// An error with a cause: every word of the chain below it on the one line. A missing privilege ends in its cure.
 fn fault(text: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Error {
-    let text = text.into();
-    let kernel = os_error(&source);
-    let text = match kernel.and_then(io::Error::raw_os_error) {
-        Some(libc::EPERM) => format!(
-            "{text}: not permitted; run lbd as root, or give its unit CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-        ),
-        Some(_) | None => match kernel {
-            Some(kernel) => format!("{text}: {kernel}"),
-            None => format!("{text}: {source}"),
-        },
-    };
+    let mut text = text.into();
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&source);
+    while let Some(error) = cause {
+        let line = error.to_string();
+        // Some of aya's errors repeat the one below them.
+        if !text.ends_with(&line) {
+            text = format!("{text}: {line}");
+        }
+        cause = error.source();
+    }
+    if os_errno(&source) == Some(libc::EPERM) {
+        text.push_str("; run lbd as root, or give its unit CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
+    }
     Error {
         text,
         source: Some(Box::new(source)),
     }
+}
+
+/// The system call's error number at the bottom of a chain of errors.
+fn os_errno(error: &(dyn StdError + 'static)) -> Option<i32> {
+    os_error(error).and_then(io::Error::raw_os_error)
 }
 
 /// The system call's error at the bottom of a chain of errors.

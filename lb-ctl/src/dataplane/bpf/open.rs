@@ -4,13 +4,13 @@
 use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{Array, Map, MapData, MapError, RingBuf},
-    programs::{Program, Xdp},
+    programs::{Program, ProgramError, Xdp},
 };
 use lb_common::{
     ABI_VERSION,
-    limits::{FLOWS_RANGE, PROGRAM, map},
+    limits::{FILTER_WORDS, FLOWS_RANGE, PROGRAM, map},
     settings::{Settings, tick_shift},
 };
 
@@ -20,6 +20,7 @@ use super::{
     links,
     pins::{self, Found},
     read::ReaderMaps,
+    sys::SharedMemory,
     write::WriterMaps,
 };
 
@@ -119,7 +120,7 @@ fn probe_hz() -> Result<u32, Error> {
     let mut ebpf = loader.load(OBJECT).map_err(not_loaded)?;
     let clock_map = take(&mut ebpf, clock::MAP)?;
     let program = xdp(&mut ebpf, clock::PROGRAM)?;
-    program.load().map_err(not_loaded)?;
+    program.load().map_err(|e| not_verified(clock::PROGRAM, e))?;
     clock::measure_hz(program, &clock_map)
 }
 
@@ -138,14 +139,13 @@ fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Resul
         }
     }
     let clock_map = take(&mut ebpf, clock::MAP)?;
-    let flows = Arc::new(FlowTables::map(settings, |name| {
-        MapData::from_pin(pin_dir.join(name)).map_err(|e| {
-            fault(
-                format!("map {} cannot be opened", pin_dir.join(name).display()),
-                e,
-            )
-        })
-    })?);
+    let open_data = |name: &str| {
+        let path = pin_dir.join(name);
+        MapData::from_pin(&path).map_err(|e| fault(format!("map {} cannot be opened", path.display()), e))
+    };
+    let flows = Arc::new(FlowTables::map(settings, open_data)?);
+    let filter = SharedMemory::map(open_data(map::FILTER)?.fd(), FILTER_WORDS * size_of::<u64>())
+        .map_err(|e| fault("map `FILTER` cannot be mapped into memory", e))?;
     let reader_maps = ReaderMaps {
         service_traffic: open_again(pin_dir, map::SERVICE_TRAFFIC)?,
         backend_traffic: open_again(pin_dir, map::BACKEND_TRAFFIC)?,
@@ -153,7 +153,6 @@ fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Resul
         events: take::<RingBuf<MapData>>(&mut ebpf, map::EVENTS)?,
     };
     let writer_maps = WriterMaps {
-        filter: take(&mut ebpf, map::FILTER)?,
         keys_v4: take(&mut ebpf, map::SERVICE_KEYS_V4)?,
         keys_v6: take(&mut ebpf, map::SERVICE_KEYS_V6)?,
         services: take(&mut ebpf, map::SERVICES)?,
@@ -178,6 +177,7 @@ fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Resul
         ebpf,
         *settings,
         writer_maps,
+        filter,
         Arc::clone(&flows),
         links,
     )?;
@@ -210,13 +210,36 @@ fn load(pin_dir: &Path, settings: &Settings) -> Result<Ebpf, Error> {
     }
     let mut ebpf = loader.load(OBJECT).map_err(not_loaded)?;
     for name in [PROGRAM, clock::PROGRAM] {
-        xdp(&mut ebpf, name)?.load().map_err(not_loaded)?;
+        xdp(&mut ebpf, name)?.load().map_err(|e| not_verified(name, e))?;
     }
     Ok(ebpf)
 }
 
-fn not_loaded(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+fn not_loaded(error: EbpfError) -> Error {
     fault("the XDP program cannot be loaded", error)
+}
+
+/// The verifier's log is long; the last line before its statistics says what it did not like.
+fn not_verified(name: &str, error: ProgramError) -> Error {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return fault(format!("the XDP program `{name}` cannot be loaded"), error);
+    };
+    let log = verifier_log.to_string();
+    let statistics = ["verification time", "stack depth", "processed"];
+    let complaint = log
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics.iter().any(|s| line.starts_with(s)))
+        .unwrap_or("no reason given");
+    tracing::debug!(program = name, %log, "verifier log");
+    fault(
+        format!("the kernel refuses the XDP program `{name}` ({complaint})"),
+        io_error,
+    )
 }
 
 /// A program of the object.

@@ -114,6 +114,5 @@ fn groups(installed: &Installed) -> BTreeMap<u32, u32> {
 
 /// True when a map says that there is no such key.
 pub(super) fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::KeyNotFound)
-        || super::os_error(error).and_then(std::io::Error::raw_os_error) == Some(libc::ENOENT)
+    matches!(error, MapError::KeyNotFound) || super::os_errno(error) == Some(libc::ENOENT)
 }

@@ -13,10 +13,10 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
-    sync::atomic::AtomicU64,
 };
 
 use aya::Pod;
+use lb_ebpf::flow_table::SharedWord;
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::FromZeros;
 
@@ -28,28 +28,26 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// A BPF array with `BPF_F_MMAPABLE`, seen as the 64-bit words that the packet path reads and writes.
-pub(super) struct SharedWords {
+pub(super) struct SharedMemory {
     memory: MmapRaw,
-    words: usize,
+    bytes: usize,
 }
 
-impl SharedWords {
-    /// Maps the first `bytes` bytes (a multiple of 8) of the map behind `fd`.
+impl SharedMemory {
+    /// Maps the first `bytes` bytes of the map behind `fd`.
     pub(super) fn map(fd: &impl AsFd, bytes: usize) -> io::Result<Self> {
         let memory = MmapOptions::new().len(bytes).map_raw(fd.as_fd().as_raw_fd())?;
-        Ok(Self {
-            memory,
-            words: bytes / size_of::<u64>(),
-        })
+        Ok(Self { memory, bytes })
     }
 
-    /// The words, which other CPUs change at any time.
-    pub(super) fn words(&self) -> &[AtomicU64] {
-        let first = self.memory.as_ptr().cast::<AtomicU64>();
-        // SAFETY: the mapping starts at a page boundary, is at least `words` words long, readable and writable,
-        // and lives as long as `self`. An array map never shrinks. Everybody in this process goes through these
-        // atomics; the kernel side is another address space, to which atomics are the right way to speak.
-        unsafe { std::slice::from_raw_parts(first, self.words) }
+    /// The memory as arrays of `N` words.
+    pub(super) fn words<const N: usize>(&self) -> &[[SharedWord; N]] {
+        let first = self.memory.as_ptr().cast::<[SharedWord; N]>();
+        let count = self.bytes / size_of::<[SharedWord; N]>();
+        // SAFETY: the mapping starts at a page boundary, holds `count` such arrays, is readable and writable, and
+        // lives as long as `self`. An array map never shrinks. A shared word is an atomic, so others (this process
+        // through another reference, the kernel's CPUs) may read and write it at any time.
+        unsafe { std::slice::from_raw_parts(first, count) }
     }
 }
 

@@ -21,6 +21,7 @@ use lb_common::{
     },
     settings::Settings,
 };
+use lb_ebpf::flow_table::Word as _;
 use tokio::sync::watch;
 
 use super::{
@@ -30,9 +31,10 @@ use super::{
     flows::{ClaimWatch, FlowTables},
     installed, links,
     open::xdp,
-    os_error, pins,
+    os_errno, pins,
     read::InUse,
     sweep,
+    sys::SharedMemory,
 };
 use crate::{
     dataplane::{
@@ -44,7 +46,6 @@ use crate::{
 
 /// Maps that the writer writes.
 pub(super) struct WriterMaps {
-    pub(super) filter: Array<MapData, u64>,
     pub(super) keys_v4: HashMap<MapData, ServiceKey4, ServiceRef>,
     pub(super) keys_v6: HashMap<MapData, ServiceKey6, ServiceRef>,
     pub(super) services: Array<MapData, Service>,
@@ -68,8 +69,8 @@ pub struct BpfWriter {
     maps: WriterMaps,
     flows: Arc<FlowTables>,
     installed: Installed,
-    /// What stands in `FILTER`.
-    filter: Vec<u64>,
+    /// `FILTER`.
+    filter: SharedMemory,
     /// Where a look-up table is filled before the kernel gets it: too large for the stack.
     scratch: Box<Table>,
     /// The table of services that have none.
@@ -85,6 +86,7 @@ impl BpfWriter {
         mut ebpf: Ebpf,
         settings: Settings,
         maps: WriterMaps,
+        filter: SharedMemory,
         flows: Arc<FlowTables>,
         links: Vec<(u32, XdpMode)>,
     ) -> Result<(Self, watch::Receiver<InUse>), Error> {
@@ -110,7 +112,7 @@ impl BpfWriter {
             ebpf,
             program_id,
             settings,
-            filter: installed::read_filter(&maps)?,
+            filter,
             maps,
             flows,
             installed,
@@ -177,7 +179,7 @@ impl BpfWriter {
                 .keys_v6
                 .insert(ServiceKey6::new(ip, key.port, proto), target, 0),
         }
-        .map_err(|e| match os_error(&e).and_then(std::io::Error::raw_os_error) {
+        .map_err(|e| match os_errno(&e) {
             Some(libc::E2BIG) => fail(format!(
                 "{}: no room for another address and port, there are {} already; use fewer ports per VIP",
                 describe(&key),
@@ -329,7 +331,7 @@ impl BpfWriter {
         Ok(())
     }
 
-    fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>) {
         let mut wanted = vec![0u64; FILTER_WORDS];
         for ip in addresses {
             let (word, mask) = filter_word(match ip {
@@ -338,20 +340,14 @@ impl BpfWriter {
             });
             wanted[word as usize] |= mask;
         }
-        let with_new: Vec<u64> = wanted.iter().zip(&self.filter).map(|(w, f)| w | f).collect();
-        for words in [with_new, wanted] {
-            for (index, (word, there)) in (0..).zip(words.iter().zip(&mut self.filter)) {
-                if word != there {
-                    self.maps
-                        .filter
-                        .set(index, word, 0)
-                        .map_err(|e| fault("the filter of balanced addresses cannot be written", e))?;
-                    *there = *word;
-                }
-            }
+        let there = self.filter.words::<1>();
+        for ([word], wanted) in there.iter().zip(&wanted) {
+            word.store(word.load() | wanted);
+        }
+        for ([word], wanted) in there.iter().zip(wanted) {
+            word.store(wanted);
         }
         self.installed.filter = Some(addresses.clone());
-        Ok(())
     }
 }
 
@@ -375,7 +371,10 @@ impl Writer for BpfWriter {
             } => self.put_service(*service, identity, *record),
             Op::PutTable { service, table } => self.put_table(*service, table),
             Op::RemoveKey { key } => self.remove_key(*key),
-            Op::SetFilter { addresses } => self.set_filter(addresses),
+            Op::SetFilter { addresses } => {
+                self.set_filter(addresses);
+                Ok(())
+            }
         }
     }
 
