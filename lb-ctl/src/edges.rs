@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
@@ -16,7 +16,7 @@ use crate::{
     claims::{AddressBook, Claimed},
     config::{self, EditError},
     control::{ConfigStore, LoadedConfig, Refused},
-    dataplane::{Error, bpf},
+    dataplane::bpf,
     health::Engine,
     model::{
         command::Edit,
@@ -104,12 +104,16 @@ impl AddressBook for Machine {
 /// # Errors
 ///
 /// When the kernel refuses, or what is pinned was made by another version.
-pub fn open_dataplane(pin_dir: &Path, node: &Node) -> Result<bpf::Opened, Error> {
-    bpf::open(bpf::Options {
+pub fn open_dataplane(pin_dir: &Path, node: &Node) -> anyhow::Result<bpf::Opened> {
+    let opened = bpf::open(bpf::Options {
         pin_dir: pin_dir.to_owned(),
         flows_v4: node.flows_v4,
         flows_v6: node.flows_v6,
         half_open: node.half_open,
+    });
+    opened.map_err(|error| {
+        tracing::debug!("{error:?}");
+        anyhow!(error.line())
     })
 }
 

@@ -288,13 +288,19 @@ pub struct Error {
 }
 
 impl Error {
-    /// The text and everything that lies below it, in one line.
+    /// The text and what lies below it, in one line. Of a cause that has several lines (the verifier's log) it
+    /// gives the first.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.text.clone();
         let mut below = self.source.as_ref().map(|s| s.as_ref() as &dyn std::error::Error);
         while let Some(error) = below {
-            line.push_str(&format!(": {error}"));
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            // Libraries like to repeat their cause in their own text.
+            if !line.ends_with(first) {
+                line.push_str(&format!(": {first}"));
+            }
             below = error.source();
         }
         line
