@@ -1,5 +1,11 @@
 //! The data plane's border to the kernel: pins, adoption, ops, links, sweeps. Needs root, a kernel with BPF, `ip`
 //! and `mount`; every test has a BPF file system, and where it needs one a network namespace, of its own.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails here fails the test, and a skipped test must say so"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -212,10 +218,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        drop(move_into_link_name_space(
-            self.home.as_fd(),
-            Some(LinkNameSpaceType::Network),
-        ));
+        // The thread ends with its test: that it could not go home harms nobody.
+        let _ = move_into_link_name_space(self.home.as_fd(), Some(LinkNameSpaceType::Network));
         drop(Command::new("ip").args(["netns", "delete", &self.name]).status());
     }
 }
@@ -233,7 +237,7 @@ fn rip(last: u8) -> IpAddr {
     [10, 12, 1, last].into()
 }
 
-fn key(ip: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
+const fn key(ip: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
     ServiceKey { ip, port, protocol }
 }
 

@@ -152,11 +152,14 @@ pub(super) fn attach(program: &mut Xdp, pin_dir: &Path, ifindex: u32) -> Result<
 fn attach_as(program: &mut Xdp, ifindex: u32, mode: AttachMode) -> Result<FdLink, ProgramError> {
     let id = program.attach_to_if_index(ifindex, mode)?;
     let link = program.take_link(id)?;
-    // aya falls back to an attachment without a link object, which could be neither pinned nor replaced.
-    FdLink::try_from(link).map_err(|_| {
-        // The other kind of link was dropped by the conversion, and the program with it.
-        ProgramError::IOError(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-    })
+    if let Ok(link) = FdLink::try_from(link) {
+        return Ok(link);
+    }
+    // aya fell back to an attachment without a link object, which could be neither pinned nor replaced, and its
+    // handle is lost in the conversion. Attaching once more gives another one to take the program off with.
+    let id = program.attach_to_if_index(ifindex, mode)?;
+    program.detach(id)?;
+    Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP).into())
 }
 
 /// True when the driver cannot, rather than the caller must not.
