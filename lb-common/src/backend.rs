@@ -29,7 +29,7 @@ pub struct Backend {
     /// Tag protocol identifier of the outer tag when there are two, host order; a lone or inner tag is 802.1Q.
     pub outer_tpid: u16,
     /// Zero.
-    pub pad: u16,
+    pub pad: [u16; 3],
 }
 
 /// Values of [`Backend::state`].

@@ -104,8 +104,8 @@ reasons! {
     FlowTableFull = 13, "flow_table_full", Note;
     /// The oldest half-open flow of a bucket made room for a newer one.
     HalfOpenOverwritten = 14, "half_open_overwritten", Note;
-    /// Another CPU was writing the same flow: this packet left no entry.
-    InsertRace = 15, "insert_race", Note;
+    /// Two CPUs began the same flow at the same moment; the sender repeats the packet that lost.
+    InsertRace = 15, "insert_race", Drop;
     /// A TCP segment in the middle of a connection that had no entry.
     MidStream = 16, "mid_stream", Note;
     /// No room for another persistence entry.

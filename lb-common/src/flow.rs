@@ -21,6 +21,11 @@ pub const WORDS_V4: usize = 8;
 /// Words of an IPv6 entry.
 pub const WORDS_V6: usize = 16;
 
+/// Key words of an IPv4 entry.
+pub const KEY_V4: usize = 2;
+/// Key words of an IPv6 entry.
+pub const KEY_V6: usize = 5;
+
 /// One bucket of IPv4 flows: four cache lines.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C, align(64))]

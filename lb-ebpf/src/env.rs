@@ -5,9 +5,9 @@ use lb_common::{
     backend::Backend,
     counter::Reason,
     event::EventKind,
-    flow::{WORDS_V4, WORDS_V6},
+    flow::{KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceKey4, ServiceKey6, Table},
+    service::{Service, Table},
 };
 
 use crate::{
@@ -16,29 +16,33 @@ use crate::{
     parse::Ends,
 };
 
-/// The flow tables of one family, told apart by the number of words in an entry.
-pub trait Tables<const WORDS: usize> {
-    /// Words of the tables' memory.
+/// The tables of one family, told apart by the number of words in a flow entry and in its key.
+pub trait Tables<const WORDS: usize, const KEY: usize> {
+    /// Words of the flow tables' memory.
     type Word: Word;
 
+    /// The key words of a flow with these ends: [`Ends::key_v4`] or [`Ends::key_v6`].
+    fn key_words(ends: &Ends) -> [u64; KEY];
+    /// The reverse: [`Ends::of_v4`] or [`Ends::of_v6`].
+    fn ends_of(words: &[u64; KEY]) -> Ends;
     /// Bucket of established flows for this hash.
     fn established(&self, hash: u64) -> Option<&Bucket<Self::Word, WORDS>>;
     /// Bucket of half-open flows for this hash.
     fn half_open(&self, hash: u64) -> Option<&Bucket<Self::Word, WORDS>>;
+    /// Service id for a flow's VIP address, port and protocol.
+    fn service_id(&self, ends: &Ends) -> Option<u32>;
 }
 
 /// Maps, clock and counters.
-pub trait Env: Tables<WORDS_V4> + Tables<WORDS_V6> {
+pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
+    /// The frame. One view at a time.
+    fn packet(&self) -> Packet<'_>;
     /// Now, in ticks; wraps.
     fn now(&self) -> u32;
     /// Secret seed of the flow hash.
     fn flow_seed(&self) -> u64;
     /// A word of the filter of balanced addresses.
     fn filter(&self, word: u32) -> u64;
-    /// Service id of an IPv4 key.
-    fn service_v4(&self, key: &ServiceKey4) -> Option<u32>;
-    /// Service id of an IPv6 key.
-    fn service_v6(&self, key: &ServiceKey6) -> Option<u32>;
     /// A service's record.
     fn service(&self, service: u32) -> Option<&Service>;
     /// A service's look-up table.

@@ -15,10 +15,7 @@
 //! Loads and stores are plain 64-bit ones: LLVM has no atomic ones for this target, and x86-64 keeps loads in
 //! order with loads and stores with stores, which is acquire and release. The tests check the protocol with
 //! acquire and release under loom, so it does not rely on more. A compare-and-swap is a full barrier.
-#![allow(
-    unsafe_code,
-    reason = "shared words need volatile access and a compare-and-swap intrinsic"
-)]
+#![allow(unsafe_code, reason = "shared words need volatile access and a compare-and-swap intrinsic")]
 
 use lb_common::flow::{Control, State, WAYS};
 
@@ -101,6 +98,7 @@ pub type Bucket<W, const WORDS: usize> = [[W; WORDS]; WAYS];
 
 /// A flow's key and where it belongs.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Key<const KEY: usize> {
     /// Key words as `lb_common::flow` lays them out.
     pub words: [u64; KEY],
@@ -166,10 +164,13 @@ fn read<W: Word, const WORDS: usize, const KEY: usize>(
     if !control.is_live() {
         return None;
     }
+    // One comparison for all words: they share a cache line, and the verifier follows every branch there is.
+    let mut difference = 0;
     for i in 0..KEY {
-        if entry[1 + i].load() != key.words[i] {
-            return None;
-        }
+        difference |= entry[1 + i].load() ^ key.words[i];
+    }
+    if difference != 0 {
+        return None;
     }
     let decision = entry[1 + KEY].load();
     // The entry may have been retired and claimed for another flow meanwhile; its seq tells.
@@ -177,11 +178,7 @@ fn read<W: Word, const WORDS: usize, const KEY: usize>(
     if again.seq() != control.seq() || !again.is_live() {
         return None;
     }
-    Some(Hit {
-        way,
-        control: again,
-        decision,
-    })
+    Some(Hit { way, control: again, decision })
 }
 
 /// What became of an insertion.
@@ -191,11 +188,11 @@ pub enum Inserted {
     Free,
     /// Published in place of the oldest live entry.
     Overwrote,
-    /// The flow is there already: somebody else was first.
-    Exists(Hit),
+    /// The flow is there already: somebody else was first, and [`find`] finds it.
+    Exists,
     /// Every way is taken and none may be.
     Full,
-    /// Another CPU is writing this flow, or kept taking the ways this one wanted.
+    /// Another CPU is writing this flow, or keeps taking the ways this one wants.
     Race,
 }
 
@@ -208,89 +205,105 @@ pub enum Take {
     Oldest,
 }
 
+/// What an insertion writes, and where it may.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Decision word.
+    pub decision: u64,
+    /// State to publish.
+    pub state: State,
+    /// Now, in ticks.
+    pub now: u32,
+    /// Ways it may take.
+    pub take: Take,
+}
+
 /// Insertions try this often before they give up with [`Inserted::Race`].
-const ATTEMPTS: usize = 3;
-/// A claimer that goes before another waits this many looks for it to yield.
-const PATIENCE: usize = 8;
+const ATTEMPTS: usize = 2;
 
 /// Inserts a flow that [`find`] did not find.
-#[inline(always)]
+///
+/// Not inlined: it is called from several places off the hot path, and a frame of its own keeps theirs small.
+#[inline(never)]
 pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     key: &Key<KEY>,
-    decision: u64,
-    state: State,
-    now: u32,
-    take: Take,
+    new: &Entry,
 ) -> Inserted {
     for _ in 0..ATTEMPTS {
-        let Some((way, seen)) = choose(bucket, key, now, take) else {
+        let best = choose(bucket, key, new.now);
+        let way = best as usize & (WAYS - 1);
+        let free = best >= FREE_RANK << WAY_BITS;
+        if !free && new.take == Take::Free {
             return Inserted::Full;
-        };
+        }
         let entry = &bucket[way];
-        let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, now);
+        let seen = Control(entry[0].load());
+        if (seen.state() == State::Free as u8) != free || seen.state() == State::Busy as u8 {
+            continue;
+        }
+        let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, new.now);
         if !entry[0].swap_if(seen.0, claimed.0) {
             continue;
         }
         match look_around(bucket, key, way) {
             Around::Clear => {}
-            Around::Exists(hit) => {
-                entry[0].store(claimed.with(State::Free, now).0);
-                return Inserted::Exists(hit);
+            Around::Exists => {
+                entry[0].store(claimed.with(State::Free, new.now).0);
+                return Inserted::Exists;
             }
             Around::Yield => {
-                entry[0].store(claimed.with(State::Free, now).0);
+                entry[0].store(claimed.with(State::Free, new.now).0);
                 continue;
             }
         }
         for i in 0..KEY {
             entry[1 + i].store(key.words[i]);
         }
-        entry[1 + KEY].store(decision);
+        entry[1 + KEY].store(new.decision);
         // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is
         // a barrier on every architecture.
-        entry[0].swap_if(claimed.0, claimed.with(state, now).0);
-        return if seen.is_live() {
-            Inserted::Overwrote
-        } else {
-            Inserted::Free
-        };
+        entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
+        return if free { Inserted::Free } else { Inserted::Overwrote };
     }
     Inserted::Race
 }
 
-/// The way an insertion should claim, and its control word.
+/// Rank of a free way; a live one's is its age plus one, a busy one's 0.
+const FREE_RANK: u64 = 1 << 33;
+/// Bits that hold the way below its rank.
+const WAY_BITS: u32 = WAYS.ilog2();
+
+/// The way an insertion should try, and its rank above it: a free one, else the one with the oldest live entry.
+///
+/// It is one number because the verifier would follow every combination of ways if it were several.
 #[inline(always)]
 fn choose<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     key: &Key<KEY>,
     now: u32,
-    take: Take,
-) -> Option<(usize, Control)> {
-    let mut oldest = None;
-    let mut oldest_age = 0;
+) -> u64 {
+    let mut best = 0;
     for n in 0..WAYS {
         let way = key.way(n);
-        let control = Control(bucket[way][0].load());
-        if control.state() == State::Free as u8 {
-            return Some((way, control));
-        }
-        let age = now.wrapping_sub(control.last_seen());
-        if control.is_live() && (oldest.is_none() || age > oldest_age) {
-            oldest = Some((way, control));
-            oldest_age = age;
+        let seen = Control(bucket[way][0].load());
+        let rank = match seen.state() {
+            state if state == State::Free as u8 => FREE_RANK,
+            state if state == State::Busy as u8 => 0,
+            _ => u64::from(now.wrapping_sub(seen.last_seen())) + 1,
+        };
+        // The first of equals stays.
+        if n == 0 || rank > best >> WAY_BITS {
+            best = rank << WAY_BITS | way as u64;
         }
     }
-    match take {
-        Take::Free => None,
-        Take::Oldest => oldest,
-    }
+    best
 }
 
 /// What a claimer sees in the other ways.
 enum Around {
     Clear,
-    Exists(Hit),
+    Exists,
     Yield,
 }
 
@@ -301,24 +314,16 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
     key: &Key<KEY>,
     mine: usize,
 ) -> Around {
-    for way in 0..WAYS {
-        if way == mine {
-            continue;
+    for n in 1..WAYS {
+        let way = (mine + n) & (WAYS - 1);
+        let control = Control(bucket[way][0].load());
+        // A busy way with our tag may be about to become our flow. Whoever sees the other leaves; when both do,
+        // both try again.
+        if control.state() == State::Busy as u8 && control.tag() == key.tag() {
+            return Around::Yield;
         }
-        let entry = &bucket[way];
-        let mut control = Control(entry[0].load());
-        // A busy way with our tag may be about to become our flow. Of two that see each other the lower way
-        // goes on; it waits for the higher one to leave, since that one may have looked before our claim.
-        let mut looks = 0;
-        while control.state() == State::Busy as u8 && control.tag() == key.tag() {
-            looks += 1;
-            if way < mine || looks > PATIENCE {
-                return Around::Yield;
-            }
-            control = Control(entry[0].load());
-        }
-        if let Some(hit) = read(entry, key, way) {
-            return Around::Exists(hit);
+        if read(&bucket[way], key, way).is_some() {
+            return Around::Exists;
         }
     }
     Around::Clear

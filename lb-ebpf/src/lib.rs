@@ -23,6 +23,7 @@
 
 pub mod action;
 pub mod env;
+pub mod first;
 pub mod flow_table;
 pub mod life;
 pub mod packet;

@@ -27,11 +27,7 @@ pub enum Step {
 pub const fn established(state: u8, flags: Option<Flags>, idle: u32) -> Step {
     let aged = idle >= TOUCH_TICKS;
     let Some(flags) = flags else {
-        return if aged {
-            Step::Become(State::Datagrams)
-        } else {
-            Step::Keep
-        };
+        return if aged { Step::Become(State::Datagrams) } else { Step::Keep };
     };
     let closing = state == State::Closing as u8;
     if flags.changes_state() {
@@ -50,11 +46,7 @@ pub const fn established(state: u8, flags: Option<Flags>, idle: u32) -> Step {
     if !aged {
         return Step::Keep;
     }
-    Step::Become(if closing {
-        State::Closing
-    } else {
-        State::Established
-    })
+    Step::Become(if closing { State::Closing } else { State::Established })
 }
 
 /// What a packet does to the half-open flow it belongs to.
@@ -100,12 +92,7 @@ mod tests {
             (closing, SYN, 0, Step::Reopen),
             (closing, RST, 0, Step::End),
             (State::Datagrams as u8, None, 0, Step::Keep),
-            (
-                State::Datagrams as u8,
-                None,
-                TOUCH_TICKS,
-                Step::Become(State::Datagrams),
-            ),
+            (State::Datagrams as u8, None, TOUCH_TICKS, Step::Become(State::Datagrams)),
         ] {
             assert_eq!(established(state, flags, idle), want, "{state} {flags:?} {idle}");
         }

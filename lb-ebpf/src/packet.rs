@@ -1,8 +1,5 @@
 //! The one door to the bytes of a frame: bounds-checked references to headers.
-#![allow(
-    unsafe_code,
-    reason = "this file turns packet pointers into references; no other does"
-)]
+#![allow(unsafe_code, reason = "this file turns packet pointers into references; no other does")]
 
 use core::marker::PhantomData;
 
@@ -28,11 +25,7 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     #[must_use]
     pub const unsafe fn from_raw(start: usize, end: usize) -> Self {
-        Self {
-            start,
-            end,
-            frame: PhantomData,
-        }
+        Self { start, end, frame: PhantomData }
     }
 
     /// A view of bytes on the host.
@@ -79,11 +72,7 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     #[must_use]
     pub const fn skip(&self, offset: usize) -> Packet<'_> {
-        Packet {
-            start: self.start + offset,
-            end: self.end,
-            frame: PhantomData,
-        }
+        Packet { start: self.start + offset, end: self.end, frame: PhantomData }
     }
 }
 

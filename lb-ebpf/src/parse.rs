@@ -2,6 +2,7 @@
 
 use lb_common::{
     counter::Reason,
+    flow::{KEY_V4, KEY_V6},
     net::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP},
 };
 
@@ -37,27 +38,15 @@ impl Link {
 /// Reads the Ethernet header and up to two tags.
 #[inline(always)]
 pub fn link(packet: &Packet<'_>) -> Result<Link, Reason> {
-    let ethertype = packet
-        .get::<Ethernet>(0)
-        .ok_or(Reason::Malformed)?
-        .ethertype
-        .get();
+    let ethertype = packet.get::<Ethernet>(0).ok_or(Reason::Malformed)?.ethertype.get();
     if !is_tag(ethertype) {
         return Ok(Link { ethertype, depth: 0 });
     }
-    let ethertype = packet
-        .get::<Tag>(ETHERNET_LEN)
-        .ok_or(Reason::Malformed)?
-        .ethertype
-        .get();
+    let ethertype = packet.get::<Tag>(ETHERNET_LEN).ok_or(Reason::Malformed)?.ethertype.get();
     if !is_tag(ethertype) {
         return Ok(Link { ethertype, depth: 1 });
     }
-    let ethertype = packet
-        .get::<Tag>(ETHERNET_LEN + TAG_LEN)
-        .ok_or(Reason::Malformed)?
-        .ethertype
-        .get();
+    let ethertype = packet.get::<Tag>(ETHERNET_LEN + TAG_LEN).ok_or(Reason::Malformed)?.ethertype.get();
     if is_tag(ethertype) {
         return Err(Reason::VlanDepth);
     }
@@ -85,6 +74,53 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Key words of an IPv4 flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key_v4(&self) -> [u64; KEY_V4] {
+        [self.client[0] | self.vip[0] << 32, self.ports_word()]
+    }
+
+    /// Key words of an IPv6 flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key_v6(&self) -> [u64; KEY_V6] {
+        [self.client[0], self.client[1], self.vip[0], self.vip[1], self.ports_word()]
+    }
+
+    /// The ends of an IPv4 flow with this key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_v4(key: &[u64; KEY_V4]) -> Self {
+        let [addrs, ports] = *key;
+        Self {
+            client: [addrs & 0xffff_ffff, 0],
+            vip: [addrs >> 32, 0],
+            ports: ports as u32,
+            proto: (ports >> 32) as u8,
+            family: 4,
+        }
+    }
+
+    /// The ends of an IPv6 flow with this key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_v6(key: &[u64; KEY_V6]) -> Self {
+        let [client_hi, client_lo, vip_hi, vip_lo, ports] = *key;
+        Self {
+            client: [client_hi, client_lo],
+            vip: [vip_hi, vip_lo],
+            ports: ports as u32,
+            proto: (ports >> 32) as u8,
+            family: 6,
+        }
+    }
+
+    #[inline(always)]
+    const fn ports_word(&self) -> u64 {
+        self.ports as u64 | (self.proto as u64) << 32
+    }
+
     /// VIP port, wire bytes.
     #[inline(always)]
     #[must_use]
@@ -110,11 +146,7 @@ pub fn transport_v4(l3: &Packet<'_>, ip: &Ipv4) -> Result<Transport, Reason> {
     if ip.is_fragment() {
         return Err(Reason::Fragment);
     }
-    transport(
-        &l3.skip(header),
-        ip.proto,
-        (ip.total_len.get() as usize).checked_sub(header),
-    )
+    transport(&l3.skip(header), ip.proto, (ip.total_len.get() as usize).checked_sub(header))
 }
 
 /// An IPv6 packet that starts at the view's start.
@@ -130,11 +162,7 @@ pub fn transport_v6(l3: &Packet<'_>, ip: &Ipv6) -> Result<Transport, Reason> {
             Reason::ExtensionHeader
         });
     }
-    transport(
-        &l3.skip(IPV6_LEN),
-        ip.next_header,
-        Some(ip.payload_len.get() as usize),
-    )
+    transport(&l3.skip(IPV6_LEN), ip.next_header, Some(ip.payload_len.get() as usize))
 }
 
 /// `len` is what the IP header leaves for the transport protocol. What it promises beyond the headers is not
@@ -144,24 +172,12 @@ fn transport(l4: &Packet<'_>, proto: u8, len: Option<usize>) -> Result<Transport
     let len = len.ok_or(Reason::Malformed)?;
     match proto {
         PROTO_TCP => {
-            let tcp = l4
-                .get::<Tcp>(0)
-                .filter(|_| len >= TCP_LEN)
-                .ok_or(Reason::Malformed)?;
-            Ok(Transport {
-                ports: tcp.ports(),
-                flags: Some(tcp.flags),
-            })
+            let tcp = l4.get::<Tcp>(0).filter(|_| len >= TCP_LEN).ok_or(Reason::Malformed)?;
+            Ok(Transport { ports: tcp.ports(), flags: Some(tcp.flags) })
         }
         PROTO_UDP => {
-            let udp = l4
-                .get::<Udp>(0)
-                .filter(|_| len >= UDP_LEN)
-                .ok_or(Reason::Malformed)?;
-            Ok(Transport {
-                ports: udp.ports(),
-                flags: None,
-            })
+            let udp = l4.get::<Udp>(0).filter(|_| len >= UDP_LEN).ok_or(Reason::Malformed)?;
+            Ok(Transport { ports: udp.ports(), flags: None })
         }
         _ => Err(Reason::NotTcpUdp),
     }
@@ -184,27 +200,9 @@ mod tests {
     #[test]
     fn up_to_two_tags_are_read_and_a_third_is_refused() {
         for (tags, want) in [
-            (
-                &[][..],
-                Ok(Link {
-                    ethertype: 0x0800,
-                    depth: 0,
-                }),
-            ),
-            (
-                &[0x8100],
-                Ok(Link {
-                    ethertype: 0x0800,
-                    depth: 1,
-                }),
-            ),
-            (
-                &[0x88a8, 0x8100],
-                Ok(Link {
-                    ethertype: 0x0800,
-                    depth: 2,
-                }),
-            ),
+            (&[][..], Ok(Link { ethertype: 0x0800, depth: 0 })),
+            (&[0x8100], Ok(Link { ethertype: 0x0800, depth: 1 })),
+            (&[0x88a8, 0x8100], Ok(Link { ethertype: 0x0800, depth: 2 })),
             (&[0x88a8, 0x8100, 0x8100], Err(Reason::VlanDepth)),
         ] {
             let mut bytes = frame(tags, 0x0800);
@@ -217,11 +215,7 @@ mod tests {
         let whole = frame(&[0x88a8, 0x8100], 0x0800);
         for len in 0..whole.len() {
             let mut cut = whole[..len].to_vec();
-            assert_eq!(
-                link(&Packet::from_slice(&mut cut)),
-                Err(Reason::Malformed),
-                "{len} bytes"
-            );
+            assert_eq!(link(&Packet::from_slice(&mut cut)), Err(Reason::Malformed), "{len} bytes");
         }
     }
 

@@ -1,23 +1,27 @@
 //! The path of a packet, from frame to verdict.
+//!
+//! It comes in two parts. [`established`] knows the packets of established flows, which are nearly all there are.
+//! Whatever it does not know goes to [`first_v4`] or [`first_v6`], which read the frame again: in the kernel they
+//! are functions of their own, so that the verifier looks at each once and the hot part's stack frame stays small.
 
 use lb_common::{
     backend::Backend,
     counter::{Fate, Reason},
-    event::EventKind,
-    flow::{self, Decision, State, WORDS_V4, WORDS_V6},
+    flow::{Decision, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     hash,
     net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    service::{ServiceKey4, ServiceKey6, filter_bit4, filter_bit6, filter_word},
+    service::{filter_bit4, filter_bit6, filter_word},
 };
 
 use crate::{
     action::dr,
     env::{Env, Tables},
-    flow_table::{self, Inserted, Key, Take},
+    first,
+    flow_table::{self, Key},
     life::{self, Step},
     packet::Packet,
-    parse::{self, Ends, Link, Transport},
-    steer::{self, By},
+    parse::{self, Ends, Link},
+    steer,
     wire::{
         ipv4::Ipv4,
         ipv6::{IPV6_LEN, Ipv6},
@@ -39,109 +43,104 @@ pub enum Verdict {
     Pass,
 }
 
-/// A half-open table whose bucket holds nothing older than this many ticks (some 3 s) is being flooded.
-const FLOOD_TICKS: u32 = 24;
+/// What the hot part says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// This is what becomes of the frame, which may have been rewritten.
+    Done(Verdict),
+    /// An IPv4 packet of no established flow; nothing was rewritten. [`first_v4`] goes on.
+    FirstV4,
+    /// An IPv6 packet, likewise. [`first_v6`] goes on.
+    FirstV6,
+}
 
-/// Takes one frame along the path.
-#[inline(always)]
-pub fn run<E: Env>(env: &E, packet: Packet<'_>) -> Verdict {
-    match forward(env, packet) {
-        Ok(ifindex) => Verdict::Forward { ifindex },
-        Err(reason) => {
-            env.count(reason);
-            match reason.fate() {
-                Fate::Drop => Verdict::Drop,
-                Fate::Pass | Fate::Note => Verdict::Pass,
-            }
-        }
+/// What was read from a packet that may be balanced.
+struct Seen {
+    link: Link,
+    ends: Ends,
+    /// TCP's control bits; `None` = UDP.
+    flags: Option<Flags>,
+    /// Frame length, from the Ethernet header to the end of the IP packet.
+    bytes: u32,
+    /// Flow hash.
+    hash: u64,
+}
+
+/// Takes one frame along the whole path, for callers that do not mind one large function.
+pub fn run<E: Env>(env: &E) -> Verdict {
+    match established(env) {
+        Outcome::Done(verdict) => verdict,
+        Outcome::FirstV4 => first_v4(env),
+        Outcome::FirstV6 => first_v6(env),
     }
 }
 
-/// The interface that the rewritten frame leaves by, or why it is not forwarded.
+/// The hot part: packets of established flows, and packets that are none of ours.
 #[inline(always)]
-fn forward<E: Env>(env: &E, packet: Packet<'_>) -> Result<u32, Reason> {
-    let link = parse::link(&packet)?;
+pub fn established<E: Env>(env: &E) -> Outcome {
+    let packet = env.packet();
+    let link = match parse::link(&packet) {
+        Ok(link) => link,
+        Err(reason) => return Outcome::Done(refuse(env, reason)),
+    };
     match link.ethertype {
-        ETHERTYPE_IPV4 => forward_v4(env, packet, link),
-        ETHERTYPE_IPV6 => forward_v6(env, packet, link),
-        _ => Err(Reason::NotIp),
+        ETHERTYPE_IPV4 => {
+            established_in::<E, WORDS_V4, KEY_V4>(env, packet, read_v4(env, link), Outcome::FirstV4)
+        }
+        ETHERTYPE_IPV6 => {
+            established_in::<E, WORDS_V6, KEY_V6>(env, packet, read_v6(env, link), Outcome::FirstV6)
+        }
+        _ => Outcome::Done(refuse(env, Reason::NotIp)),
     }
 }
 
+/// The rest, for an IPv4 frame that [`established`] did not know.
 #[inline(always)]
-fn forward_v4<E: Env>(env: &E, packet: Packet<'_>, link: Link) -> Result<u32, Reason> {
+pub fn first_v4<E: Env>(env: &E) -> Verdict {
+    let link = parse::link(&env.packet());
+    first_in::<E, WORDS_V4, KEY_V4>(env, link.and_then(|link| read_v4(env, link)))
+}
+
+/// The rest, for an IPv6 frame that [`established`] did not know.
+#[inline(always)]
+pub fn first_v6<E: Env>(env: &E) -> Verdict {
+    let link = parse::link(&env.packet());
+    first_in::<E, WORDS_V6, KEY_V6>(env, link.and_then(|link| read_v6(env, link)))
+}
+
+#[inline(always)]
+fn read_v4<E: Env>(env: &E, link: Link) -> Result<Seen, Reason> {
+    let packet = env.packet();
     let l3 = packet.skip(link.l3());
     let ip = l3.get::<Ipv4>(0).ok_or(Reason::Malformed)?;
-    let (client, vip) = (ip.src(), ip.dst());
+    let (client, vip, proto) = (ip.src(), ip.dst(), ip.proto);
     if !is_ours(env, filter_bit4(vip)) {
         return Err(Reason::NotVip);
     }
-    let transport = parse::transport_v4(&l3, ip)?;
-    let proto = ip.proto;
     let bytes = link.l3() as u32 + u32::from(ip.total_len.get());
-    let ends = Ends {
-        client: [u64::from(client), 0],
-        vip: [u64::from(vip), 0],
-        ports: transport.ports,
-        proto,
-        family: 4,
-    };
-    let words = [
-        flow::addrs_word4(client, vip),
-        u64::from(transport.ports) | u64::from(proto) << 32,
-    ];
-    let key = Key {
-        words,
-        hash: hash::flow4(env.flow_seed(), words[0], words[1]),
-    };
-    let service = |env: &E| {
-        let key = ServiceKey4 {
-            addr: vip,
-            port: ends.vip_port(),
-            proto,
-            pad: 0,
-        };
-        env.service_v4(&key)
-    };
-    let (decision, backend) = decide::<E, WORDS_V4, 2>(env, &key, &ends, transport, service)?;
-    deliver(env, packet, link, decision, backend, bytes)
+    let transport = parse::transport_v4(&l3, ip)?;
+    let (client, vip) = ([u64::from(client), 0], [u64::from(vip), 0]);
+    let ends = Ends { client, vip, ports: transport.ports, proto, family: 4 };
+    let [addrs, ports] = ends.key_v4();
+    let hash = hash::flow4(env.flow_seed(), addrs, ports);
+    Ok(Seen { link, ends, flags: transport.flags, bytes, hash })
 }
 
 #[inline(always)]
-fn forward_v6<E: Env>(env: &E, packet: Packet<'_>, link: Link) -> Result<u32, Reason> {
+fn read_v6<E: Env>(env: &E, link: Link) -> Result<Seen, Reason> {
+    let packet = env.packet();
     let l3 = packet.skip(link.l3());
     let ip = l3.get::<Ipv6>(0).ok_or(Reason::Malformed)?;
-    let (client, vip) = (ip.src(), ip.dst());
+    let (client, vip, proto) = (ip.src(), ip.dst(), ip.next_header);
     if !is_ours(env, filter_bit6(vip)) {
         return Err(Reason::NotVip);
     }
-    let transport = parse::transport_v6(&l3, ip)?;
-    let proto = ip.next_header;
     let bytes = (link.l3() + IPV6_LEN) as u32 + u32::from(ip.payload_len.get());
-    let ends = Ends {
-        client,
-        vip,
-        ports: transport.ports,
-        proto,
-        family: 6,
-    };
-    let ports = u64::from(transport.ports) | u64::from(proto) << 32;
-    let words = [client[0], client[1], vip[0], vip[1], ports];
-    let key = Key {
-        words,
-        hash: hash::flow6(env.flow_seed(), client, vip, ports),
-    };
-    let service = |env: &E| {
-        let key = ServiceKey6 {
-            addr: vip,
-            port: ends.vip_port(),
-            proto,
-            pad: [0; 5],
-        };
-        env.service_v6(&key)
-    };
-    let (decision, backend) = decide::<E, WORDS_V6, 5>(env, &key, &ends, transport, service)?;
-    deliver(env, packet, link, decision, backend, bytes)
+    let transport = parse::transport_v6(&l3, ip)?;
+    let ends = Ends { client, vip, ports: transport.ports, proto, family: 6 };
+    let [.., ports] = ends.key_v6();
+    let hash = hash::flow6(env.flow_seed(), client, vip, ports);
+    Ok(Seen { link, ends, flags: transport.flags, bytes, hash })
 }
 
 /// False when the address is certainly not balanced: one load, before any table is touched.
@@ -151,154 +150,67 @@ fn is_ours<E: Env>(env: &E, bit: u32) -> bool {
     env.filter(word) & mask != 0
 }
 
-/// The decision for a packet: the one its flow has, or a new one.
+/// Forwards a packet whose flow is established, and steps the flow.
 #[inline(always)]
-fn decide<'e, E, const WORDS: usize, const KEY: usize>(
-    env: &'e E,
-    key: &Key<KEY>,
-    ends: &Ends,
-    transport: Transport,
-    service: impl FnOnce(&E) -> Option<u32>,
-) -> Result<(Decision, &'e Backend), Reason>
-where
-    E: Env + Tables<WORDS>,
-{
-    let now = env.now();
-    let flows = Tables::<WORDS>::established(env, key.hash).ok_or(Reason::Malformed)?;
-    if let Some(hit) = flow_table::find(flows, key) {
-        let decision = Decision(hit.decision);
-        let idle = now.wrapping_sub(hit.control.last_seen());
-        match (
-            life::established(hit.control.state(), transport.flags, idle),
-            steer::live(env, decision),
-        ) {
-            (Step::Keep, Some(backend)) => return Ok((decision, backend)),
-            (Step::Become(state), Some(backend)) => {
-                // Losing this race means that another packet of the flow has just done the same.
-                flow_table::update(flows, &hit, state, now);
-                return Ok((decision, backend));
-            }
-            (Step::End, Some(backend)) => {
-                flow_table::retire(flows, &hit);
-                return Ok((decision, backend));
-            }
-            (Step::Reopen, Some(_)) => {
-                flow_table::retire(flows, &hit);
-            }
-            (_, None) => {
-                flow_table::retire(flows, &hit);
-                env.count(Reason::FlowOrphaned);
-            }
-        }
-    }
-    decide_first::<E, WORDS, KEY>(env, key, ends, transport, now, service)
-}
-
-/// The decision for a packet without an established flow.
-#[inline(always)]
-fn decide_first<'e, E, const WORDS: usize, const KEY: usize>(
-    env: &'e E,
-    key: &Key<KEY>,
-    ends: &Ends,
-    transport: Transport,
-    now: u32,
-    service: impl FnOnce(&E) -> Option<u32>,
-) -> Result<(Decision, &'e Backend), Reason>
-where
-    E: Env + Tables<WORDS>,
-{
-    let half = Tables::<WORDS>::half_open(env, key.hash).ok_or(Reason::Malformed)?;
-    if let Some(hit) = flow_table::find(half, key) {
-        let decision = Decision(hit.decision);
-        if let Some(backend) = steer::live(env, decision) {
-            let idle = now.wrapping_sub(hit.control.last_seen());
-            match life::half_open(transport.flags, idle) {
-                Step::Keep | Step::Reopen => {}
-                Step::Become(State::New) => {
-                    flow_table::update(half, &hit, State::New, now);
-                }
-                Step::Become(state) => {
-                    let service = u32::from(decision.service());
-                    confirm::<E, WORDS, KEY>(env, key, ends, service, &hit, state, now);
-                }
-                Step::End => {
-                    flow_table::retire(half, &hit);
-                }
-            }
-            return Ok((decision, backend));
-        }
-        flow_table::retire(half, &hit);
-        env.count(Reason::FlowOrphaned);
-    }
-
-    let service = service(env).ok_or(Reason::NoService)?;
-    let record = env.service(service).ok_or(Reason::NoService)?;
-    let opens = transport.flags.is_none_or(Flags::is_open);
-    // Under a flood an entry may be gone before the client answers; in mid-stream there is none to begin with.
-    // The next packet must find the same server by itself, so the hash decides.
-    let by = if opens && !flow_table::is_crowded(half, now, FLOOD_TICKS) {
-        By::Service
-    } else {
-        By::Hash
-    };
-    let decision = steer::choose(env, service, record, ends, by, now)?;
-    let backend = steer::live(env, decision).ok_or(Reason::StaleTable)?;
-    if !opens {
-        env.count(Reason::MidStream);
-    }
-    // A reset needs no memory.
-    if transport.flags.is_some_and(Flags::is_rst) {
-        return Ok((decision, backend));
-    }
-    match flow_table::insert(half, key, decision.0, State::New, now, Take::Oldest) {
-        Inserted::Free => {}
-        Inserted::Overwrote => {
-            env.count(Reason::HalfOpenOverwritten);
-            env.event(EventKind::HalfOpenOverwritten, service, ends, now);
-        }
-        Inserted::Exists(hit) => {
-            // Another CPU was first with the same flow: its choice holds.
-            let theirs = Decision(hit.decision);
-            if let Some(backend) = steer::live(env, theirs) {
-                return Ok((theirs, backend));
-            }
-        }
-        Inserted::Full | Inserted::Race => env.count(Reason::InsertRace),
-    }
-    env.count_flow(service);
-    Ok((decision, backend))
-}
-
-/// Moves a half-open flow that proved itself to the established ones.
-#[inline(always)]
-fn confirm<E, const WORDS: usize, const KEY: usize>(
+fn established_in<E, const WORDS: usize, const KEY: usize>(
     env: &E,
-    key: &Key<KEY>,
-    ends: &Ends,
-    service: u32,
-    hit: &flow_table::Hit,
-    state: State,
-    now: u32,
-) where
-    E: Env + Tables<WORDS>,
+    packet: Packet<'_>,
+    seen: Result<Seen, Reason>,
+    unknown: Outcome,
+) -> Outcome
+where
+    E: Env + Tables<WORDS, KEY>,
 {
-    let (Some(flows), Some(half)) = (
-        Tables::<WORDS>::established(env, key.hash),
-        Tables::<WORDS>::half_open(env, key.hash),
-    ) else {
-        return;
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(reason) => return Outcome::Done(refuse(env, reason)),
     };
-    match flow_table::insert(flows, key, hit.decision, state, now, Take::Free) {
-        Inserted::Free | Inserted::Overwrote | Inserted::Exists(_) => {
-            flow_table::retire(half, hit);
+    let Some(flows) = Tables::<WORDS, KEY>::established(env, seen.hash) else { return unknown };
+    let key = Key { words: <E as Tables<WORDS, KEY>>::key_words(&seen.ends), hash: seen.hash };
+    let Some(hit) = flow_table::find(flows, &key) else { return unknown };
+    let decision = Decision(hit.decision);
+    let Some(backend) = steer::live(env, decision) else {
+        flow_table::retire(flows, &hit);
+        env.count(Reason::FlowOrphaned);
+        return unknown;
+    };
+    let now = env.now();
+    match life::established(hit.control.state(), seen.flags, now.wrapping_sub(hit.control.last_seen())) {
+        Step::Keep => {}
+        Step::Become(state) => {
+            // Losing this race means that another packet of the flow has just done the same.
+            flow_table::update(flows, &hit, state, now);
         }
-        Inserted::Full => {
-            // It stays half-open as long as it can, and is told its server by the table after that.
-            flow_table::update(half, hit, State::New, now);
-            env.count(Reason::FlowTableFull);
-            env.event(EventKind::FlowTableFull, service, ends, now);
+        Step::End => {
+            flow_table::retire(flows, &hit);
         }
-        Inserted::Race => env.count(Reason::InsertRace),
+        Step::Reopen => {
+            flow_table::retire(flows, &hit);
+            return unknown;
+        }
+    }
+    Outcome::Done(deliver(env, packet, &seen, decision, backend))
+}
+
+/// Decides for a packet without an established flow, and forwards it.
+#[inline(always)]
+fn first_in<E, const WORDS: usize, const KEY: usize>(env: &E, seen: Result<Seen, Reason>) -> Verdict
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(reason) => return refuse(env, reason),
+    };
+    let now = env.now();
+    let key = Key { words: <E as Tables<WORDS, KEY>>::key_words(&seen.ends), hash: seen.hash };
+    let decision = match first::decide::<E, WORDS, KEY>(env, &key, seen.flags, now) {
+        Ok(decision) => decision,
+        Err(reason) => return refuse(env, reason),
+    };
+    match steer::live(env, decision) {
+        Some(backend) => deliver(env, env.packet(), &seen, decision, backend),
+        None => refuse(env, Reason::StaleTable),
     }
 }
 
@@ -307,13 +219,24 @@ fn confirm<E, const WORDS: usize, const KEY: usize>(
 fn deliver<E: Env>(
     env: &E,
     packet: Packet<'_>,
-    link: Link,
+    seen: &Seen,
     decision: Decision,
     backend: &Backend,
-    bytes: u32,
-) -> Result<u32, Reason> {
+) -> Verdict {
     let ifindex = backend.ifindex;
-    dr::rewrite(env, packet, link, backend)?;
-    env.count_forwarded(u32::from(decision.service()), u32::from(decision.slot()), bytes);
-    Ok(ifindex)
+    if let Err(reason) = dr::rewrite(env, packet, seen.link, backend) {
+        return refuse(env, reason);
+    }
+    env.count_forwarded(u32::from(decision.service()), u32::from(decision.slot()), seen.bytes);
+    Verdict::Forward { ifindex }
+}
+
+/// Counts a reason and gives the verdict that goes with it.
+#[inline(always)]
+fn refuse<E: Env>(env: &E, reason: Reason) -> Verdict {
+    env.count(reason);
+    match reason.fate() {
+        Fate::Drop => Verdict::Drop,
+        Fate::Pass | Fate::Note => Verdict::Pass,
+    }
 }

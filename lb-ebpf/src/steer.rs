@@ -10,7 +10,12 @@ use lb_common::{
     service::{Service, no_server, pick},
 };
 
-use crate::{env::Env, life::TOUCH_TICKS, parse::Ends};
+use crate::{
+    env::{Env, Tables},
+    flow_table::Key,
+    life::TOUCH_TICKS,
+    parse::Ends,
+};
 
 /// How a table place is found for this flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,14 +36,57 @@ pub fn live<E: Env>(env: &E, decision: Decision) -> Option<&Backend> {
 
 /// Decides for a new flow of `service`. The reason, if there is one, is what becomes of the packet.
 #[inline(always)]
-pub fn choose<E: Env>(
+pub fn choose<E, const WORDS: usize, const KEY: usize>(
     env: &E,
     service: u32,
-    record: &Service,
-    ends: &Ends,
+    key: &Key<KEY>,
     by: By,
     now: u32,
-) -> Result<Decision, Reason> {
+) -> Result<Decision, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    unpack(choose_packed::<E, WORDS, KEY>(env, service, key, by, now))
+}
+
+/// Not inlined, so that its stack is not its caller's; and a BPF function gives back one number.
+#[inline(never)]
+fn choose_packed<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    service: u32,
+    key: &Key<KEY>,
+    by: By,
+    now: u32,
+) -> u64
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    match choose_for(env, service, &E::ends_of(&key.words), by, now) {
+        Ok(decision) => decision.0,
+        Err(reason) => reason as u64,
+    }
+}
+
+/// The reverse of what [`choose_packed`] does. A decision's kind, its highest byte, is never 0.
+#[inline(always)]
+fn unpack(packed: u64) -> Result<Decision, Reason> {
+    const NO_SERVER_DROP: u64 = Reason::NoServerDrop as u64;
+    const NO_SERVER_REJECT: u64 = Reason::NoServerReject as u64;
+    const NO_SERVICE: u64 = Reason::NoService as u64;
+    if packed >> 56 != 0 {
+        return Ok(Decision(packed));
+    }
+    Err(match packed {
+        NO_SERVER_DROP => Reason::NoServerDrop,
+        NO_SERVER_REJECT => Reason::NoServerReject,
+        NO_SERVICE => Reason::NoService,
+        _ => Reason::StaleTable,
+    })
+}
+
+#[inline(always)]
+fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
+    let record = env.service(service).ok_or(Reason::NoService)?;
     if record.persist_prefix == 0 {
         return schedule(env, service, record, ends, by, now);
     }
@@ -48,23 +96,13 @@ pub fn choose<E: Env>(
         let idle = now.wrapping_sub(entry.last_seen);
         if idle < record.persist_ticks && live(env, decision).is_some() {
             if idle >= TOUCH_TICKS {
-                env.persist(
-                    &key,
-                    &PersistEntry {
-                        last_seen: now,
-                        ..entry
-                    },
-                );
+                env.persist(&key, &PersistEntry { last_seen: now, ..entry });
             }
             return Ok(decision);
         }
     }
     let decision = schedule(env, service, record, ends, by, now)?;
-    let entry = PersistEntry {
-        slot: decision.slot(),
-        generation: decision.generation(),
-        last_seen: now,
-    };
+    let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
     if !env.persist(&key, &entry) {
         env.count(Reason::PersistTableFull);
         env.event(EventKind::PersistTableFull, service, ends, now);
@@ -79,16 +117,9 @@ fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
     let client = if ends.family == 4 {
         [ends.client[0] & mask4(prefix) as u64, 0]
     } else {
-        [
-            ends.client[0] & mask_half(prefix),
-            ends.client[1] & mask_half(prefix.saturating_sub(64)),
-        ]
+        [ends.client[0] & mask_half(prefix), ends.client[1] & mask_half(prefix.saturating_sub(64))]
     };
-    PersistKey {
-        client,
-        group: record.persist_group,
-        family: u32::from(ends.family),
-    }
+    PersistKey { client, group: record.persist_group, family: u32::from(ends.family) }
 }
 
 /// Asks the look-up table.
@@ -116,16 +147,9 @@ fn schedule<E: Env>(
     };
     // The mask cannot change an index below `len`; it is what the verifier can see.
     let slot = table.slots[index as usize & (lb_common::limits::TABLE_SLOTS - 1)];
-    let backend = env
-        .backend(u32::from(slot))
-        .filter(|b| b.state == state::LIVE)
-        .ok_or(Reason::StaleTable)?;
-    Ok(Decision::new(
-        record.mode,
-        service as u16,
-        slot,
-        backend.generation,
-    ))
+    let backend =
+        env.backend(u32::from(slot)).filter(|b| b.state == state::LIVE).ok_or(Reason::StaleTable)?;
+    Ok(Decision::new(record.mode, service as u16, slot, backend.generation))
 }
 
 /// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.
@@ -144,6 +168,15 @@ const fn scale(hash: u64, len: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_decision_or_a_reason_survives_packing() {
+        let decision = Decision::new(1, 7, 9, 3);
+        assert_eq!(unpack(decision.0), Ok(decision));
+        for reason in [Reason::NoService, Reason::NoServerDrop, Reason::NoServerReject, Reason::StaleTable] {
+            assert_eq!(unpack(reason as u64), Err(reason));
+        }
+    }
 
     #[test]
     fn scaling_reaches_both_ends_and_never_beyond() {

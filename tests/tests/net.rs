@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     future::Future,
+    io::Write as _,
     net::IpAddr,
     os::fd::AsFd as _,
     process::{Command, Output},
@@ -284,7 +285,7 @@ fn a_vlan_interface_names_its_tag_and_its_parent() {
             ];
             let added = Command::new("ip").args(add).output().expect("ip");
             if String::from_utf8_lossy(&added.stderr).contains("Unknown device type") {
-                eprintln!("SKIPPED: this kernel has no VLAN interfaces (8021q)");
+                skipped("this kernel has no VLAN interfaces (8021q)");
                 return;
             }
             ip_in(
@@ -639,10 +640,15 @@ fn lab(test: impl FnOnce(&Lab)) {
             std::env::var_os("LB_REQUIRE_ROOT").is_none(),
             "LB_REQUIRE_ROOT is set, but this is not root"
         );
-        eprintln!("SKIPPED: network namespaces need root; run as root");
+        skipped("network namespaces need root; run as root");
         return;
     }
     test(&Lab::new());
+}
+
+/// Says so past the test harness, which shows only what failing tests print.
+fn skipped(why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED: {why}").expect("stderr");
 }
 
 impl Lab {
@@ -716,7 +722,7 @@ impl Drop for Lab {
             let name = self.name(role);
             let deleted = Command::new("ip").args(["netns", "del", &name]).output();
             if !deleted.is_ok_and(|output| output.status.success()) {
-                eprintln!("namespace {name} could not be deleted");
+                writeln!(std::io::stderr(), "namespace {name} could not be deleted").expect("stderr");
             }
         }
     }

@@ -192,12 +192,11 @@ fn dicom_echo(table: &Table, part: Part, place: Span, report: &mut Report<'_>) -
         Some(entry) => ae_title(entry, report),
         None => {
             if part == Part::Whole {
-                missing(
-                    "called_aet",
-                    "a \"dicom-echo\" check",
+                report.error(
+                    Code::MissingKey,
                     place,
-                    "\"ARCHIVE\"",
-                    report,
+                    "a \"dicom-echo\" check has no `called_aet`",
+                    "write `{ type = \"dicom-echo\", called_aet = \"ARCHIVE\" }` with the archive's AE title",
                 );
             }
             None

@@ -3,96 +3,8 @@
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 
+pub use super::code::Code;
 use super::{file::Span, source::Text};
-
-macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// Stable names of faults, for scripts and searches.
-        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub enum Code {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Code {
-            /// As shown: `config::unknown-key`.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => concat!("config::", $name),)+
-                }
-            }
-        }
-    };
-}
-
-codes! {
-    /// Every server of a VIP has weight 0.
-    AllWeightsZero = "all-weights-zero",
-    /// An address that cannot be a VIP or a server.
-    BadAddress = "bad-address",
-    /// A DICOM application entity title outside PS3.5 6.2.
-    BadAeTitle = "bad-ae-title",
-    /// Not a duration with a unit.
-    BadDuration = "bad-duration",
-    /// A name that the command line or the kernel's records cannot carry.
-    BadName = "bad-name",
-    /// Not a port, or none.
-    BadPort = "bad-port",
-    /// Warning: the servers of a VIP are not checked.
-    CheckOff = "check-off",
-    /// A check that cannot end before the next one begins.
-    CheckTimeout = "check-timeout",
-    /// A TCP check of a UDP service without a port of its own.
-    CheckUdp = "check-udp",
-    /// Port translation with direct routing (R01).
-    DrPort = "dr-port",
-    /// The same address twice in one VIP.
-    DuplicateAddress = "duplicate-address",
-    /// The same name in two files.
-    DuplicateName = "duplicate-name",
-    /// The same port twice in one VIP.
-    DuplicatePort = "duplicate-port",
-    /// VIP and server of different address families.
-    FamilyMismatch = "family-mismatch",
-    /// A key that means nothing beside another one.
-    MisplacedKey = "misplaced-key",
-    /// A required key is not there.
-    MissingKey = "missing-key",
-    /// Warning: a VIP with an empty list of servers.
-    NoServers = "no-servers",
-    /// A limit other than "unlimited", which nothing enforces.
-    NotEnforced = "not-enforced",
-    /// Something of the product that this version has not got.
-    NotSupported = "not-supported",
-    /// A number or time outside its range.
-    OutOfRange = "out-of-range",
-    /// `pool` and `servers` in one place.
-    PoolAndServers = "pool-and-servers",
-    /// Profiles that rest on each other.
-    ProfileCycle = "profile-cycle",
-    /// Warning: a setting that another one makes pointless.
-    Redundant = "redundant",
-    /// A server that is this load balancer.
-    ServerIsVip = "server-is-vip",
-    /// Not TOML.
-    Syntax = "syntax",
-    /// More than the kernel's tables hold.
-    TooMany = "too-many",
-    /// A file cannot be read.
-    Unreadable = "unreadable",
-    /// A key that does not exist.
-    UnknownKey = "unknown-key",
-    /// A pool or profile that does not exist.
-    UnknownName = "unknown-name",
-    /// A word that is not one of those possible.
-    UnknownValue = "unknown-value",
-    /// Warning: a pool or profile that nothing uses.
-    Unused = "unused",
-    /// Two VIPs with the same address, port and protocol.
-    VipOverlap = "vip-overlap",
-    /// A string where a number belongs, and the like.
-    WrongType = "wrong-type",
-}
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -256,11 +168,7 @@ impl fmt::Display for ConfigErrors {
             write!(f, "{error}\n\n")?;
         }
         let count = self.errors.len();
-        write!(
-            f,
-            "{count} error{}; nothing was changed",
-            if count == 1 { "" } else { "s" }
-        )
+        write!(f, "{count} error{}", if count == 1 { "" } else { "s" })
     }
 }
 
@@ -380,7 +288,10 @@ pub(super) fn nearest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>)
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&typed, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
+        .filter(|(distance, name)| {
+            let length = name.chars().count();
+            *distance < length && *distance <= (length / 3).max(1)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -428,7 +339,7 @@ mod tests {
         }
         .to_string();
         let expected = "error[config::unknown-key]: unknown key\n  --> lbd.toml:2:1\n  |\n2 | schedular = \"wrr\"\n  | \
-                        ^^^^^^^^^\n   = help: write `scheduler`\n\n1 error; nothing was changed";
+                        ^^^^^^^^^\n   = help: write `scheduler`\n\n1 error";
         assert_eq!(rendered, expected);
     }
 

@@ -34,6 +34,15 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// Its text, if it is a string.
+    pub(super) const fn as_str(&self) -> Option<&str> {
+        if let Self::String(text) = self {
+            Some(text.as_str())
+        } else {
+            None
+        }
+    }
+
     /// As people say it.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
@@ -159,21 +168,37 @@ fn convert(file: usize, value: &DeValue<'_>) -> Value {
 /// The cure for a TOML fault, by what the line looks like.
 fn syntax_cure(text: &str, at: usize) -> String {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let line = text[start..].lines().next().unwrap_or_default().trim();
-    if let Some((key, value)) = line.split_once('=') {
-        let value = value.split('#').next().unwrap_or_default().trim();
-        let bare = value.starts_with(|c: char| c.is_alphanumeric());
-        if bare && !value.contains(['"', '\'', ',']) && !matches!(value, "true" | "false") {
-            return format!("write text in quotes: `{} = \"{value}\"`", key.trim());
+    let line = text[start..].lines().next().unwrap_or_default();
+    // The assignment that the parser stumbled in.
+    let equals = line[..(at - start).min(line.len())]
+        .rfind('=')
+        .or_else(|| line.find('='));
+    if let Some(equals) = equals {
+        let key = line[..equals]
+            .trim_end()
+            .rsplit([' ', '\t', '{', ','])
+            .next()
+            .unwrap_or_default();
+        let rest = line[equals + 1..].trim_start();
+        if start + equals > at && text[at..start + equals].trim_end().ends_with(key) {
+            return format!(
+                "keep `{key}` once in its section, and write keys with letters, digits, `_` and `-`"
+            );
         }
-        if value.is_empty() {
-            return format!("write a value after `{} =`, or remove the line", key.trim());
+        let value = rest.split([' ', '\t', ',', '}', '#']).next().unwrap_or_default();
+        let bare = value.starts_with(|c: char| c.is_alphanumeric()) && !value.contains(['"', '\'']);
+        let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+        if bare && !is_number && !matches!(value, "true" | "false") {
+            return format!("write text in quotes: `{key} = \"{value}\"`");
+        }
+        if rest.is_empty() || rest.starts_with('#') {
+            return format!("write a value after `{key} =`, or remove the line");
         }
     }
+    let line = line.trim();
     if line.starts_with('[') && !line.contains(']') {
         return format!("close the section's name: `{line}]`");
     }
-    "correct the line to `key = value` or `[section]`, with each key once; lines of this file that depend on it are \
-     checked after that"
+    "correct it to `key = value` or `[section]`, with each key once; what else is wrong in this file shows after that"
         .to_owned()
 }

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod code;
 mod diag;
 mod diff;
 mod edit;
@@ -29,6 +30,8 @@ mod sections;
 mod service;
 mod show;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     diag::{Code, ConfigErrors, Diagnostic, Place, Severity},

@@ -72,7 +72,12 @@ pub(super) fn string<'e>(entry: &'e Entry, example: &str, report: &mut Report<'_
     }
     let example = match entry.node.value {
         Value::Integer(Some(number)) if !example.starts_with('{') => format!("\"{number}\""),
-        _ => example.to_owned(),
+        Value::Array(_)
+        | Value::Boolean(_)
+        | Value::Integer(_)
+        | Value::Other(_)
+        | Value::String(_)
+        | Value::Table(_) => example.to_owned(),
     };
     wrong_type(entry, "a string", &example, report);
     None
@@ -171,7 +176,7 @@ pub(super) fn duration(entry: &Entry, times: &Times, report: &mut Report<'_>) ->
             report.error(Code::BadDuration, span, message, help);
             return None;
         }
-        _ => {
+        Value::Array(_) | Value::Boolean(_) | Value::Integer(None) | Value::Other(_) | Value::Table(_) => {
             wrong_type(entry, "a time in quotes", &format!("\"{example}\""), report);
             return None;
         }
@@ -236,24 +241,12 @@ pub(super) fn word<T: Copy>(
     if found.is_none() {
         let key = &entry.key.value;
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        let all = names
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let all = format!("write `{key} = \"{}\"`", names.join("\"` or `\""));
         if later.contains(&typed) {
             let message = format!("`{key} = \"{typed}\"` is not supported by this version");
-            report.error(
-                Code::NotSupported,
-                entry.node.span,
-                message,
-                format!("choose one of: {all}"),
-            );
+            report.error(Code::NotSupported, entry.node.span, message, all);
         } else {
-            let help = nearest(typed, names).map_or_else(
-                || format!("choose one of: {all}"),
-                |near| format!("did you mean \"{near}\"? one of: {all}"),
-            );
+            let help = nearest(typed, names).map_or(all, |near| format!("did you mean \"{near}\"?"));
             report.error(
                 Code::UnknownValue,
                 entry.node.span,

@@ -70,6 +70,7 @@ fn servers(vip: &Draft, vips: &HashMap<IpAddr, (&str, Span)>, report: &mut Repor
 fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
     let zero = |rip: &DraftRip| rip.weight.as_ref().is_some_and(|weight| weight.value == 0);
     if let Some(weight) = rips.first().and_then(|rip| rip.weight.as_ref())
+        && vip.enabled
         && rips.iter().all(zero)
     {
         report.error(

@@ -180,10 +180,7 @@ impl Sections {
         for (what, list) in [("pool", &self.pools), ("profile", &self.profiles)] {
             let services = self.profiles.iter().chain(&self.vips);
             let used: HashSet<&str> = services
-                .filter_map(|service| match &entries(service).get(what)?.node.value {
-                    Value::String(name) => Some(name.as_str()),
-                    _ => None,
-                })
+                .filter_map(|service| entries(service).get(what)?.node.value.as_str())
                 .collect();
             for entry in list
                 .iter()
@@ -228,7 +225,7 @@ pub(super) fn find<'l>(list: &'l [Entry], name: &str) -> Option<&'l Entry> {
 }
 
 /// Its table; sections hold nothing else.
-pub(super) fn entries(entry: &Entry) -> &Table {
+pub(super) const fn entries(entry: &Entry) -> &Table {
     const EMPTY: &Table = &Table { entries: Vec::new() };
     if let Value::Table(table) = &entry.node.value {
         table
@@ -372,10 +369,10 @@ pub(super) fn typed(node: &At<Value>) -> Option<Table> {
 
 /// Keys of the lower table that mean nothing for the upper one's type fall away.
 fn merge_typed(lower: Table, mut upper: Table) -> Table {
-    let kind = match upper.get("type").map(|entry| &entry.node.value) {
-        Some(Value::String(kind)) => Some(kind.clone()),
-        _ => None,
-    };
+    let kind = upper
+        .get("type")
+        .and_then(|entry| entry.node.value.as_str())
+        .map(str::to_owned);
     for under in lower.entries {
         let means_nothing = kind
             .as_deref()

@@ -238,7 +238,12 @@ fn read_ports(entry: &Entry, report: &mut Report<'_>) -> Vec<At<u16>> {
                     ports.split(',').map(str::trim).collect::<Vec<_>>().join(", ")
                 )
             }
-            _ => "[104, 11112]".to_owned(),
+            Value::Array(_)
+            | Value::Boolean(_)
+            | Value::Integer(_)
+            | Value::Other(_)
+            | Value::String(_)
+            | Value::Table(_) => "[104, 11112]".to_owned(),
         };
         wrong_type(entry, "a list of numbers", &example, report);
         return Vec::new();

@@ -72,7 +72,7 @@ impl Texts {
         for path in paths {
             match read_text(&path) {
                 Ok(text) => files.push(Text { path, text }),
-                Err(error) => errors.push(error),
+                Err(error) => errors.push(*error),
             }
         }
         if errors.is_empty() {
@@ -98,7 +98,7 @@ fn toml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_text(path: &Path) -> Result<String, Diagnostic> {
+fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
     let read = || -> io::Result<(u64, Vec<u8>)> {
         let file = File::open(path)?;
         // A FIFO or a device would block or never end.
@@ -115,20 +115,20 @@ fn read_text(path: &Path) -> Result<String, Diagnostic> {
         } else {
             "correct the file's type or permissions"
         };
-        unreadable(path, &error.to_string(), cure)
+        Box::new(unreadable(path, &error.to_string(), cure))
     })?;
     if length > MAX_BYTES {
         let fault = format!("larger than {MAX_BYTES} bytes");
-        return Err(unreadable(
+        return Err(Box::new(unreadable(
             path,
             &fault,
             "split it into files under conf.d, or check that it is the right file",
-        ));
+        )));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-        Diagnostic {
+        Box::new(Diagnostic {
             severity: Severity::Error,
             code: Code::Syntax,
             message: format!("byte {at} is not UTF-8"),
@@ -142,7 +142,7 @@ fn read_text(path: &Path) -> Result<String, Diagnostic> {
             ),
             also: None,
             help: "save the file as UTF-8".to_owned(),
-        }
+        })
     })
 }
 

@@ -1,13 +1,13 @@
 //! The task that keeps [`NetFacts`] true, and the real servers' MACs confirmed.
 //!
-//! A change is told at once when it concerns a watched neighbour, and within [`COALESCE`] when routes must be
+//! A change is told at once when it concerns a watched neighbour, and within 20 ms when routes must be
 //! asked for again. Lost notifications and a broken socket end in a fresh start from full dumps, with the last
 //! facts standing until the new ones are whole.
 //!
 //! **Keeping MACs warm.** Nothing but ARP and neighbour discovery passes through this machine's own stack, so
 //! the kernel would let entries of busy servers grow old and then forget them. Each second it is asked to
 //! resolve what it does not know (`NTF_USE`), and each MAC that it knows is confirmed once in
-//! [`CONFIRM_ROUNDS`] seconds by unicast probes (`NUD_PROBE`), while it goes on counting. A server whose MAC
+//! ten seconds by unicast probes (`NUD_PROBE`), while it goes on counting. A server whose MAC
 //! changes without a word is thus found at the new one after about fifteen seconds, and one that announces it
 //! at once. Entries that an administrator made permanent are left alone: `NTF_USE` would undo them.
 #![forbid(unsafe_code)]

@@ -16,7 +16,10 @@ pub const TARGET: &str = "bpfel-unknown-none";
 const PROFILE: &str = "bpf";
 
 /// `cpu=v3` has the 32-bit arithmetic, and the atomics with a result that the flow table claims its entries with.
-const RUSTFLAGS: &str = "-Ctarget-cpu=v3 -Clink-arg=--btf";
+///
+/// The kernel lets packets be read at any alignment (where the machine does); told so, LLVM reads a header field in
+/// one load instead of byte by byte.
+const RUSTFLAGS: &str = "-Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access -Clink-arg=--btf";
 
 /// What of cargo's environment is the user's and not the outer build's: it has to reach the nested cargo.
 const KEPT: [&str; 8] = [

@@ -68,7 +68,7 @@ pub struct Toolchain {
     pub linker: PathBuf,
 }
 
-/// Why there is no [`Toolchain`]: each entry names one thing that is missing.
+/// Why there is no [`Toolchain`]: each entry names one thing that is missing, and in brackets why what was found won't do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Missing(pub Vec<String>);
 
@@ -76,8 +76,8 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the XDP program cannot be built: {}; run `cargo xtask setup` as root",
-            self.0.join(", and ")
+            "the XDP program cannot be built without {}; run `cargo xtask setup` as root",
+            self.0.join(" and ")
         )
     }
 }
@@ -110,7 +110,7 @@ pub fn find_compiler() -> Result<Compiler, String> {
         Ok(compiler) => return Ok(compiler),
         Err(why) => why,
     };
-    Err(format!("no Rust compiler for {TARGET} ({system}; {nightly})"))
+    Err(format!("a Rust compiler for {TARGET} ({system}; {nightly})"))
 }
 
 /// Finds a `bpf-linker` that starts, in `PATH` or where cargo installs programs.
@@ -129,11 +129,11 @@ pub fn find_linker() -> Result<PathBuf, String> {
         .map(|dir| dir.join("bpf-linker"))
         .find(|file| file.is_file())
     else {
-        return Err("no bpf-linker in PATH or cargo's bin directory".to_owned());
+        return Err("bpf-linker (neither in PATH nor in cargo's bin directory)".to_owned());
     };
     match output(&linker, ["--version"]) {
         Ok(_) => Ok(linker),
-        Err(why) => Err(format!("{} does not start ({why})", linker.display())),
+        Err(why) => Err(format!("bpf-linker ({} does not start: {why})", linker.display())),
     }
 }
 
@@ -282,9 +282,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_one_sentence_that_ends_in_the_cure() {
-        let text = Missing(vec!["no compiler".into(), "no bpf-linker".into()]).to_string();
+        let text = Missing(vec!["a compiler".into(), "bpf-linker".into()]).to_string();
         assert!(
-            text.ends_with("no compiler, and no bpf-linker; run `cargo xtask setup` as root"),
+            text.ends_with("without a compiler and bpf-linker; run `cargo xtask setup` as root"),
             "{text}"
         );
         assert!(!text.contains('\n'));

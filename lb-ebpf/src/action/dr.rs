@@ -30,9 +30,7 @@ pub fn rewrite<E: Env>(env: &E, mut packet: Packet<'_>, link: Link, backend: &Ba
     let tag = packet.get_mut::<Tag>(ETHERNET_LEN).ok_or(Reason::Malformed)?;
     tag.tci = with_vid(tag.tci, backend.vlan[0]);
     if link.depth == 2 {
-        let tag = packet
-            .get_mut::<Tag>(ETHERNET_LEN + TAG_LEN)
-            .ok_or(Reason::Malformed)?;
+        let tag = packet.get_mut::<Tag>(ETHERNET_LEN + TAG_LEN).ok_or(Reason::Malformed)?;
         tag.tci = with_vid(tag.tci, backend.vlan[1]);
     }
     Ok(())
@@ -56,38 +54,22 @@ fn retag<E: Env>(env: &E, packet: &Packet<'_>, link: Link, backend: &Backend) ->
     let delta = (i32::from(link.depth) - i32::from(backend.vlan_depth)) * TAG_LEN as i32;
     let mut packet = env.resize(delta).ok_or(Reason::VlanRewrite)?;
     // The type is one of two, or the packet would not have come this far.
-    let inner = if link.ethertype == ETHERTYPE_IPV4 {
-        ETHERTYPE_IPV4
-    } else {
-        ETHERTYPE_IPV6
-    };
+    let inner = if link.ethertype == ETHERTYPE_IPV4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     let types = match backend.vlan_depth {
         0 => [inner, 0, 0],
         1 => [ETHERTYPE_VLAN, inner, 0],
         _ => [backend.outer_tpid, ETHERTYPE_VLAN, inner],
     };
     let eth = packet.get_mut::<Ethernet>(0).ok_or(Reason::VlanRewrite)?;
-    *eth = Ethernet {
-        dst: backend.dst_mac,
-        src: backend.src_mac,
-        ethertype: U16::new(types[0]),
-    };
+    *eth = Ethernet { dst: backend.dst_mac, src: backend.src_mac, ethertype: U16::new(types[0]) };
     if backend.vlan_depth == 0 {
         return Ok(());
     }
     let tag = packet.get_mut::<Tag>(ETHERNET_LEN).ok_or(Reason::VlanRewrite)?;
-    *tag = Tag {
-        tci: with_vid(priority, backend.vlan[0]),
-        ethertype: U16::new(types[1]),
-    };
+    *tag = Tag { tci: with_vid(priority, backend.vlan[0]), ethertype: U16::new(types[1]) };
     if backend.vlan_depth == 2 {
-        let tag = packet
-            .get_mut::<Tag>(ETHERNET_LEN + TAG_LEN)
-            .ok_or(Reason::VlanRewrite)?;
-        *tag = Tag {
-            tci: with_vid(priority, backend.vlan[1]),
-            ethertype: U16::new(types[2]),
-        };
+        let tag = packet.get_mut::<Tag>(ETHERNET_LEN + TAG_LEN).ok_or(Reason::VlanRewrite)?;
+        *tag = Tag { tci: with_vid(priority, backend.vlan[1]), ethertype: U16::new(types[2]) };
     }
     Ok(())
 }

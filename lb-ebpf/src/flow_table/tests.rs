@@ -11,14 +11,15 @@ fn bucket() -> Bucket<SharedWord, 8> {
 }
 
 fn key(n: u64) -> Key<2> {
-    Key {
-        words: [n, n ^ 0x6868],
-        hash: lb_common::hash::finish(n),
-    }
+    Key { words: [n, n ^ 0x6868], hash: lb_common::hash::finish(n) }
+}
+
+fn entry(decision: u64, now: u32, take: Take) -> Entry {
+    Entry { decision, state: State::New, now, take }
 }
 
 fn put(bucket: &Bucket<SharedWord, 8>, n: u64, now: u32, take: Take) -> Inserted {
-    insert(bucket, &key(n), n * 100, State::New, now, take)
+    insert(bucket, &key(n), &entry(n * 100, now, take))
 }
 
 #[test]
@@ -26,12 +27,9 @@ fn what_is_inserted_is_found_and_nothing_else_is() {
     let bucket = bucket();
     assert_eq!(put(&bucket, 1, 5, Take::Free), Inserted::Free);
     let hit = find(&bucket, &key(1)).unwrap();
-    assert_eq!(
-        (hit.decision, hit.control.last_seen(), hit.control.state()),
-        (100, 5, State::New as u8)
-    );
+    assert_eq!((hit.decision, hit.control.last_seen(), hit.control.state()), (100, 5, State::New as u8));
     assert_eq!(find(&bucket, &key(2)), None);
-    assert_eq!(put(&bucket, 1, 6, Take::Free), Inserted::Exists(hit));
+    assert_eq!(put(&bucket, 1, 6, Take::Free), Inserted::Exists);
 }
 
 #[test]
@@ -130,10 +128,7 @@ mod model {
 
     /// Keys 1 and 2 share the tag; `first` is the way they try first.
     fn small_key(n: u64, first: u64) -> Key<1> {
-        Key {
-            words: [n],
-            hash: first << 8 | 0x77,
-        }
+        Key { words: [n], hash: first << 8 | 0x77 }
     }
 
     fn entries(bucket: &Small, n: u64) -> Vec<u64> {
@@ -157,29 +152,23 @@ mod model {
                 let bucket = small();
                 let theirs = {
                     let bucket = Arc::clone(&bucket);
-                    loom::thread::spawn(move || {
-                        insert(&bucket, &small_key(1, b), 20, State::New, 0, Take::Free)
-                    })
+                    loom::thread::spawn(move || insert(&bucket, &small_key(1, b), &entry(20, 0, Take::Free)))
                 };
-                let mine = insert(&bucket, &small_key(1, a), 10, State::New, 0, Take::Free);
+                let mine = insert(&bucket, &small_key(1, a), &entry(10, 0, Take::Free));
                 let theirs = theirs.join().unwrap();
                 let left = entries(&bucket, 1);
                 assert!(left.len() <= 1, "{left:?}");
                 let used = |inserted, own| match inserted {
                     Inserted::Free => Some(own),
-                    Inserted::Exists(hit) => Some(hit.decision),
+                    Inserted::Exists => find(&bucket, &small_key(1, 0)).map(|hit| hit.decision),
                     Inserted::Race => None,
-                    Inserted::Overwrote | Inserted::Full => unreachable!(),
+                    Inserted::Overwrote | Inserted::Full => unreachable!("{inserted:?}"),
                 };
                 for decision in [used(mine, 10), used(theirs, 20)].into_iter().flatten() {
                     assert_eq!(left, [decision]);
                 }
                 // No claim is left behind.
-                assert!(
-                    bucket
-                        .iter()
-                        .all(|e| Control(e[0].load()).state() != State::Busy as u8)
-                );
+                assert!(bucket.iter().all(|e| Control(e[0].load()).state() != State::Busy as u8));
             });
         }
     }
@@ -189,14 +178,14 @@ mod model {
         check(3, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, &small_key(way + 10, way), way, State::New, 5, Take::Free);
+                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let old = find(&bucket, &small_key(10, 0)).unwrap();
             let writer = {
                 let bucket = Arc::clone(&bucket);
                 loom::thread::spawn(move || {
                     retire(&bucket, &old);
-                    insert(&bucket, &small_key(1, 0), 77, State::New, 6, Take::Free);
+                    insert(&bucket, &small_key(1, 0), &entry(77, 6, Take::Free));
                 })
             };
             if let Some(hit) = find(&bucket, &small_key(10, 0)) {
@@ -217,15 +206,13 @@ mod model {
         check(2, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, &small_key(way + 10, way), way, State::New, 5, Take::Free);
+                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let theirs = {
                 let bucket = Arc::clone(&bucket);
-                loom::thread::spawn(move || {
-                    insert(&bucket, &small_key(2, 0), 20, State::New, 9, Take::Oldest)
-                })
+                loom::thread::spawn(move || insert(&bucket, &small_key(2, 0), &entry(20, 9, Take::Oldest)))
             };
-            let mine = insert(&bucket, &small_key(1, 0), 10, State::New, 9, Take::Oldest);
+            let mine = insert(&bucket, &small_key(1, 0), &entry(10, 9, Take::Oldest));
             let theirs = theirs.join().unwrap();
             for (n, decision, inserted) in [(1, 10, mine), (2, 20, theirs)] {
                 let left = entries(&bucket, n);
@@ -233,14 +220,10 @@ mod model {
                     // Free: a way that this CPU or the other had taken and given back.
                     Inserted::Free | Inserted::Overwrote => assert!(left.is_empty() || left == [decision]),
                     Inserted::Race => assert!(left.is_empty()),
-                    Inserted::Exists(_) | Inserted::Full => unreachable!("{inserted:?}"),
+                    Inserted::Exists | Inserted::Full => unreachable!("{inserted:?}"),
                 }
             }
-            assert!(
-                bucket
-                    .iter()
-                    .all(|e| Control(e[0].load()).state() != State::Busy as u8)
-            );
+            assert!(bucket.iter().all(|e| Control(e[0].load()).state() != State::Busy as u8));
         });
     }
 
@@ -248,7 +231,7 @@ mod model {
     fn retiring_and_touching_at_a_time_never_brings_a_flow_back() {
         check(3, || {
             let bucket = small();
-            insert(&bucket, &small_key(1, 0), 10, State::New, 0, Take::Free);
+            insert(&bucket, &small_key(1, 0), &entry(10, 0, Take::Free));
             let hit = find(&bucket, &small_key(1, 0)).unwrap();
             let sweeper = {
                 let bucket = Arc::clone(&bucket);
@@ -256,10 +239,7 @@ mod model {
             };
             let touched = update(&bucket, &hit, State::Established, 9);
             let retired = sweeper.join().unwrap();
-            assert!(
-                touched != retired,
-                "exactly one of two changes based on one look happens"
-            );
+            assert!(touched != retired, "exactly one of two changes based on one look happens");
             assert_eq!(entries(&bucket, 1).is_empty(), retired);
         });
     }

@@ -42,15 +42,10 @@ mod tests {
 
     #[test]
     fn header_and_tag_lie_where_the_standard_says() {
-        let bytes = [
-            2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0x60, 0x64, 0x08, 0x00,
-        ];
+        let bytes = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0x60, 0x64, 0x08, 0x00];
         let (eth, rest) = Ethernet::ref_from_prefix(&bytes).unwrap();
         assert_eq!((eth.dst.0[5], eth.src.0[5], eth.ethertype.get()), (1, 2, 0x8100));
         let tag = Tag::ref_from_bytes(rest).unwrap();
-        assert_eq!(
-            (tag.tci.get() & VID_MASK, tag.tci.get() >> 13, tag.ethertype.get()),
-            (100, 3, 0x0800)
-        );
+        assert_eq!((tag.tci.get() & VID_MASK, tag.tci.get() >> 13, tag.ethertype.get()), (100, 3, 0x0800));
     }
 }

@@ -37,11 +37,7 @@ impl Ipv4 {
             return Some(IPV4_LEN);
         }
         let words = (self.version_ihl & 0x0f) as usize;
-        if self.version_ihl >> 4 != 4 || words < 5 {
-            None
-        } else {
-            Some(words * 4)
-        }
+        if self.version_ihl >> 4 != 4 || words < 5 { None } else { Some(words * 4) }
     }
 
     /// True for any piece of a fragmented datagram: "more fragments" set, or an offset (RFC 791, 3.1).
@@ -86,20 +82,10 @@ mod tests {
 
     #[test]
     fn options_lengthen_the_header_and_nonsense_is_refused() {
-        for (byte, want) in [
-            (0x46, Some(24)),
-            (0x4f, Some(60)),
-            (0x44, None),
-            (0x40, None),
-            (0x65, None),
-        ] {
+        for (byte, want) in [(0x46, Some(24)), (0x4f, Some(60)), (0x44, None), (0x40, None), (0x65, None)] {
             let mut bytes = BYTES;
             bytes[0] = byte;
-            assert_eq!(
-                Ipv4::ref_from_bytes(&bytes).unwrap().header_len(),
-                want,
-                "{byte:#x}"
-            );
+            assert_eq!(Ipv4::ref_from_bytes(&bytes).unwrap().header_len(), want, "{byte:#x}");
         }
     }
 

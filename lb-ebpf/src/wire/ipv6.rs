@@ -25,10 +25,7 @@ pub const IPV6_LEN: usize = size_of::<Ipv6>();
 #[inline(always)]
 #[must_use]
 pub const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254
-    )
+    matches!(next_header, 0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254)
 }
 
 /// The fragment header's number (RFC 8200, 4.5).

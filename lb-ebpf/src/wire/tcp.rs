@@ -85,24 +85,16 @@ mod tests {
 
     #[test]
     fn fields_lie_where_the_rfc_says() {
-        let bytes = [
-            0x04, 0xd2, 0x00, 0x68, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x12, 0, 0, 0, 0, 0, 0,
-        ];
+        let bytes = [0x04, 0xd2, 0x00, 0x68, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x12, 0, 0, 0, 0, 0, 0];
         let tcp = Tcp::ref_from_bytes(&bytes).unwrap();
         assert_eq!(tcp.ports().to_le_bytes(), [0x04, 0xd2, 0x00, 0x68]);
-        assert_eq!(
-            (tcp.seq.get(), tcp.ack.get(), tcp.flags),
-            (1, 2, Flags(Flags::SYN | Flags::ACK))
-        );
+        assert_eq!((tcp.seq.get(), tcp.ack.get(), tcp.flags), (1, 2, Flags(Flags::SYN | Flags::ACK)));
     }
 
     #[test]
     fn only_a_bare_syn_opens() {
         assert!(Flags(Flags::SYN).is_open());
-        assert!(
-            Flags(Flags::SYN | 0xc0).is_open(),
-            "with ECN bits (RFC 3168, 6.1.1)"
-        );
+        assert!(Flags(Flags::SYN | 0xc0).is_open(), "with ECN bits (RFC 3168, 6.1.1)");
         for flags in [Flags::SYN | Flags::ACK, Flags::SYN | Flags::RST, Flags::ACK, 0] {
             assert!(!Flags(flags).is_open(), "{flags:#x}");
         }

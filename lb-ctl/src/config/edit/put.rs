@@ -19,7 +19,7 @@ pub(super) fn find<'d>(item: &'d Item, path: &[&str]) -> Option<&'d Item> {
 pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Value) -> Put {
     let mut item = document;
     for key in table {
-        match item.get_mut(key) {
+        match child(item, key) {
             Some(next) => item = next,
             None => return Put::NoTable((*key).to_owned()),
         }
@@ -32,7 +32,7 @@ pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Val
         if item.get(key).is_none() {
             insert(item, key, InlineTable::new().into());
         }
-        let Some(next) = item.get_mut(key) else {
+        let Some(next) = child(item, key) else {
             return Put::NoTable((*key).to_owned());
         };
         let long_form = match *key {
@@ -48,12 +48,17 @@ pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Val
         }
         item = next;
     }
-    if let Some(old) = item.get_mut(last) {
+    if let Some(old) = child(item, last) {
         replace(old, value);
     } else {
         insert(item, last, value);
     }
     Put::Done
+}
+
+/// An entry that is there; `Item::get_mut` would make an empty one.
+fn child<'i>(item: &'i mut Item, key: &str) -> Option<&'i mut Item> {
+    item.as_table_like_mut()?.get_mut(key)
 }
 
 fn lengthen(item: &mut Item, key: &str) {
@@ -111,7 +116,12 @@ fn insert_inline(table: &mut InlineTable, key: &str, mut value: Value) {
     } else {
         table
             .get(&last)
-            .map(|value| text(value.decor().suffix()))
+            .map(|value| {
+                value
+                    .decor()
+                    .suffix()
+                    .map_or(" ".to_owned(), |raw| text(Some(raw)))
+            })
             .unwrap_or_default()
     };
     let (prefix, tail) = match tail.rsplit_once('\n') {

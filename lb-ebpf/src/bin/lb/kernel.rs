@@ -8,7 +8,7 @@ use lb_common::{
     backend::Backend,
     counter::Reason,
     event::{Event, EventKind},
-    flow::{WORDS_V4, WORDS_V6},
+    flow::{KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     persist::{PersistEntry, PersistKey},
     service::{Service, ServiceKey4, ServiceKey6, Table},
 };
@@ -31,17 +31,6 @@ impl Kernel {
     #[inline(always)]
     pub const fn new(ctx: *mut xdp_md) -> Self {
         Self { ctx }
-    }
-
-    /// The frame.
-    #[inline(always)]
-    pub fn packet(&self) -> Packet<'_> {
-        // SAFETY: the context is valid for the whole run.
-        let data = unsafe { (*self.ctx).data };
-        // SAFETY: as above.
-        let data_end = unsafe { (*self.ctx).data_end };
-        // SAFETY: the bounds are the context's, and whoever resizes the frame takes the view it gets back.
-        unsafe { Packet::from_raw(data as usize, data_end as usize) }
     }
 
     /// Interface that the frame came in by.
@@ -73,8 +62,18 @@ pub fn read_clock() {
     }
 }
 
-impl Tables<WORDS_V4> for Kernel {
+impl Tables<WORDS_V4, KEY_V4> for Kernel {
     type Word = SharedWord;
+
+    #[inline(always)]
+    fn key_words(ends: &Ends) -> [u64; KEY_V4] {
+        ends.key_v4()
+    }
+
+    #[inline(always)]
+    fn ends_of(words: &[u64; KEY_V4]) -> Ends {
+        Ends::of_v4(words)
+    }
 
     #[inline(always)]
     fn established(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V4>> {
@@ -85,10 +84,27 @@ impl Tables<WORDS_V4> for Kernel {
     fn half_open(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V4>> {
         maps::HALF_OPEN_V4.get((hash >> 32) as u32 & constants::bucket_mask_half_v4())
     }
+
+    #[inline(always)]
+    fn service_id(&self, ends: &Ends) -> Option<u32> {
+        let key = ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
+        // SAFETY: the map is not preallocated, so an element is not reused while it is read.
+        unsafe { maps::SERVICE_KEYS_V4.get(&key) }.map(|found| found.service)
+    }
 }
 
-impl Tables<WORDS_V6> for Kernel {
+impl Tables<WORDS_V6, KEY_V6> for Kernel {
     type Word = SharedWord;
+
+    #[inline(always)]
+    fn key_words(ends: &Ends) -> [u64; KEY_V6] {
+        ends.key_v6()
+    }
+
+    #[inline(always)]
+    fn ends_of(words: &[u64; KEY_V6]) -> Ends {
+        Ends::of_v6(words)
+    }
 
     #[inline(always)]
     fn established(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V6>> {
@@ -99,9 +115,26 @@ impl Tables<WORDS_V6> for Kernel {
     fn half_open(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V6>> {
         maps::HALF_OPEN_V6.get((hash >> 32) as u32 & constants::bucket_mask_half_v6())
     }
+
+    #[inline(always)]
+    fn service_id(&self, ends: &Ends) -> Option<u32> {
+        let key = ServiceKey6 { addr: ends.vip, port: ends.vip_port(), proto: ends.proto, pad: [0; 5] };
+        // SAFETY: the map is not preallocated, so an element is not reused while it is read.
+        unsafe { maps::SERVICE_KEYS_V6.get(&key) }.map(|found| found.service)
+    }
 }
 
 impl Env for Kernel {
+    #[inline(always)]
+    fn packet(&self) -> Packet<'_> {
+        // SAFETY: the context is valid for the whole run.
+        let data = unsafe { (*self.ctx).data };
+        // SAFETY: as above.
+        let data_end = unsafe { (*self.ctx).data_end };
+        // SAFETY: the bounds are the context's, and whoever resizes the frame takes the view it gets back.
+        unsafe { Packet::from_raw(data as usize, data_end as usize) }
+    }
+
     #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: helper without arguments.
@@ -116,23 +149,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn filter(&self, word: u32) -> u64 {
-        maps::FILTER
-            .get(0)
-            .and_then(|words| words.get(word as usize))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    #[inline(always)]
-    fn service_v4(&self, key: &ServiceKey4) -> Option<u32> {
-        // SAFETY: the map is not preallocated, so an element is not reused while it is read.
-        unsafe { maps::SERVICE_KEYS_V4.get(key) }.map(|found| found.service)
-    }
-
-    #[inline(always)]
-    fn service_v6(&self, key: &ServiceKey6) -> Option<u32> {
-        // SAFETY: as in `service_v4`.
-        unsafe { maps::SERVICE_KEYS_V6.get(key) }.map(|found| found.service)
+        maps::FILTER.get(0).and_then(|words| words.get(word as usize)).copied().unwrap_or(0)
     }
 
     #[inline(always)]
@@ -142,7 +159,10 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn table(&self, service: u32) -> Option<&Table> {
-        maps::TABLES.get_value(service, &0)
+        // A key of its own on the stack: `&0` would become a constant in a section of its own, which the loader
+        // takes for the start of `.rodata`.
+        let first = 0;
+        maps::TABLES.get_value(service, &first)
     }
 
     #[inline(always)]

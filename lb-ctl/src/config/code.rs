@@ -1,0 +1,90 @@
+//! The stable names of faults.
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// Stable names of faults, for scripts and searches.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub enum Code {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Code {
+            /// As shown: `config::unknown-key`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("config::", $name),)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Every server of a VIP has weight 0.
+    AllWeightsZero = "all-weights-zero",
+    /// An address that cannot be a VIP or a server.
+    BadAddress = "bad-address",
+    /// A DICOM application entity title outside PS3.5 6.2.
+    BadAeTitle = "bad-ae-title",
+    /// Not a duration with a unit.
+    BadDuration = "bad-duration",
+    /// A name that the command line or the kernel's records cannot carry.
+    BadName = "bad-name",
+    /// Not a port, or none.
+    BadPort = "bad-port",
+    /// Warning: the servers of a VIP are not checked.
+    CheckOff = "check-off",
+    /// A check that cannot end before the next one begins.
+    CheckTimeout = "check-timeout",
+    /// A TCP check of a UDP service without a port of its own.
+    CheckUdp = "check-udp",
+    /// Port translation with direct routing (R01).
+    DrPort = "dr-port",
+    /// The same address twice in one VIP.
+    DuplicateAddress = "duplicate-address",
+    /// The same name in two files.
+    DuplicateName = "duplicate-name",
+    /// The same port twice in one VIP.
+    DuplicatePort = "duplicate-port",
+    /// VIP and server of different address families.
+    FamilyMismatch = "family-mismatch",
+    /// A key that means nothing beside another one.
+    MisplacedKey = "misplaced-key",
+    /// A required key is not there.
+    MissingKey = "missing-key",
+    /// Warning: a VIP with an empty list of servers.
+    NoServers = "no-servers",
+    /// A limit other than "unlimited", which nothing enforces.
+    NotEnforced = "not-enforced",
+    /// Something of the product that this version has not got.
+    NotSupported = "not-supported",
+    /// A number or time outside its range.
+    OutOfRange = "out-of-range",
+    /// `pool` and `servers` in one place.
+    PoolAndServers = "pool-and-servers",
+    /// Profiles that rest on each other.
+    ProfileCycle = "profile-cycle",
+    /// Warning: a setting that another one makes pointless.
+    Redundant = "redundant",
+    /// A server that is this load balancer.
+    ServerIsVip = "server-is-vip",
+    /// Not TOML.
+    Syntax = "syntax",
+    /// More than the kernel's tables hold.
+    TooMany = "too-many",
+    /// A file cannot be read.
+    Unreadable = "unreadable",
+    /// A key that does not exist.
+    UnknownKey = "unknown-key",
+    /// A pool or profile that does not exist.
+    UnknownName = "unknown-name",
+    /// A word that is not one of those possible.
+    UnknownValue = "unknown-value",
+    /// Warning: a pool or profile that nothing uses.
+    Unused = "unused",
+    /// Two VIPs with the same address, port and protocol.
+    VipOverlap = "vip-overlap",
+    /// A string where a number belongs, and the like.
+    WrongType = "wrong-type",
+}

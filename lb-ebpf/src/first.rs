@@ -1,0 +1,130 @@
+//! The first packets of a flow: before it is established, and while nobody knows it.
+
+use lb_common::{
+    counter::Reason,
+    event::EventKind,
+    flow::{Decision, State},
+};
+
+use crate::{
+    env::{Env, Tables},
+    flow_table::{self, Entry, Hit, Inserted, Key, Take},
+    life::{self, Step},
+    steer::{self, By},
+    wire::tcp::Flags,
+};
+
+/// A half-open table whose bucket holds nothing older than this many ticks (some 3 s) is being flooded.
+const FLOOD_TICKS: u32 = 24;
+
+/// The decision for a packet without an established flow. `flags` is `None` for UDP.
+#[inline(always)]
+pub fn decide<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    key: &Key<KEY>,
+    flags: Option<Flags>,
+    now: u32,
+) -> Result<Decision, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    if let Some(hit) = flow_table::find(half, key) {
+        let decision = Decision(hit.decision);
+        if steer::live(env, decision).is_some() {
+            match life::half_open(flags, now.wrapping_sub(hit.control.last_seen())) {
+                Step::Keep | Step::Reopen => {}
+                Step::Become(State::New) => {
+                    flow_table::update(half, &hit, State::New, now);
+                }
+                Step::Become(state) => confirm::<E, WORDS, KEY>(env, key, &hit, state, now),
+                Step::End => {
+                    flow_table::retire(half, &hit);
+                }
+            }
+            return Ok(decision);
+        }
+        flow_table::retire(half, &hit);
+        env.count(Reason::FlowOrphaned);
+    }
+    begin::<E, WORDS, KEY>(env, key, flags, now)
+}
+
+/// Moves a half-open flow that proved itself to the established ones.
+#[inline(always)]
+fn confirm<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    key: &Key<KEY>,
+    hit: &Hit,
+    state: State,
+    now: u32,
+) where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let Some(flows) = Tables::<WORDS, KEY>::established(env, key.hash) else { return };
+    let Some(half) = Tables::<WORDS, KEY>::half_open(env, key.hash) else { return };
+    let entry = Entry { decision: hit.decision, state, now, take: Take::Free };
+    match flow_table::insert(flows, key, &entry) {
+        Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
+            flow_table::retire(half, hit);
+        }
+        Inserted::Full => {
+            // It stays half-open as long as it can, and is told its server by the table after that.
+            flow_table::update(half, hit, State::New, now);
+            env.count(Reason::FlowTableFull);
+            env.event(
+                EventKind::FlowTableFull,
+                u32::from(Decision(hit.decision).service()),
+                &E::ends_of(&key.words),
+                now,
+            );
+        }
+        // The next packet tries again.
+        Inserted::Race => {}
+    }
+}
+
+/// The first packet of a flow.
+#[inline(always)]
+fn begin<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    key: &Key<KEY>,
+    flags: Option<Flags>,
+    now: u32,
+) -> Result<Decision, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    let service = Tables::<WORDS, KEY>::service_id(env, &E::ends_of(&key.words)).ok_or(Reason::NoService)?;
+    let opens = flags.is_none_or(Flags::is_open);
+    // Under a flood an entry may be gone before the client answers; in mid-stream there is none to begin with.
+    // The next packet must find the same server by itself, so the hash decides.
+    let by = if opens && !flow_table::is_crowded(half, now, FLOOD_TICKS) { By::Service } else { By::Hash };
+    let decision = steer::choose::<E, WORDS, KEY>(env, service, key, by, now)?;
+    if !opens {
+        env.count(Reason::MidStream);
+        // A reset needs no memory.
+        if flags.is_some_and(Flags::is_rst) {
+            return Ok(decision);
+        }
+    }
+    let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
+    match flow_table::insert(half, key, &entry) {
+        Inserted::Free => {}
+        Inserted::Overwrote => {
+            env.count(Reason::HalfOpenOverwritten);
+            env.event(EventKind::HalfOpenOverwritten, service, &E::ends_of(&key.words), now);
+        }
+        Inserted::Exists => {
+            // Another CPU was first with the same flow: its choice holds.
+            if let Some(hit) = flow_table::find(half, key) {
+                return Ok(Decision(hit.decision));
+            }
+        }
+        // To forward without an entry could split the flow between two servers; the sender will repeat itself.
+        Inserted::Full | Inserted::Race => return Err(Reason::InsertRace),
+    }
+    env.count_flow(service);
+    Ok(decision)
+}

@@ -1,0 +1,335 @@
+//! The device under test: the real object, loaded with maps of its own, never attached and never pinned.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::Xdp,
+};
+use lb_common::{
+    backend::{Backend, state},
+    counter::{BackendTraffic, Reason, ServiceTraffic},
+    event::Event,
+    flow::{Bucket4, Bucket6, WAYS},
+    limits::{self, FILTER_WORDS, map},
+    maglev::{self, Entrant, Walk},
+    net::{Mac, mapped},
+    persist::{PersistEntry, PersistKey},
+    service::{
+        Service, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6, filter_word,
+    },
+};
+use zerocopy::{FromBytes as _, FromZeros as _};
+
+/// The object that the build script made.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.o"));
+
+/// `XDP_*` return codes (linux/bpf.h).
+pub const XDP_DROP: u32 = 1;
+/// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+/// See [`XDP_DROP`].
+pub const XDP_TX: u32 = 3;
+/// See [`XDP_DROP`].
+pub const XDP_REDIRECT: u32 = 4;
+
+/// Interface that a test run pretends frames come in by: `lo`, which is 1 in every network namespace.
+pub const INGRESS: u32 = 1;
+/// An interface index that the device map leads to `lo`, for frames that leave by another interface.
+pub const OTHER: u32 = 2;
+
+/// Sizes and constants to load with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Room for established IPv4 flows; a power of two.
+    pub flows_v4: u32,
+    /// Room for established IPv6 flows; a power of two.
+    pub flows_v6: u32,
+    /// Room for half-open flows of each family; a power of two.
+    pub half_open: u32,
+    /// Seed of the flow hash.
+    pub seed: u64,
+    /// 63 stops the clock at tick 0, so that runs repeat exactly; time then passes by [`Dut::age`].
+    pub tick_shift: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { flows_v4: 4096, flows_v6: 4096, half_open: 1024, seed: 0x5eed, tick_shift: 63 }
+    }
+}
+
+/// The loaded program and its maps.
+pub struct Dut {
+    ebpf: Ebpf,
+    /// What it was loaded with.
+    pub options: Options,
+    filter: BTreeMap<IpAddr, u32>,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ran {
+    /// `XDP_*`.
+    pub verdict: u32,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+}
+
+impl Dut {
+    /// Loads the object.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses it; the verifier's log is in the message.
+    #[must_use]
+    pub fn load(options: Options) -> Self {
+        let mask = |flows: u32| flows / WAYS as u32 - 1;
+        let ebpf = EbpfLoader::new()
+            .override_global("FLOW_SEED", &options.seed, true)
+            .override_global("TICK_SHIFT", &options.tick_shift, true)
+            .override_global("BUCKET_MASK_V4", &mask(options.flows_v4), true)
+            .override_global("BUCKET_MASK_V6", &mask(options.flows_v6), true)
+            .override_global("BUCKET_MASK_HALF_V4", &mask(options.half_open), true)
+            .override_global("BUCKET_MASK_HALF_V6", &mask(options.half_open), true)
+            .map_max_entries(map::FLOWS_V4, options.flows_v4 / WAYS as u32)
+            .map_max_entries(map::FLOWS_V6, options.flows_v6 / WAYS as u32)
+            .map_max_entries(map::HALF_OPEN_V4, options.half_open / WAYS as u32)
+            .map_max_entries(map::HALF_OPEN_V6, options.half_open / WAYS as u32)
+            .load(OBJECT)
+            .unwrap_or_else(|e| panic!("the object does not load: {e:#?}"));
+        let mut dut = Self { ebpf, options, filter: BTreeMap::new() };
+        dut.program().load().unwrap_or_else(|e| panic!("the verifier refuses the program: {e:#?}"));
+        let mut devices: DevMap<&mut MapData> = dut.ebpf.map_mut(map::DEVICES).unwrap().try_into().unwrap();
+        devices.set(OTHER, 1, None, 0).unwrap();
+        dut
+    }
+
+    /// The program.
+    pub fn program(&mut self) -> &mut Xdp {
+        self.ebpf.program_mut(limits::PROGRAM).unwrap().try_into().unwrap()
+    }
+
+    /// Runs one frame.
+    pub fn run(&mut self, frame: &[u8]) -> Ran {
+        let mut out = vec![0; frame.len() + 64];
+        let result = self
+            .program()
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::new()
+            })
+            .unwrap_or_else(|e| panic!("test run of {} bytes: {e}", frame.len()));
+        out.truncate(result.data_size_out as usize);
+        Ran { verdict: result.return_value, frame: out }
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    /// Writes a backend's record.
+    pub fn set_backend(&mut self, slot: u16, backend: Backend) {
+        self.array(map::BACKENDS).set(u32::from(slot), backend, 0).unwrap();
+    }
+
+    /// Reads a backend's record.
+    pub fn backend(&mut self, slot: u16) -> Backend {
+        self.array(map::BACKENDS).get(&u32::from(slot), 0).unwrap()
+    }
+
+    /// Writes a service's record.
+    pub fn set_service(&mut self, service: u16, record: Service) {
+        self.array(map::SERVICES).set(u32::from(service), record, 0).unwrap();
+    }
+
+    /// Leads a VIP address, port and protocol to a service, and marks the address as balanced.
+    pub fn add_key(&mut self, vip: SocketAddr, proto: u8, service: u16) {
+        let value = ServiceRef { service: u32::from(service) };
+        match vip.ip() {
+            IpAddr::V4(ip) => self
+                .hash::<ServiceKey4, ServiceRef>(map::SERVICE_KEYS_V4)
+                .insert(ServiceKey4::new(ip, vip.port(), proto), value, 0),
+            IpAddr::V6(ip) => self
+                .hash::<ServiceKey6, ServiceRef>(map::SERVICE_KEYS_V6)
+                .insert(ServiceKey6::new(ip, vip.port(), proto), value, 0),
+        }
+        .unwrap();
+        *self.filter.entry(vip.ip()).or_default() += 1;
+        self.write_filter();
+    }
+
+    /// Undoes [`Self::add_key`].
+    pub fn remove_key(&mut self, vip: SocketAddr, proto: u8) {
+        match vip.ip() {
+            IpAddr::V4(ip) => self
+                .hash::<ServiceKey4, ServiceRef>(map::SERVICE_KEYS_V4)
+                .remove(&ServiceKey4::new(ip, vip.port(), proto)),
+            IpAddr::V6(ip) => self
+                .hash::<ServiceKey6, ServiceRef>(map::SERVICE_KEYS_V6)
+                .remove(&ServiceKey6::new(ip, vip.port(), proto)),
+        }
+        .unwrap();
+        let users = self.filter.get_mut(&vip.ip()).unwrap();
+        *users -= 1;
+        if *users == 0 {
+            self.filter.remove(&vip.ip());
+        }
+        self.write_filter();
+    }
+
+    fn write_filter(&mut self) {
+        let mut words = [0u64; FILTER_WORDS];
+        for ip in self.filter.keys() {
+            let bit = match ip {
+                IpAddr::V4(ip) => filter_bit4(lb_common::net::addr4(*ip)),
+                IpAddr::V6(ip) => filter_bit6(lb_common::net::addr6(*ip)),
+            };
+            let (word, mask) = filter_word(bit);
+            words[word as usize] |= mask;
+        }
+        self.array::<[u64; FILTER_WORDS]>(map::FILTER).set(0, words, 0).unwrap();
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    /// Replaces a service's look-up table.
+    pub fn set_table(&mut self, service: u16, table: &Table) {
+        let inner: Array<MapData, Table> = Array::create(1, 0).unwrap();
+        let mut inner = inner;
+        inner.set(0, *table, 0).unwrap();
+        let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, Table>> =
+            self.ebpf.map_mut(map::TABLES).unwrap().try_into().unwrap();
+        tables.set(u32::from(service), &inner, 0).unwrap();
+    }
+
+    /// Sums of a service's counters over the CPUs.
+    pub fn service_traffic(&mut self, service: u16) -> ServiceTraffic {
+        let map: PerCpuArray<&MapData, ServiceTraffic> =
+            self.ebpf.map(map::SERVICE_TRAFFIC).unwrap().try_into().unwrap();
+        let mut sum = ServiceTraffic::default();
+        for cpu in map.get(&u32::from(service), 0).unwrap().iter() {
+            sum.packets += cpu.packets;
+            sum.bytes += cpu.bytes;
+            sum.flows += cpu.flows;
+        }
+        sum
+    }
+
+    /// Sums of a backend's counters over the CPUs.
+    pub fn backend_traffic(&mut self, slot: u16) -> BackendTraffic {
+        let map: PerCpuArray<&MapData, BackendTraffic> =
+            self.ebpf.map(map::BACKEND_TRAFFIC).unwrap().try_into().unwrap();
+        let mut sum = BackendTraffic::default();
+        for cpu in map.get(&u32::from(slot), 0).unwrap().iter() {
+            sum.packets += cpu.packets;
+            sum.bytes += cpu.bytes;
+        }
+        sum
+    }
+
+    /// Sums of the reason counters that are not zero.
+    pub fn reasons(&mut self) -> BTreeMap<Reason, u64> {
+        let map: PerCpuArray<&MapData, u64> = self.ebpf.map(map::REASONS).unwrap().try_into().unwrap();
+        Reason::ALL
+            .iter()
+            .map(|&reason| (reason, map.get(&(reason as u32), 0).unwrap().iter().sum()))
+            .filter(|&(_, count)| count != 0)
+            .collect()
+    }
+
+    /// Events since the last call.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut ring: RingBuf<&mut MapData> = self.ebpf.map_mut(map::EVENTS).unwrap().try_into().unwrap();
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            events.push(Event::read_from_bytes(&item).unwrap());
+        }
+        events
+    }
+
+    /// Persistence entries.
+    pub fn persisted(&mut self) -> Vec<(PersistKey, PersistEntry)> {
+        self.hash::<PersistKey, PersistEntry>(map::PERSIST).iter().map(Result::unwrap).collect()
+    }
+
+    /// Live IPv4 entries of a table (`map::FLOWS_V4` or `map::HALF_OPEN_V4`).
+    pub fn entries_v4(&mut self, name: &str) -> Vec<[u64; 8]> {
+        let map = self.array::<Bucket4>(name);
+        let buckets: Vec<Bucket4> = map.iter().map(Result::unwrap).collect();
+        buckets.iter().flat_map(|b| b.0).filter(|w| lb_common::flow::Control(w[0]).is_live()).collect()
+    }
+
+    /// Lets `ticks` pass for every entry of every flow table.
+    pub fn age(&mut self, ticks: u32) {
+        fn aged(word: u64, ticks: u32) -> u64 {
+            word & !0xffff_ffff | u64::from((word as u32).wrapping_sub(ticks))
+        }
+        for name in [map::FLOWS_V4, map::HALF_OPEN_V4] {
+            let mut map = self.array::<Bucket4>(name);
+            for i in 0..map.len() {
+                let mut bucket = map.get(&i, 0).unwrap();
+                if bucket.0.iter().any(|w| w[0] != 0) {
+                    bucket.0.iter_mut().for_each(|w| w[0] = aged(w[0], ticks));
+                    map.set(i, bucket, 0).unwrap();
+                }
+            }
+        }
+        for name in [map::FLOWS_V6, map::HALF_OPEN_V6] {
+            let mut map = self.array::<Bucket6>(name);
+            for i in 0..map.len() {
+                let mut bucket = map.get(&i, 0).unwrap();
+                if bucket.0.iter().any(|w| w[0] != 0) {
+                    bucket.0.iter_mut().for_each(|w| w[0] = aged(w[0], ticks));
+                    map.set(i, bucket, 0).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// A table that names these slots in turn.
+#[must_use]
+pub fn rotation(slots: &[u16]) -> Box<Table> {
+    let mut table = Table::new_box_zeroed().unwrap();
+    table.len = slots.len() as u32;
+    table.slots[..slots.len()].copy_from_slice(slots);
+    table
+}
+
+/// A Maglev table of these servers with equal weights.
+#[must_use]
+pub fn maglev_table(servers: &[(u16, IpAddr)]) -> Box<Table> {
+    let mut entrants: Vec<Entrant> = servers
+        .iter()
+        .map(|&(slot, ip)| Entrant { identity: maglev::identity(&mapped(ip), 0), weight: 100, slot })
+        .collect();
+    entrants.sort_by_key(|e| e.identity);
+    let mut table = Table::new_box_zeroed().unwrap();
+    let mut walks = vec![Walk::default(); entrants.len()];
+    if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) {
+        table.len = limits::TABLE_SLOTS as u32;
+    }
+    table
+}
+
+/// A live backend on the interface frames come in by, with a MAC made of its slot.
+#[must_use]
+pub fn live_backend(slot: u16) -> Backend {
+    let [hi, lo] = slot.to_be_bytes();
+    Backend {
+        generation: 1,
+        state: state::LIVE,
+        ifindex: INGRESS,
+        dst_mac: Mac([2, 0xbe, 0, 0, hi, lo]),
+        src_mac: Mac([2, 0x1b, 0, 0, 0, 1]),
+        ..Backend::default()
+    }
+}

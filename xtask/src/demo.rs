@@ -1,0 +1,42 @@
+//! `cargo xtask demo`: the user's first minute.
+
+use anyhow::Result;
+
+use crate::exec::{cargo, exec, note};
+use crate::{place, setup};
+
+/// How to leave things.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave everything running, and print how to look at it.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure()?;
+    // The development profile: it builds in a fraction of the time, and what is shown runs in the kernel anyway.
+    note(format_args!("building lbd, lbctl and the demonstration"));
+    exec(cargo().args(["build", "--quiet", "--package", "lb-ctl", "--bins"]))?;
+    exec(cargo().args(["build", "--quiet", "--package", "lb-tests", "--bin", "demo"]))?;
+    let binaries = place::binaries()?;
+    let mut command = cargo();
+    command
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "lb-tests",
+            "--bin",
+            "demo",
+            "--",
+            "--lbd",
+        ])
+        .arg(binaries.join("lbd"))
+        .arg("--lbctl")
+        .arg(binaries.join("lbctl"));
+    if args.keep {
+        command.arg("--keep");
+    }
+    exec(&mut command)
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask test`: every check there is, cheapest first.
+
+use std::env;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::exec::{cargo, exec, note};
+use crate::{budget, clippy, fmt, place, setup, tidy};
+
+/// A step's name, how to run it alone, and what it does.
+type Step = (&'static str, &'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 9] = [
+    ("set-up", "cargo xtask setup", setup::ensure),
+    ("format", "cargo xtask fmt --check", fmt::check),
+    ("tidy", "cargo xtask tidy", tidy::run),
+    ("lints, host", "cargo xtask clippy", clippy::host),
+    ("lints, BPF", "cargo xtask clippy", clippy::bpf),
+    ("budget", "cargo xtask budget", budget::run),
+    (
+        "unit tests",
+        "cargo test --workspace --exclude lb-tests",
+        unit_tests,
+    ),
+    ("packet and lab tests", "cargo test --package lb-tests", lab_tests),
+    (
+        "documentation",
+        "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps",
+        documentation,
+    ),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let start = Instant::now();
+    for (number, (name, repeat, step)) in STEPS.iter().enumerate() {
+        note(format_args!("== {}/{} {name}", number + 1, STEPS.len()));
+        let begun = Instant::now();
+        step().with_context(|| format!("step `{name}` failed; to repeat it alone: {repeat}"))?;
+        note(format_args!(
+            "== {name}: ok in {:.1} s",
+            begun.elapsed().as_secs_f32()
+        ));
+    }
+    let skipped = if place::is_root() {
+        ""
+    } else {
+        "; NOT root, so packet and lab tests were skipped"
+    };
+    note(format_args!(
+        "== all {} steps passed in {:.0} s{skipped}",
+        STEPS.len(),
+        start.elapsed().as_secs_f32()
+    ));
+    Ok(())
+}
+
+/// Whether this is continuous integration, where a skipped test is a failed one.
+fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// What needs neither root nor a lab.
+fn unit_tests() -> Result<()> {
+    exec(cargo().args(["test", "--quiet", "--workspace", "--exclude", "lb-tests"]))
+}
+
+/// What needs root, the kernel, and real servers. Without root they skip and say so; in CI that is a failure.
+fn lab_tests() -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "lb-tests"]);
+    if is_ci() {
+        command.env("LB_REQUIRE_ROOT", "1");
+    }
+    exec(&mut command)
+}
+
+fn documentation() -> Result<()> {
+    exec(
+        cargo()
+            .args([
+                "doc",
+                "--quiet",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+            ])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
