@@ -91,7 +91,7 @@ impl Forward {
             src_mac: self.src_mac,
             vlan: self.vlan,
             outer_tpid: self.outer_tpid,
-            pad: 0,
+            pad: [0; 3],
         }
     }
 
