@@ -71,13 +71,8 @@ impl Owned {
         let path = state_dir.join("addresses.json");
         let cure = "mend it, or move it away: addresses of removed VIPs then stay until you delete them";
         let entries: Vec<Entry> = state_file::load(&path, VERSION, cure)?.unwrap_or_default();
-        let addresses = entries
-            .into_iter()
-            .map(|Entry { ifindex, ip }| VipAddress { ifindex, ip });
-        Ok(Self {
-            addresses: addresses.collect(),
-            path,
-        })
+        let addresses = entries.into_iter().map(|Entry { ifindex, ip }| VipAddress { ifindex, ip });
+        Ok(Self { addresses: addresses.collect(), path })
     }
 
     /// The addresses.
@@ -104,10 +99,8 @@ impl Owned {
         if addresses == self.addresses {
             return Ok(());
         }
-        let entries: Vec<Entry> = addresses
-            .iter()
-            .map(|&VipAddress { ifindex, ip }| Entry { ifindex, ip })
-            .collect();
+        let entries: Vec<Entry> =
+            addresses.iter().map(|&VipAddress { ifindex, ip }| Entry { ifindex, ip }).collect();
         state_file::store(&self.path, VERSION, &entries).await?;
         self.addresses = addresses;
         Ok(())
@@ -183,8 +176,7 @@ impl<A: AddressBook> Claims<A> {
         for address in due {
             self.asked.insert(address, new.contains(&address));
             let book = self.book.clone();
-            self.running
-                .spawn(async move { (address, book.add(address).await) });
+            self.running.spawn(async move { (address, book.add(address).await) });
         }
         None
     }
@@ -243,35 +235,23 @@ impl<A: AddressBook> Claims<A> {
                 Some(address)
             }
         };
-        self.owned
-            .change([], not_mine)
-            .await
-            .err()
-            .map(|error| error.to_string())
+        self.owned.change([], not_mine).await.err().map(|error| error.to_string())
     }
 
     /// Why addresses are not there, by address.
     pub(crate) fn problems(&self) -> BTreeMap<IpAddr, String> {
-        self.refused
-            .iter()
-            .map(|(address, (_, text))| (address.ip, text.clone()))
-            .collect()
+        self.refused.iter().map(|(address, (_, text))| (address.ip, text.clone())).collect()
     }
 
     /// True when every one of these was tried, and nothing is under way.
     pub(crate) fn settled(&self, ready: &BTreeSet<VipAddress>) -> bool {
         self.asked.is_empty()
-            && ready
-                .iter()
-                .all(|a| self.here.contains_key(a) || self.refused.contains_key(a))
+            && ready.iter().all(|a| self.here.contains_key(a) || self.refused.contains_key(a))
     }
 }
 
 fn is_present(address: VipAddress, facts: &NetFacts) -> bool {
-    facts
-        .addresses
-        .iter()
-        .any(|a| a.ip == address.ip && a.ifindex == address.ifindex)
+    facts.addresses.iter().any(|a| a.ip == address.ip && a.ifindex == address.ifindex)
 }
 
 fn name(address: VipAddress, facts: &NetFacts) -> String {

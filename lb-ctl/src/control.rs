@@ -77,7 +77,7 @@ impl From<StateError> for Refused {
 #[derive(Debug)]
 pub enum Request {
     /// Change something.
-    Command(Command, Reply<Done>),
+    Command(Box<Command>, Reply<Done>),
     /// What `apply` would change.
     Diff(Reply<Outcome>),
     /// The configuration in force, as TOML.
@@ -207,7 +207,7 @@ impl Controller {
     async fn answer(&mut self, request: Request) {
         // Who asked may have gone away meanwhile; what was done stays done.
         match request {
-            Request::Command(command, reply) => drop(reply.send(self.command(command).await)),
+            Request::Command(command, reply) => drop(reply.send(self.command(*command).await)),
             Request::Diff(reply) => {
                 let loaded = self.blocking(|store| store.load()).await;
                 drop(reply.send(loaded.map(|loaded| self.outcome(&loaded))));
@@ -230,11 +230,7 @@ impl Controller {
             }
             Command::Edit { edit, dry_run } => {
                 let loaded = self.blocking(move |store| store.edit(&edit, dry_run)).await?;
-                if dry_run {
-                    self.outcome(&loaded)
-                } else {
-                    self.put_into_force(loaded).await
-                }
+                if dry_run { self.outcome(&loaded) } else { self.put_into_force(loaded).await }
             }
             Command::SetState { rips, state } => self.set_state(&rips, state).await?,
         };
@@ -252,10 +248,7 @@ impl Controller {
                     .to_owned(),
             );
         }
-        Outcome {
-            changes: self.store.diff(&self.config, &loaded.config),
-            warnings,
-        }
+        Outcome { changes: self.store.diff(&self.config, &loaded.config), warnings }
     }
 
     async fn put_into_force(&mut self, loaded: LoadedConfig) -> Outcome {
@@ -282,15 +275,7 @@ impl Controller {
         let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
         let changes: Vec<String> = changed
             .iter()
-            .map(|id| {
-                format!(
-                    "{}/{}: {} -> {}",
-                    id.vip,
-                    id.rip,
-                    state_name(word(id)),
-                    state_name(state)
-                )
-            })
+            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, state_name(word(id)), state_name(state)))
             .collect();
         self.operator.set(rips, state).await?;
         for change in &changes {
@@ -298,24 +283,13 @@ impl Controller {
         }
         let states = self.operator.states();
         let mut warnings = Vec::new();
-        for vip in self
-            .config
-            .vips
-            .iter()
-            .filter(|v| v.enabled && rips.iter().any(|id| id.vip == v.name))
-        {
+        for vip in self.config.vips.iter().filter(|v| v.enabled && rips.iter().any(|id| id.vip == v.name)) {
             let online = vip.rips.iter().any(|rip| {
-                let id = RipId {
-                    vip: vip.name.clone(),
-                    rip: rip.name.clone(),
-                };
+                let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
                 !states.contains_key(&id)
             });
             if !online {
-                warnings.push(format!(
-                    "{} has no real server left that takes new connections",
-                    vip.name
-                ));
+                warnings.push(format!("{} has no real server left that takes new connections", vip.name));
             }
         }
         Ok(Outcome { changes, warnings })
@@ -324,11 +298,7 @@ impl Controller {
     fn must_exist(&self, id: &RipId) -> Result<(), Refused> {
         let Some(vip) = self.config.vips.iter().find(|v| v.name == id.vip) else {
             let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
-            return Err(Refused::Invalid(format!(
-                "no VIP {}: there are {}",
-                id.vip,
-                listed(&names)
-            )));
+            return Err(Refused::Invalid(format!("no VIP {}: there are {}", id.vip, listed(&names))));
         };
         if vip.rips.iter().any(|r| r.name == id.rip) {
             return Ok(());
@@ -344,12 +314,8 @@ impl Controller {
 
     /// Tells checks and netlink what there is now.
     fn announce(&self) {
-        self.to
-            .targets
-            .send_if_modified(|targets| replace(targets, check_targets(&self.config)));
-        self.to
-            .watched
-            .send_if_modified(|watched| replace(watched, compile::watched(&self.config)));
+        self.to.targets.send_if_modified(|targets| replace(targets, check_targets(&self.config)));
+        self.to.watched.send_if_modified(|watched| replace(watched, compile::watched(&self.config)));
     }
 
     /// Compiles what is known, and publishes what differs. Gives the number of the goal that holds it.
@@ -374,10 +340,7 @@ impl Controller {
         if self.number == 0 || self.before != compiled.desired {
             self.number += 1;
             self.before.clone_from(&compiled.desired);
-            self.to.goal.send_replace(Arc::new(Goal {
-                number: self.number,
-                state: compiled.desired,
-            }));
+            self.to.goal.send_replace(Arc::new(Goal { number: self.number, state: compiled.desired }));
         }
         self.publish_view();
         self.number
@@ -403,11 +366,7 @@ impl Controller {
 }
 
 fn listed(names: &[&str]) -> String {
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
@@ -431,10 +390,7 @@ fn check_targets(config: &Config) -> Targets {
             continue;
         };
         targets.extend(vip.rips.iter().map(|rip| Target {
-            id: RipId {
-                vip: vip.name.clone(),
-                rip: rip.name.clone(),
-            },
+            id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
             addr: SocketAddr::new(rip.ip, port),
             check: vip.check.clone(),
         }));
@@ -461,11 +417,7 @@ fn log_transitions(before: &Notes, now: &Notes, health: &HealthMap) {
             RipState::Halt => tracing::info!("{vip}/{rip} is halted"),
         }
     }
-    for (vip, problem) in now
-        .vips
-        .iter()
-        .filter(|(vip, p)| before.vips.get(*vip) != Some(p))
-    {
+    for (vip, problem) in now.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
         tracing::error!("VIP {vip}: {problem}");
     }
     for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {

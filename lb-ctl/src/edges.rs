@@ -45,9 +45,7 @@ impl ConfigStore for Files {
         })?;
         if !dry_run {
             for rewrite in &edited.rewrites {
-                rewrite
-                    .write()
-                    .map_err(|error| Refused::Failed(error.to_string()))?;
+                rewrite.write().map_err(|error| Refused::Failed(error.to_string()))?;
             }
         }
         let mut loaded = in_short(edited.loaded);
@@ -67,11 +65,7 @@ impl ConfigStore for Files {
 fn in_short(loaded: config::Loaded) -> LoadedConfig {
     LoadedConfig {
         config: loaded.config,
-        warnings: loaded
-            .warnings
-            .iter()
-            .map(|w| format!("{}: {}", w.message, w.help))
-            .collect(),
+        warnings: loaded.warnings.iter().map(|w| format!("{}: {}", w.message, w.help)).collect(),
     }
 }
 
@@ -93,9 +87,7 @@ impl AddressBook for Machine {
     }
 
     async fn remove(&self, address: VipAddress) -> Result<(), String> {
-        addresses::remove(address)
-            .await
-            .map_err(|error| error.to_string())
+        addresses::remove(address).await.map_err(|error| error.to_string())
     }
 }
 
@@ -153,9 +145,8 @@ pub async fn checks(
 ///
 /// Names the capabilities that are missing.
 pub fn require_privileges() -> anyhow::Result<()> {
-    let has = rustix::thread::capabilities(None)
-        .context("cannot read this process's capabilities")?
-        .effective;
+    let has =
+        rustix::thread::capabilities(None).context("cannot read this process's capabilities")?.effective;
     let all = CapabilitySet::SYS_ADMIN;
     let needed = [
         ("CAP_BPF", CapabilitySet::BPF | all),
@@ -163,18 +154,12 @@ pub fn require_privileges() -> anyhow::Result<()> {
         ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
         ("CAP_NET_RAW", CapabilitySet::NET_RAW),
     ];
-    let missing: Vec<&str> = needed
-        .iter()
-        .filter(|(_, any)| !has.intersects(*any))
-        .map(|(name, _)| *name)
-        .collect();
+    let missing: Vec<&str> =
+        needed.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    bail!(
-        "missing privileges: {}; run lbd as root, or by its unit (systemctl start lbd)",
-        missing.join(", ")
-    )
+    bail!("missing privileges: {}; run lbd as root, or by its unit (systemctl start lbd)", missing.join(", "))
 }
 
 /// Tells the service manager, if there is one, how the daemon stands (`READY=1`; sd_notify(3)).
@@ -183,10 +168,9 @@ pub fn notify(state: &str) {
         return;
     };
     let name = path.to_string_lossy();
-    let address = name.strip_prefix('@').map_or_else(
-        || SocketAddr::from_pathname(Path::new(&path)),
-        |name| SocketAddr::from_abstract_name(name),
-    );
+    let address = name
+        .strip_prefix('@')
+        .map_or_else(|| SocketAddr::from_pathname(Path::new(&path)), SocketAddr::from_abstract_name);
     let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
     if let Err(error) = sent {
         tracing::warn!("cannot tell the service manager {state} on {name}: {error}");

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod edges;

@@ -90,10 +90,7 @@ impl Observer {
     /// A flow with names. A server whose slot has changed hands since has none.
     #[must_use]
     pub fn flow(flow: &Flow, installed: &Installed) -> FlowStatus {
-        let vip = installed
-            .services
-            .get(&flow.service)
-            .map(|(who, _)| who.name.clone());
+        let vip = installed.services.get(&flow.service).map(|(who, _)| who.name.clone());
         let rip = installed
             .backends
             .get(&flow.slot)
@@ -141,15 +138,8 @@ impl Scene<'_> {
         let rips: Vec<RipStatus> = vip.rips.iter().map(|rip| self.rip(vip, rip)).collect();
         let problem = self.vip_problem(vip);
         let installed = &self.reconciled.installed;
-        let id = installed
-            .services
-            .iter()
-            .find(|(_, (who, _))| who.name == vip.name)
-            .map(|(id, _)| *id);
-        let traffic = id
-            .and_then(|id| self.counters.services.get(&id))
-            .copied()
-            .unwrap_or_default();
+        let id = installed.services.iter().find(|(_, (who, _))| who.name == vip.name).map(|(id, _)| *id);
+        let traffic = id.and_then(|id| self.counters.services.get(&id)).copied().unwrap_or_default();
         VipStatus {
             name: vip.name.clone(),
             ip: vip.ip,
@@ -180,18 +170,12 @@ impl Scene<'_> {
     }
 
     fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
-        let id = RipId {
-            vip: vip.name.clone(),
-            rip: rip.name.clone(),
-        };
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         let health = self.health.get(&id);
         let last = health.and_then(|h| h.last.as_ref());
         let note = self.view.notes.rips.get(&id);
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
-        let (packets, bytes) = slot
-            .and_then(|s| self.counters.backends.get(s))
-            .copied()
-            .unwrap_or_default();
+        let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
         let path = self.facts.paths.get(&rip.ip);
         RipStatus {
             name: rip.name.clone(),
@@ -201,15 +185,10 @@ impl Scene<'_> {
             operator: self.view.operator.get(&id).copied().unwrap_or_default(),
             verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
             verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
-            detail: note
-                .and_then(|n| n.detail.clone())
-                .unwrap_or_else(|| check_detail(vip, health)),
+            detail: note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health)),
             reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
             steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
-            connections: slot
-                .and_then(|s| self.census.by_slot.get(s))
-                .copied()
-                .unwrap_or(0),
+            connections: slot.and_then(|s| self.census.by_slot.get(s)).copied().unwrap_or(0),
             packets_total: packets,
             bytes_total: bytes,
             mac: path.and_then(|p| p.mac).map(|mac| mac.to_string()),
@@ -252,10 +231,8 @@ impl Scene<'_> {
                 ));
             }
             if !link.up {
-                problems.push(format!(
-                    "{} is down or has no carrier: check its cable and `ip link`",
-                    link.name
-                ));
+                problems
+                    .push(format!("{} is down or has no carrier: check its cable and `ip link`", link.name));
             }
         }
         let tables = [
@@ -312,10 +289,9 @@ fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
     let Some(last) = health.and_then(|h| h.last.as_ref()) else {
         return "not checked yet".to_owned();
     };
-    last.failure.as_ref().map_or_else(
-        || format!("{what} {}", short(last.took)),
-        |failure| failure.text.clone(),
-    )
+    last.failure
+        .as_ref()
+        .map_or_else(|| format!("{what} {}", short(last.took)), |failure| failure.text.clone())
 }
 
 /// `0.4 ms`, `3 ms`, `1.2 s`.
@@ -334,10 +310,7 @@ fn since(then: SystemTime, now: SystemTime) -> u64 {
 }
 
 fn reasons(counters: &Counters) -> Vec<ReasonCount> {
-    let counted = Reason::ALL
-        .iter()
-        .zip(&counters.reasons)
-        .filter(|(_, packets)| **packets > 0);
+    let counted = Reason::ALL.iter().zip(&counters.reasons).filter(|(_, packets)| **packets > 0);
     counted
         .map(|(reason, &packets)| ReasonCount {
             reason: reason.name().to_owned(),

@@ -87,13 +87,7 @@ impl OperatorFile {
         if states == self.states {
             return Ok(());
         }
-        let entries: Vec<Entry> = states
-            .iter()
-            .map(|(id, &state)| Entry {
-                id: id.clone(),
-                state,
-            })
-            .collect();
+        let entries: Vec<Entry> = states.iter().map(|(id, &state)| Entry { id: id.clone(), state }).collect();
         state_file::store(&self.path, VERSION, &entries).await?;
         self.states = states;
         Ok(())
@@ -105,19 +99,14 @@ mod tests {
     use super::*;
 
     fn id(rip: &str) -> RipId {
-        RipId {
-            vip: "PACS".to_owned(),
-            rip: rip.to_owned(),
-        }
+        RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }
     }
 
     #[tokio::test]
     async fn drain_and_halt_survive_and_online_needs_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = OperatorFile::open(dir.path()).unwrap();
-        file.set(&[id("R1"), id("R2")], OperatorState::Drain)
-            .await
-            .unwrap();
+        file.set(&[id("R1"), id("R2")], OperatorState::Drain).await.unwrap();
         file.set(&[id("R2")], OperatorState::Halt).await.unwrap();
         file.set(&[id("R1")], OperatorState::Online).await.unwrap();
         let again = OperatorFile::open(dir.path()).unwrap();
@@ -129,11 +118,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = OperatorFile::open(dir.path()).unwrap();
         drop(dir);
-        let error = file
-            .set(&[id("R1")], OperatorState::Halt)
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = file.set(&[id("R1")], OperatorState::Halt).await.unwrap_err().to_string();
         assert!(error.contains("--state-dir"), "{error}");
         assert!(file.states().is_empty());
     }

@@ -82,14 +82,7 @@ impl<A: AddressBook> Reconciler<A> {
         book: A,
         owned: Owned,
     ) -> Self {
-        Self {
-            writer: Lent::new(writer),
-            goal,
-            facts,
-            published,
-            census,
-            claims: Claims::new(book, owned),
-        }
+        Self { writer: Lent::new(writer), goal, facts, published, census, claims: Claims::new(book, owned) }
     }
 
     /// Runs until shutdown, and leaves the kernel as it is then.
@@ -249,12 +242,8 @@ fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> 
 
 /// Says in the log what is new.
 fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &Reconciled) {
-    let name = |index: &u32| {
-        facts
-            .links
-            .get(index)
-            .map_or_else(|| format!("interface {index}"), |l| l.name.clone())
-    };
+    let name =
+        |index: &u32| facts.links.get(index).map_or_else(|| format!("interface {index}"), |l| l.name.clone());
     for (index, mode) in &installed.links {
         if before.installed.links.contains_key(index) {
             continue;
@@ -267,25 +256,13 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
             ),
         }
     }
-    for index in before
-        .installed
-        .links
-        .keys()
-        .filter(|i| !installed.links.contains_key(i))
-    {
+    for index in before.installed.links.keys().filter(|i| !installed.links.contains_key(i)) {
         tracing::info!("detached from {}", name(index));
     }
     for failure in applied.failures.iter().filter(|f| !before.problems.contains(f)) {
         tracing::error!("{failure}");
     }
-    for (vip, problem) in applied
-        .vips
-        .iter()
-        .filter(|(vip, p)| before.vips.get(*vip) != Some(p))
-    {
+    for (vip, problem) in applied.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
         tracing::error!("VIP {vip}: {problem}");
     }
 }
-
-#[cfg(test)]
-mod tests;

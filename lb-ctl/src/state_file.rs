@@ -60,17 +60,10 @@ pub fn load<T: DeserializeOwned>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("read", path, error)),
     };
-    let corrupt = |detail: String| StateError::Corrupt {
-        path: path.to_owned(),
-        detail,
-        cure,
-    };
+    let corrupt = |detail: String| StateError::Corrupt { path: path.to_owned(), detail, cure };
     let found: Version = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
     if found.version != version {
-        return Err(corrupt(format!(
-            "has version {}, this build knows {version}",
-            found.version
-        )));
+        return Err(corrupt(format!("has version {}, this build knows {version}", found.version)));
     }
     let envelope: Envelope<T> = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
     Ok(Some(envelope.data))
@@ -93,14 +86,10 @@ pub async fn store<T: Serialize + Sync>(path: &Path, version: u32, data: &T) -> 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside).map_err(|e| io_error("create", &beside, e))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|e| io_error("write", &beside, e))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| io_error("write", &beside, e))?;
     fs::rename(&beside, path).map_err(|e| io_error("replace", path, e))?;
     let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| io_error("sync", directory, e))
+    File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io_error("sync", directory, e))
 }
 
 /// Held by the one daemon that uses a state directory; the kernel releases it when the process ends.
@@ -142,11 +131,7 @@ pub enum LockError {
 }
 
 fn io_error(verb: &'static str, path: &Path, error: io::Error) -> StateError {
-    StateError::Io {
-        verb,
-        path: path.to_owned(),
-        error,
-    }
+    StateError::Io { verb, path: path.to_owned(), error }
 }
 
 #[cfg(test)]
@@ -161,11 +146,7 @@ mod tests {
         store(&path, 1, &vec![1, 2]).await.unwrap();
         store(&path, 1, &vec![3]).await.unwrap();
         assert_eq!(load::<Vec<u32>>(&path, 1, "").unwrap(), Some(vec![3]));
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing is left beside it"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[tokio::test]
@@ -173,13 +154,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         store(&path, 2, &"something newer").await.unwrap();
-        let error = load::<Vec<u32>>(&path, 1, "move it away")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("has version 2, this build knows 1; move it away"),
-            "{error}"
-        );
+        let error = load::<Vec<u32>>(&path, 1, "move it away").unwrap_err().to_string();
+        assert!(error.contains("has version 2, this build knows 1; move it away"), "{error}");
         fs::write(&path, "{").unwrap();
         assert!(load::<Vec<u32>>(&path, 1, "").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"{");

@@ -45,12 +45,7 @@ impl Telemetry {
         counters: watch::Sender<Arc<Counters>>,
         requests: mpsc::Receiver<FlowRequest>,
     ) -> Self {
-        Self {
-            reader: Lent::new(reader),
-            counters,
-            requests,
-            journal: Journal::default(),
-        }
+        Self { reader: Lent::new(reader), counters, requests, journal: Journal::default() }
     }
 
     /// Runs until shutdown.
@@ -80,10 +75,8 @@ impl Telemetry {
     }
 
     async fn poll(&mut self) {
-        let (counters, events) = self
-            .reader
-            .with(|reader| (reader.counters(), reader.events(EVENTS_PER_POLL)))
-            .await;
+        let (counters, events) =
+            self.reader.with(|reader| (reader.counters(), reader.events(EVENTS_PER_POLL))).await;
         match counters {
             Ok(counters) => drop(self.counters.send_replace(Arc::new(counters))),
             Err(error) => tracing::error!("{}", error.line()),

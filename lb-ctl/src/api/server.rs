@@ -89,10 +89,7 @@ pub enum BindError {
 ///
 /// When another daemon answers there, or the path cannot be used.
 pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
-    let failed = |error| BindError::Io {
-        path: path.to_owned(),
-        error,
-    };
+    let failed = |error| BindError::Io { path: path.to_owned(), error };
     if let Some(directory) = path.parent().filter(|d| !d.exists()) {
         fs::create_dir_all(directory).map_err(failed)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o750)).map_err(failed)?;
@@ -120,10 +117,7 @@ pub fn refuse_live(path: &Path) -> Result<bool, BindError> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
         Ok(_) => Err(BindError::InUse(path.to_owned())),
-        Err(error) => Err(BindError::Io {
-            path: path.to_owned(),
-            error,
-        }),
+        Err(error) => Err(BindError::Io { path: path.to_owned(), error }),
     }
 }
 
@@ -133,9 +127,7 @@ pub fn refuse_live(path: &Path) -> Result<bool, BindError> {
 ///
 /// When the listener breaks.
 pub async fn serve(listener: UnixListener, api: Api, shutdown: Shutdown) -> anyhow::Result<()> {
-    axum::serve(listener, router(api))
-        .with_graceful_shutdown(shutdown.requested())
-        .await?;
+    axum::serve(listener, router(api)).with_graceful_shutdown(shutdown.requested()).await?;
     Ok(())
 }
 
@@ -148,10 +140,7 @@ fn router(api: Api) -> Router {
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
         .fallback(async || {
-            No(
-                StatusCode::NOT_FOUND,
-                "no such request: lbctl and lbd are of different versions".to_owned(),
-            )
+            No(StatusCode::NOT_FOUND, "no such request: lbctl and lbd are of different versions".to_owned())
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::map_response(name_the_server))
@@ -185,19 +174,13 @@ impl From<Refused> for No {
 
 impl From<JsonRejection> for No {
     fn from(rejection: JsonRejection) -> Self {
-        Self(
-            rejection.status(),
-            format!("request not understood: {}", rejection.body_text()),
-        )
+        Self(rejection.status(), format!("request not understood: {}", rejection.body_text()))
     }
 }
 
 impl From<QueryRejection> for No {
     fn from(rejection: QueryRejection) -> Self {
-        Self(
-            rejection.status(),
-            format!("query not understood: {}", rejection.body_text()),
-        )
+        Self(rejection.status(), format!("query not understood: {}", rejection.body_text()))
     }
 }
 
@@ -212,7 +195,7 @@ async fn command(
     let Json(command) = body?;
     let dry_run = matches!(command, Command::Edit { dry_run: true, .. });
     let before = Arc::clone(&api.reconciled.borrow());
-    let Done { outcome, goal } = api.ask(|reply| Request::Command(command, reply)).await?;
+    let Done { outcome, goal } = api.ask(|reply| Request::Command(Box::new(command), reply)).await?;
     if dry_run {
         return Ok(Json(outcome));
     }
@@ -236,10 +219,7 @@ async fn flows(
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if query.vip.is_none() && query.rip.is_none() && query.client.is_none() {
         let (flows, total) = api.read_flows(limit.min(MAX_FLOWS)).await?;
-        return Ok(Json(FlowList {
-            flows: api.named(&flows),
-            total,
-        }));
+        return Ok(Json(FlowList { flows: api.named(&flows), total }));
     }
     let mut matching = api.named(&api.every_flow().await?);
     matching.retain(|flow| {
@@ -250,10 +230,7 @@ async fn flows(
     });
     let total = matching.len() as u64;
     matching.truncate(limit);
-    Ok(Json(FlowList {
-        flows: matching,
-        total,
-    }))
+    Ok(Json(FlowList { flows: matching, total }))
 }
 
 async fn count(
@@ -265,10 +242,8 @@ async fn count(
     for flow in api.named(&api.every_flow().await?) {
         *counts.entry(count_key(by, flow)).or_default() += 1;
     }
-    let mut counts: Vec<FlowCount> = counts
-        .into_iter()
-        .map(|(key, flows)| FlowCount { key, flows })
-        .collect();
+    let mut counts: Vec<FlowCount> =
+        counts.into_iter().map(|(key, flows)| FlowCount { key, flows }).collect();
     // The sort is stable: equal counts stay in the order of their keys.
     counts.sort_by_key(|c| std::cmp::Reverse(c.flows));
     Ok(Json(counts))
@@ -290,15 +265,10 @@ impl Api {
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, No> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.requests
-                .send(request(reply))
-                .await
-                .map_err(|_gone| stopping())?;
+            self.requests.send(request(reply)).await.map_err(|_gone| stopping())?;
             answer.await.map_err(|_gone| stopping())?.map_err(No::from)
         };
-        timeout(ANSWER_DEADLINE, asked)
-            .await
-            .unwrap_or_else(|_elapsed| Err(busy()))
+        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
     }
 
     /// Waits until the data plane holds a goal, and its addresses were tried.
@@ -322,17 +292,9 @@ impl Api {
                 format!("saved, but the data plane refuses: {problem}; lbd keeps trying: see `lbctl status`");
             return Err(No(StatusCode::SERVICE_UNAVAILABLE, text));
         }
-        let vips = arrived
-            .vips
-            .iter()
-            .filter(|(vip, problem)| before.vips.get(*vip) != Some(problem));
-        outcome
-            .warnings
-            .extend(vips.map(|(vip, problem)| format!("VIP {vip}: {problem}")));
-        let addresses = arrived
-            .addresses
-            .iter()
-            .filter(|(ip, text)| before.addresses.get(ip) != Some(text));
+        let vips = arrived.vips.iter().filter(|(vip, problem)| before.vips.get(*vip) != Some(problem));
+        outcome.warnings.extend(vips.map(|(vip, problem)| format!("VIP {vip}: {problem}")));
+        let addresses = arrived.addresses.iter().filter(|(ip, text)| before.addresses.get(ip) != Some(text));
         outcome.warnings.extend(addresses.map(|(_, text)| text.clone()));
         Ok(outcome)
     }
@@ -340,16 +302,11 @@ impl Api {
     async fn read_flows(&self, limit: usize) -> Result<(Vec<Flow>, u64), No> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.flows
-                .send(FlowRequest { limit, reply })
-                .await
-                .map_err(|_gone| stopping())?;
+            self.flows.send(FlowRequest { limit, reply }).await.map_err(|_gone| stopping())?;
             let read = answer.await.map_err(|_gone| stopping())?;
             read.map_err(|error| No(StatusCode::INTERNAL_SERVER_ERROR, error.line()))
         };
-        timeout(ANSWER_DEADLINE, asked)
-            .await
-            .unwrap_or_else(|_elapsed| Err(busy()))
+        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
     }
 
     /// All flows, or a refusal: half of them would be a wrong answer.
@@ -366,24 +323,15 @@ impl Api {
 
     fn named(&self, flows: &[Flow]) -> Vec<FlowStatus> {
         let installed = Arc::clone(&self.reconciled.borrow().installed);
-        flows
-            .iter()
-            .map(|flow| Observer::flow(flow, &installed))
-            .collect()
+        flows.iter().map(|flow| Observer::flow(flow, &installed)).collect()
     }
 }
 
 fn stopping() -> No {
-    No(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "lbd is stopping: try again once it runs".to_owned(),
-    )
+    No(StatusCode::SERVICE_UNAVAILABLE, "lbd is stopping: try again once it runs".to_owned())
 }
 
 fn busy() -> No {
-    let text = format!(
-        "lbd did not come to it within {} s: see its journal",
-        ANSWER_DEADLINE.as_secs()
-    );
+    let text = format!("lbd did not come to it within {} s: see its journal", ANSWER_DEADLINE.as_secs());
     No(StatusCode::SERVICE_UNAVAILABLE, text)
 }

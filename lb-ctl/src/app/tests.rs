@@ -47,34 +47,20 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
         enabled: true,
         rips: rips
             .iter()
-            .map(|(name, ip)| Rip {
-                name: (*name).to_owned(),
-                ip: ip.parse().unwrap(),
-                weight: 100,
-            })
+            .map(|(name, ip)| Rip { name: (*name).to_owned(), ip: ip.parse().unwrap(), weight: 100 })
             .collect(),
     }
 }
 
 fn config(vips: Vec<Vip>) -> Config {
     Config {
-        node: Node {
-            name: None,
-            interfaces: Vec::new(),
-            flows_v4: 1024,
-            flows_v6: 1024,
-            half_open: 1024,
-        },
+        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
         vips,
     }
 }
 
 fn pacs() -> Vip {
-    vip(
-        "PACS",
-        "10.12.1.100",
-        &[("R1", "10.12.1.110"), ("R2", "10.12.1.111")],
-    )
+    vip("PACS", "10.12.1.100", &[("R1", "10.12.1.110"), ("R2", "10.12.1.111")])
 }
 
 /// "The disk": what would be loaded next.
@@ -90,10 +76,7 @@ impl Disk {
 impl ConfigStore for Disk {
     fn load(&self) -> Result<LoadedConfig, Refused> {
         let config = self.0.lock().unwrap().clone().map_err(Refused::Invalid)?;
-        Ok(LoadedConfig {
-            config,
-            warnings: Vec::new(),
-        })
+        Ok(LoadedConfig { config, warnings: Vec::new() })
     }
 
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
@@ -111,9 +94,7 @@ impl ConfigStore for Disk {
     fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
         let names = |c: &Config| c.vips.iter().map(|v| v.name.clone()).collect::<BTreeSet<_>>();
         let (from, to) = (names(from), names(to));
-        from.symmetric_difference(&to)
-            .map(|name| format!("VIP {name}"))
-            .collect()
+        from.symmetric_difference(&to).map(|name| format!("VIP {name}")).collect()
     }
 
     fn show(&self, config: &Config) -> String {
@@ -200,13 +181,7 @@ impl Lan {
 }
 
 fn address(ip: IpAddr, prefix: u8) -> Address {
-    Address {
-        ifindex: 2,
-        ip,
-        prefix,
-        duplicate: false,
-        tentative: false,
-    }
+    Address { ifindex: 2, ip, prefix, duplicate: false, tentative: false }
 }
 
 impl AddressBook for Lan {
@@ -217,11 +192,7 @@ impl AddressBook for Lan {
             "{} is claimed before its service",
             wanted.ip
         );
-        assert!(
-            installed.links.contains_key(&2),
-            "{} is claimed before the link is attached",
-            wanted.ip
-        );
+        assert!(installed.links.contains_key(&2), "{} is claimed before the link is attached", wanted.ip);
         if self.taken.lock().unwrap().contains(&wanted.ip) {
             return Err(format!("{} is in use by another host: free it", wanted.ip));
         }
@@ -231,11 +202,7 @@ impl AddressBook for Lan {
 
     async fn remove(&self, unwanted: VipAddress) -> Result<(), String> {
         let installed = self.fake.installed();
-        assert!(
-            installed.keys.keys().any(|k| k.ip == unwanted.ip),
-            "{} goes after its service",
-            unwanted.ip
-        );
+        assert!(installed.keys.keys().any(|k| k.ip == unwanted.ip), "{} goes after its service", unwanted.ip);
         self.change(|facts| facts.addresses.retain(|a| a.ip != unwanted.ip));
         Ok(())
     }
@@ -285,12 +252,7 @@ impl World {
             checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
         });
         let mut reconciled = app.reconciled.clone();
-        drop(
-            timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0))
-                .await
-                .unwrap()
-                .unwrap(),
-        );
+        drop(timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0)).await.unwrap().unwrap());
         Daemon { app, socket, health }
     }
 }
@@ -313,23 +275,15 @@ async fn relay(
 
 impl Daemon {
     fn verdict(&self, vip: &str, rip: &str, verdict: Verdict) {
-        let id = RipId {
-            vip: vip.to_owned(),
-            rip: rip.to_owned(),
-        };
-        let health = Health {
-            verdict,
-            since: SystemTime::now(),
-            last: None,
-        };
+        let id = RipId { vip: vip.to_owned(), rip: rip.to_owned() };
+        let health = Health { verdict, since: SystemTime::now(), last: None };
         self.health.send_modify(|map| drop(map.insert(id, health)));
     }
 
     async fn ask(&self, method: &str, path: &str, body: String) -> (StatusCode, Bytes) {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(connection);
         let request = hyper::Request::builder()
             .method(method)
@@ -338,14 +292,8 @@ impl Daemon {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .unwrap();
-        let response = timeout(DEADLINE, sender.send_request(request))
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            response.headers()["server"],
-            concat!("lbd/", env!("CARGO_PKG_VERSION"))
-        );
+        let response = timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
+        assert_eq!(response.headers()["server"], concat!("lbd/", env!("CARGO_PKG_VERSION")));
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         connection.abort();
@@ -359,9 +307,7 @@ impl Daemon {
     }
 
     async fn command(&self, command: &Command) -> Result<Outcome, String> {
-        let (status, body) = self
-            .ask("POST", "/v1/command", serde_json::to_string(command).unwrap())
-            .await;
+        let (status, body) = self.ask("POST", "/v1/command", serde_json::to_string(command).unwrap()).await;
         if status.is_success() {
             return Ok(serde_json::from_slice(&body).unwrap());
         }
@@ -394,13 +340,7 @@ impl Daemon {
 }
 
 fn set_state(rip: &str, state: OperatorState) -> Command {
-    Command::SetState {
-        rips: vec![RipId {
-            vip: "PACS".to_owned(),
-            rip: rip.to_owned(),
-        }],
-        state,
-    }
+    Command::SetState { rips: vec![RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }], state }
 }
 
 fn servers_in_table(fake: &Fake) -> usize {
@@ -412,20 +352,14 @@ async fn a_vip_turns_from_red_to_yellow_to_green_as_its_servers_come_up() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     let status = daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
-    assert_eq!(
-        (status.health, status.vips[0].rips[0].state),
-        (Colour::Red, RipState::Checking)
-    );
+    assert_eq!((status.health, status.vips[0].rips[0].state), (Colour::Red, RipState::Checking));
     daemon.verdict("PACS", "R1", Verdict::Up);
     daemon.until("yellow", |s| s.health == Colour::Yellow).await;
     daemon.both_up().await;
     assert_eq!(servers_in_table(&world.fake), 2);
     world.fake.check_invariants().unwrap();
     let status = daemon.until("attached", |s| !s.links.is_empty()).await;
-    assert_eq!(
-        (status.links[0].name.as_str(), status.links[0].xdp.as_str()),
-        ("eth1", "native")
-    );
+    assert_eq!((status.links[0].name.as_str(), status.links[0].xdp.as_str()), ("eth1", "native"));
     daemon.app.stop().await;
     assert!(
         world.lan.has("10.12.1.100") && !world.fake.installed().keys.is_empty(),
@@ -438,43 +372,19 @@ async fn a_command_has_reached_disk_and_data_plane_when_it_is_answered() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     daemon.both_up().await;
-    let outcome = daemon
-        .command(&set_state("R1", OperatorState::Drain))
-        .await
-        .unwrap();
+    let outcome = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap();
     assert_eq!(outcome.changes, ["PACS/R1: online -> drain"]);
     assert_eq!(servers_in_table(&world.fake), 1);
-    assert!(
-        std::fs::read_to_string(world.dir.path().join("operator.json"))
-            .unwrap()
-            .contains("drain")
-    );
-    let outcome = daemon
-        .command(&set_state("R2", OperatorState::Halt))
-        .await
-        .unwrap();
-    assert_eq!(
-        outcome.warnings,
-        ["PACS has no real server left that takes new connections"]
-    );
+    assert!(std::fs::read_to_string(world.dir.path().join("operator.json")).unwrap().contains("drain"));
+    let outcome = daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    assert_eq!(outcome.warnings, ["PACS has no real server left that takes new connections"]);
     assert_eq!(servers_in_table(&world.fake), 0);
-    assert!(
-        daemon
-            .command(&set_state("R2", OperatorState::Halt))
-            .await
-            .unwrap()
-            .changes
-            .is_empty()
-    );
+    assert!(daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap().changes.is_empty());
 
     daemon.app.stop().await;
     let daemon = world.start().await;
     let status: Status = daemon.get("/v1/status").await;
-    assert_eq!(
-        status.vips[0].rips[0].state,
-        RipState::Drain,
-        "survives a restart"
-    );
+    assert_eq!(status.vips[0].rips[0].state, RipState::Drain, "survives a restart");
     assert_eq!(status.vips[0].rips[1].state, RipState::Halt);
     daemon.app.stop().await;
 }
@@ -488,24 +398,13 @@ async fn a_restart_changes_no_server_and_touches_no_key() {
     let before = world.fake.installed();
     drop(world.fake.take_ops());
     let daemon = world.start().await;
-    let status = daemon
-        .until("tables written", |_| !world.fake.installed().tables.is_empty())
-        .await;
+    let status = daemon.until("tables written", |_| !world.fake.installed().tables.is_empty()).await;
     assert!(status.vips[0].rips.iter().all(|r| r.verdict == Verdict::Unknown));
-    assert_eq!(
-        status.health,
-        Colour::Green,
-        "what was in service stays until its first verdict"
-    );
+    assert_eq!(status.health, Colour::Green, "what was in service stays until its first verdict");
     let after = world.fake.installed();
-    assert_eq!(
-        (after.backends, after.keys, after.services),
-        (before.backends, before.keys, before.services)
-    );
+    assert_eq!((after.backends, after.keys, after.services), (before.backends, before.keys, before.services));
     daemon.verdict("PACS", "R1", Verdict::Down);
-    daemon
-        .until("R1 down", |s| s.vips[0].rips[0].state == RipState::Down)
-        .await;
+    daemon.until("R1 down", |s| s.vips[0].rips[0].state == RipState::Down).await;
     daemon.app.stop().await;
 }
 
@@ -515,8 +414,7 @@ async fn editing_and_applying_add_and_remove_vips_in_the_right_order() {
     let daemon = world.start().await;
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
     let mut both = config(vec![pacs()]);
-    both.vips
-        .push(vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")]));
+    both.vips.push(vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")]));
     world.disk.put(Ok(both));
     let diff: Outcome = daemon.get("/v1/config/diff").await;
     assert_eq!(diff.changes, ["VIP XDS"]);
@@ -524,12 +422,7 @@ async fn editing_and_applying_add_and_remove_vips_in_the_right_order() {
     daemon.command(&Command::Apply).await.unwrap();
     assert!(world.lan.has("10.12.1.101"), "claimed when answered");
 
-    let delete = |dry_run| Command::Edit {
-        edit: Edit::VipDelete {
-            vip: "PACS".to_owned(),
-        },
-        dry_run,
-    };
+    let delete = |dry_run| Command::Edit { edit: Edit::VipDelete { vip: "PACS".to_owned() }, dry_run };
     assert_eq!(daemon.command(&delete(true)).await.unwrap().changes, ["VIP PACS"]);
     assert!(world.lan.has("10.12.1.100"), "a dry run changes nothing");
     daemon.command(&delete(false)).await.unwrap();
@@ -548,11 +441,7 @@ async fn a_broken_configuration_keeps_the_running_one_and_is_remembered() {
     let error = daemon.command(&Command::Apply).await.unwrap_err();
     assert_eq!(error, "lbd.toml:3: unknown key `prots`");
     let status: Status = daemon.get("/v1/status").await;
-    assert!(
-        status.problems[0].contains("the one before is in force"),
-        "{:?}",
-        status.problems
-    );
+    assert!(status.problems[0].contains("the one before is in force"), "{:?}", status.problems);
     assert_eq!(world.fake.installed(), before);
     world.disk.put(Ok(config(vec![pacs()])));
     daemon.command(&Command::Apply).await.unwrap();
@@ -565,14 +454,9 @@ async fn a_broken_configuration_keeps_the_running_one_and_is_remembered() {
 async fn what_cannot_be_done_is_refused_in_one_line_that_names_it() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
-    let no_rip = daemon
-        .command(&set_state("R9", OperatorState::Drain))
-        .await
-        .unwrap_err();
+    let no_rip = daemon.command(&set_state("R9", OperatorState::Drain)).await.unwrap_err();
     assert_eq!(no_rip, "VIP PACS has no real server R9: it has R1, R2");
-    let (status, body) = daemon
-        .ask("POST", "/v1/command", "{\"command\":\"explode\"}".to_owned())
-        .await;
+    let (status, body) = daemon.ask("POST", "/v1/command", "{\"command\":\"explode\"}".to_owned()).await;
     assert!(status.is_client_error());
     let refusal: Refusal = serde_json::from_slice(&body).unwrap();
     assert!(refusal.error.contains("explode"), "{}", refusal.error);
@@ -585,26 +469,13 @@ async fn what_cannot_be_done_is_refused_in_one_line_that_names_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_of_another_host_is_said_and_does_not_stop_other_vips() {
-    let world = World::new(config(vec![
-        pacs(),
-        vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")]),
-    ]));
-    world
-        .lan
-        .taken
-        .lock()
-        .unwrap()
-        .insert("10.12.1.100".parse().unwrap());
+    let world = World::new(config(vec![pacs(), vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")])]));
+    world.lan.taken.lock().unwrap().insert("10.12.1.100".parse().unwrap());
     let daemon = world.start().await;
     let status = daemon.until("conflict", |s| s.vips[0].problem.is_some()).await;
-    assert_eq!(
-        status.vips[0].problem.as_deref(),
-        Some("10.12.1.100 is in use by another host: free it")
-    );
+    assert_eq!(status.vips[0].problem.as_deref(), Some("10.12.1.100 is in use by another host: free it"));
     assert_eq!(status.vips[0].colour, Colour::Red);
-    daemon
-        .until("XDS claimed", |_| world.lan.has("10.12.1.101"))
-        .await;
+    daemon.until("XDS claimed", |_| world.lan.has("10.12.1.101")).await;
     daemon.app.stop().await;
 }
 
@@ -613,12 +484,8 @@ async fn an_address_that_somebody_deleted_comes_back() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
-    world
-        .lan
-        .change(|facts| facts.addresses.retain(|a| a.prefix != 32));
-    daemon
-        .until("claimed again", |_| world.lan.has("10.12.1.100"))
-        .await;
+    world.lan.change(|facts| facts.addresses.retain(|a| a.prefix != 32));
+    daemon.until("claimed again", |_| world.lan.has("10.12.1.100")).await;
     daemon.app.stop().await;
 }
 
@@ -629,27 +496,15 @@ async fn what_the_kernel_refused_is_told_and_tried_again() {
     let daemon = world.start().await;
     let status: Status = daemon.get("/v1/status").await;
     assert_eq!(status.health, Colour::Red);
-    assert!(
-        status.problems.iter().any(|p| p.contains("refused by the test")),
-        "{:?}",
-        status.problems
-    );
+    assert!(status.problems.iter().any(|p| p.contains("refused by the test")), "{:?}", status.problems);
     assert!(!world.lan.has("10.12.1.100"), "no address without the program");
     world.fake.refuse_link(2, false);
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
     daemon.both_up().await;
     world.fake.fail_at(0);
-    let error = daemon
-        .command(&set_state("R1", OperatorState::Drain))
-        .await
-        .unwrap_err();
-    assert!(
-        error.starts_with("saved, but the data plane refuses: "),
-        "{error}"
-    );
-    daemon
-        .until("drained all the same", |_| servers_in_table(&world.fake) == 1)
-        .await;
+    let error = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap_err();
+    assert!(error.starts_with("saved, but the data plane refuses: "), "{error}");
+    daemon.until("drained all the same", |_| servers_in_table(&world.fake) == 1).await;
     daemon.app.stop().await;
 }
 
@@ -659,11 +514,7 @@ async fn flows_are_listed_and_counted_by_name() {
     let daemon = world.start().await;
     daemon.both_up().await;
     let installed = world.fake.installed();
-    let (slot, (_, record)) = installed
-        .backends
-        .iter()
-        .find(|(_, (who, _))| who.name == "R2")
-        .unwrap();
+    let (slot, (_, record)) = installed.backends.iter().find(|(_, (who, _))| who.name == "R2").unwrap();
     let flow = |client: &str| crate::dataplane::Flow {
         client: (client.parse().unwrap(), 50000),
         vip: ("10.12.1.100".parse().unwrap(), 104),
@@ -674,14 +525,9 @@ async fn flows_are_listed_and_counted_by_name() {
         generation: record.generation,
         idle_millis: 1500,
     };
-    world
-        .fake
-        .set_flows(vec![flow("10.0.0.1"), flow("10.0.0.1"), flow("10.0.0.2")]);
+    world.fake.set_flows(vec![flow("10.0.0.1"), flow("10.0.0.1"), flow("10.0.0.2")]);
     let list: FlowList = daemon.get("/v1/flows?limit=1").await;
-    assert_eq!(
-        (list.flows.len(), list.total, list.flows[0].rip.as_deref()),
-        (1, 3, Some("R2"))
-    );
+    assert_eq!((list.flows.len(), list.total, list.flows[0].rip.as_deref()), (1, 3, Some("R2")));
     let list: FlowList = daemon.get("/v1/flows?vip=PACS&client=10.0.0.1").await;
     assert_eq!((list.flows.len(), list.total), (2, 2));
     let counts: Vec<FlowCount> = daemon.get("/v1/flows/count?by=client").await;
@@ -689,16 +535,9 @@ async fn flows_are_listed_and_counted_by_name() {
     assert_eq!(counts, [("10.0.0.1", 2), ("10.0.0.2", 1)]);
     let counts: Vec<FlowCount> = daemon.get("/v1/flows/count?by=rip").await;
     assert_eq!((counts[0].key.as_str(), counts[0].flows), ("PACS/R2", 3));
-    daemon
-        .until("counted per server", |s| s.vips[0].rips[1].connections == 3)
-        .await;
-    daemon
-        .command(&set_state("R2", OperatorState::Halt))
-        .await
-        .unwrap();
-    daemon
-        .until("flows of a halted server go", |s| s.flows.established_v4 == 0)
-        .await;
+    daemon.until("counted per server", |s| s.vips[0].rips[1].connections == 3).await;
+    daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    daemon.until("flows of a halted server go", |s| s.flows.established_v4 == 0).await;
     daemon.app.stop().await;
 }
 
@@ -713,12 +552,7 @@ async fn a_live_socket_is_refused_and_a_stale_one_replaced() {
     drop(server::bind(&world.dir.path().join("lbd.sock")).unwrap());
     let plain = world.dir.path().join("plain");
     std::fs::write(&plain, "").unwrap();
-    assert!(
-        server::bind(&plain)
-            .unwrap_err()
-            .to_string()
-            .contains("is no socket")
-    );
+    assert!(server::bind(&plain).unwrap_err().to_string().contains("is no socket"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

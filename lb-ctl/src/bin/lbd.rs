@@ -1,19 +1,13 @@
-//! The daemon: arguments, log, configuration, tasks, signals.
+//! The daemon: arguments, log, one of its ways to run.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser;
 use lb_ctl::{
-    api::{client::DEFAULT_SOCKET, server},
-    app::{self, App, Parts},
-    control::ConfigStore as _,
-    dataplane::bpf,
-    edges::{self, Files, Machine},
-    model::config::Sources,
-    shutdown::Signals,
-    state_file::lock_directory,
+    api::client::DEFAULT_SOCKET,
+    daemon::{self, Places},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -44,8 +38,7 @@ struct Args {
 
 #[expect(clippy::print_stderr, reason = "the last word of a program for people")]
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
+    match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lbd: {error:#}");
@@ -54,95 +47,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
-    let store = Files(Sources {
-        main: args.config.clone(),
-    });
-    if args.check {
-        return check(&store);
-    }
-    start_log();
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    if args.detach {
-        return runtime.block_on(detach(args));
-    }
-    runtime.block_on(serve(args, store))
-}
-
-#[expect(clippy::print_stdout, reason = "what --check was asked for")]
-fn check(store: &Files) -> anyhow::Result<()> {
-    let loaded = store.load()?;
-    for warning in &loaded.warnings {
-        println!("warning: {warning}");
-    }
-    println!(
-        "{}: {} VIPs, no errors",
-        store.0.main.display(),
-        loaded.config.vips.len()
-    );
-    Ok(())
-}
-
-async fn serve(args: &Args, store: Files) -> anyhow::Result<()> {
-    let loaded = store.load()?;
-    edges::require_privileges()?;
-    let _lock = lock_directory(&args.state_dir)?;
-    let (operator, owned) = app::open_state(&args.state_dir)?;
-    let listener = server::bind(&args.socket)?;
-    // Before the first task: a signal that comes early must not kill the daemon half-way.
-    let signals = Signals::new().context("cannot catch signals")?;
-    let opened = edges::open_dataplane(&args.pin_dir, &loaded.config.node)?;
-    for note in &opened.notes {
-        tracing::warn!("{note}");
-    }
-    tracing::info!(
-        "lbd {} serves {} VIPs",
-        env!("CARGO_PKG_VERSION"),
-        loaded.config.vips.len()
-    );
-    let app = App::start(Parts {
-        store: Arc::new(store),
-        loaded,
-        operator,
-        owned,
-        listener,
-        writer: Box::new(opened.writer),
-        reader: Box::new(opened.reader),
-        book: Machine,
-        network: edges::network,
-        checks: edges::checks,
-    });
-    app.run(signals, edges::notify).await?;
-    tracing::info!("stopped; the kernel goes on forwarding (lbd --detach removes everything)");
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what was removed, for the one who asked")]
-async fn detach(args: &Args) -> anyhow::Result<()> {
-    edges::require_privileges()?;
-    server::refuse_live(&args.socket)?;
-    let _lock = lock_directory(&args.state_dir)?;
-    let (_, owned) = app::open_state(&args.state_dir)?;
-    let pin_dir = args.pin_dir.clone();
-    let removed = app::detach(&Machine, owned, move || bpf::detach(&pin_dir)).await?;
-    for line in &removed {
-        println!("{line}");
-    }
-    if removed.is_empty() {
-        println!(
-            "nothing to remove under {} and {}",
-            args.pin_dir.display(),
-            args.state_dir.display()
-        );
-    }
-    Ok(())
-}
-
-fn start_log() {
+#[expect(clippy::print_stdout, reason = "what --check and --detach were asked for")]
+fn run(args: Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("LBD_LOG").unwrap_or_else(|_unset| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
+    let places =
+        Places { config: args.config, socket: args.socket, pin_dir: args.pin_dir, state_dir: args.state_dir };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let lines = if args.check {
+        daemon::check(&places)?
+    } else if args.detach {
+        runtime.block_on(daemon::detach(&places))?
+    } else {
+        return runtime.block_on(daemon::serve(&places));
+    };
+    for line in lines {
+        println!("{line}");
+    }
+    Ok(())
 }

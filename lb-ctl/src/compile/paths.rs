@@ -64,9 +64,7 @@ const fn question(ip: IpAddr) -> &'static str {
 
 fn link_of_path<'a>(ip: IpAddr, path: &Path, facts: &'a NetFacts) -> Result<&'a Link, String> {
     if path.local {
-        return Err(format!(
-            "{ip} is this machine's own address: direct routing needs another machine"
-        ));
+        return Err(format!("{ip} is this machine's own address: direct routing needs another machine"));
     }
     if let Some(gateway) = path.gateway {
         return Err(format!(
@@ -74,9 +72,7 @@ fn link_of_path<'a>(ip: IpAddr, path: &Path, facts: &'a NetFacts) -> Result<&'a 
         ));
     }
     let Some(index) = path.ifindex else {
-        return Err(format!(
-            "no route to {ip}: direct routing needs an interface in its subnet"
-        ));
+        return Err(format!("no route to {ip}: direct routing needs an interface in its subnet"));
     };
     let link = facts.links.get(&index);
     link.ok_or_else(|| format!("the route to {ip} leaves by interface {index}, which is gone"))
@@ -88,9 +84,7 @@ pub(super) fn not_running(link: &Link) -> Option<String> {
     if !link.up {
         Some(format!("interface {name} is down: ip link set {name} up"))
     } else if !link.carrier {
-        Some(format!(
-            "interface {name} has no carrier: check its cable and switch port"
-        ))
+        Some(format!("interface {name} has no carrier: check its cable and switch port"))
     } else {
         None
     }
@@ -131,9 +125,7 @@ fn frame(link: &Link, dst_mac: Mac, facts: &NetFacts) -> Result<Forward, String>
         };
         at = below;
         if tags.len() > 2 {
-            return Err(format!(
-                "interface {name} has more than two VLAN tags: at most two are supported"
-            ));
+            return Err(format!("interface {name} has more than two VLAN tags: at most two are supported"));
         }
     }
     if let Some(inner) = tags.last()
@@ -170,19 +162,13 @@ pub(super) fn vip_interface<'a>(vip: &Vip, facts: &'a NetFacts) -> Result<(&'a L
 
 fn bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<&'a Link, String> {
     physical(link, facts).ok_or_else(|| {
-        format!(
-            "the interface below VLAN interface {} is gone, or in another namespace",
-            link.name
-        )
+        format!("the interface below VLAN interface {} is gone, or in another namespace", link.name)
     })
 }
 
 fn by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<&Link, String> {
     let host_prefix = if ip.is_ipv4() { 32 } else { 128 };
-    let around = facts
-        .addresses
-        .iter()
-        .filter(|a| a.prefix < host_prefix && same_subnet(a.ip, ip, a.prefix));
+    let around = facts.addresses.iter().filter(|a| a.prefix < host_prefix && same_subnet(a.ip, ip, a.prefix));
     let best = around.max_by_key(|a| (a.prefix, std::cmp::Reverse(a.ifindex)));
     best.and_then(|a| facts.links.get(&a.ifindex)).ok_or_else(|| {
         format!(
@@ -208,12 +194,7 @@ fn same_subnet(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
 
 fn by_name<'a>(name: &str, facts: &'a NetFacts) -> Result<&'a Link, String> {
     facts.links.values().find(|l| l.name == name).ok_or_else(|| {
-        let names: Vec<&str> = facts
-            .links
-            .values()
-            .map(|l| l.name.as_str())
-            .filter(|n| *n != "lo")
-            .collect();
+        let names: Vec<&str> = facts.links.values().map(|l| l.name.as_str()).filter(|n| *n != "lo").collect();
         format!("interface {name} does not exist: there are {}", names.join(", "))
     })
 }
@@ -223,10 +204,7 @@ fn slave(link: &Link, facts: &NetFacts) -> Option<String> {
     let master = facts.links.get(&link.master?)?;
     let kind = master.kind.as_deref().unwrap_or("another interface");
     matches!(kind, "bond" | "bridge" | "team").then(|| {
-        format!(
-            "interface {} is part of {kind} {}: use {} instead",
-            link.name, master.name, master.name
-        )
+        format!("interface {} is part of {kind} {}: use {} instead", link.name, master.name, master.name)
     })
 }
 

@@ -25,10 +25,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn id(rip: &str) -> RipId {
-    RipId {
-        vip: "PACS".to_owned(),
-        rip: rip.to_owned(),
-    }
+    RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }
 }
 
 fn link(index: u32, name: &str) -> Link {
@@ -47,22 +44,12 @@ fn link(index: u32, name: &str) -> Link {
 }
 
 fn path(ifindex: u32) -> Path {
-    Path {
-        ifindex: Some(ifindex),
-        gateway: None,
-        local: false,
-        mac: Some(SERVER_MAC),
-        failed: false,
-    }
+    Path { ifindex: Some(ifindex), gateway: None, local: false, mac: Some(SERVER_MAC), failed: false }
 }
 
 impl World {
     fn new() -> Self {
-        let rip = |name: &str, address| Rip {
-            name: name.to_owned(),
-            ip: ip(address),
-            weight: 100,
-        };
+        let rip = |name: &str, address| Rip { name: name.to_owned(), ip: ip(address), weight: 100 };
         let vip = Vip {
             name: "PACS".to_owned(),
             mode: Mode::L4Dr,
@@ -118,11 +105,7 @@ impl World {
     }
 
     fn verdict(&mut self, rip: &str, verdict: Verdict) {
-        let health = Health {
-            verdict,
-            since: SystemTime::UNIX_EPOCH,
-            last: None,
-        };
+        let health = Health { verdict, since: SystemTime::UNIX_EPOCH, last: None };
         self.health.insert(id(rip), health);
     }
 
@@ -133,11 +116,7 @@ impl World {
             health: &self.health,
             facts: &self.facts,
             before: &self.before,
-            settings: &Settings {
-                hz: 250,
-                tick_shift: 5,
-                ..Settings::default()
-            },
+            settings: &Settings { hz: 250, tick_shift: 5, ..Settings::default() },
         })
     }
 
@@ -178,10 +157,7 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
         })
     );
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
-    let address = VipAddress {
-        ifindex: 2,
-        ip: ip("10.12.1.100"),
-    };
+    let address = VipAddress { ifindex: 2, ip: ip("10.12.1.100") };
     assert_eq!(compiled.desired.addresses, BTreeMap::from([(address, 2)]));
     assert!(compiled.notes.vips.is_empty() && compiled.notes.problems.is_empty());
 }
@@ -205,26 +181,10 @@ fn drain_keeps_flows_halt_and_down_end_them() {
 fn unknown_is_not_up_except_for_a_server_that_was_in_service() {
     let mut world = World::new();
     world.before = world.compile().desired;
-    world
-        .before
-        .services
-        .get_mut("PACS")
-        .unwrap()
-        .backends
-        .get_mut("R2")
-        .unwrap()
-        .forward = None;
+    world.before.services.get_mut("PACS").unwrap().backends.get_mut("R2").unwrap().forward = None;
     world.health.clear();
     assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
-    assert_eq!(
-        world.fate("R2"),
-        (
-            RipState::Checking,
-            false,
-            false,
-            Some("not checked yet".to_owned())
-        )
-    );
+    assert_eq!(world.fate("R2"), (RipState::Checking, false, false, Some("not checked yet".to_owned())));
     world.verdict("R1", Verdict::Down);
     assert_eq!(world.fate("R1").0, RipState::Down, "the first verdict counts");
 }
@@ -248,11 +208,7 @@ fn the_way_that_was_goes_on_until_netlink_says_otherwise() {
     let (state, live, table, detail) = world.fate("R1");
     assert_eq!((state, live, table), (RipState::Active, true, true));
     assert_eq!(detail.as_deref(), Some("waiting for the route to 10.12.1.110"));
-    assert_eq!(
-        world.compile().desired.links,
-        BTreeSet::from([2]),
-        "the program stays on the link"
-    );
+    assert_eq!(world.compile().desired.links, BTreeSet::from([2]), "the program stays on the link");
     world.before = DesiredState::default();
     assert_eq!(world.fate("R1").0, RipState::Checking);
 }
@@ -261,15 +217,8 @@ fn the_way_that_was_goes_on_until_netlink_says_otherwise() {
 fn a_server_that_answers_no_arp_is_down_and_says_so() {
     let mut world = World::new();
     world.before = world.compile().desired;
-    *world.path_mut() = Path {
-        mac: None,
-        failed: true,
-        ..path(2)
-    };
-    assert_eq!(
-        world.fate("R1"),
-        (RipState::Down, false, false, Some("no answer to ARP".to_owned()))
-    );
+    *world.path_mut() = Path { mac: None, failed: true, ..path(2) };
+    assert_eq!(world.fate("R1"), (RipState::Down, false, false, Some("no answer to ARP".to_owned())));
 }
 
 #[test]
@@ -279,10 +228,7 @@ fn a_cable_that_is_out_leaves_flows_alone_and_is_said() {
     world.facts.links.get_mut(&2).unwrap().carrier = false;
     let (state, live, _, detail) = world.fate("R1");
     assert_eq!((state, live), (RipState::Active, true));
-    assert_eq!(
-        detail.as_deref(),
-        Some("interface eth1 has no carrier: check its cable and switch port")
-    );
+    assert_eq!(detail.as_deref(), Some("interface eth1 has no carrier: check its cable and switch port"));
     assert!(world.compile().notes.vips["PACS"].contains("no carrier"));
 }
 
@@ -296,15 +242,9 @@ fn a_server_that_direct_routing_cannot_reach_says_why_and_what_to_do() {
             "10.12.1.110 is reached through gateway 10.12.1.254: direct routing needs an interface in its subnet"
         )
     );
-    *world.path_mut() = Path {
-        local: true,
-        ..path(2)
-    };
+    *world.path_mut() = Path { local: true, ..path(2) };
     assert!(world.fate("R1").3.unwrap().contains("this machine's own address"));
-    *world.path_mut() = Path {
-        ifindex: None,
-        ..path(2)
-    };
+    *world.path_mut() = Path { ifindex: None, ..path(2) };
     assert!(world.fate("R1").3.unwrap().starts_with("no route to 10.12.1.110"));
 }
 
@@ -313,15 +253,7 @@ fn first_puts_one_server_in_the_table_and_keeps_the_others_live() {
     let mut world = World::new();
     world.config.vips[0].scheduler = Scheduler::First;
     assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
-    assert_eq!(
-        world.fate("R2"),
-        (
-            RipState::Active,
-            true,
-            false,
-            Some("standby: R1 is in use".to_owned())
-        )
-    );
+    assert_eq!(world.fate("R2"), (RipState::Active, true, false, Some("standby: R1 is in use".to_owned())));
     world.verdict("R1", Verdict::Down);
     assert!(world.fate("R2").2);
 }
@@ -330,32 +262,15 @@ fn first_puts_one_server_in_the_table_and_keeps_the_others_live() {
 fn vlan_interfaces_put_tags_outer_first_and_attach_to_the_bottom() {
     let mut world = World::new();
     let mut outer = link(3, "eth1.100");
-    (outer.parent, outer.vlan) = (
-        Some(2),
-        Some(VlanTag {
-            id: 100,
-            tpid: 0x88a8,
-        }),
-    );
+    (outer.parent, outer.vlan) = (Some(2), Some(VlanTag { id: 100, tpid: 0x88a8 }));
     let mut inner = link(4, "eth1.100.200");
-    (inner.parent, inner.vlan) = (
-        Some(3),
-        Some(VlanTag {
-            id: 200,
-            tpid: 0x8100,
-        }),
-    );
+    (inner.parent, inner.vlan) = (Some(3), Some(VlanTag { id: 200, tpid: 0x8100 }));
     world.facts.links.extend([(3, outer), (4, inner)]);
     *world.path_mut() = path(4);
     let compiled = world.compile();
     let forward = compiled.desired.services["PACS"].backends["R1"].forward.unwrap();
     assert_eq!(
-        (
-            forward.ifindex,
-            forward.vlan_depth,
-            forward.vlan,
-            forward.outer_tpid
-        ),
+        (forward.ifindex, forward.vlan_depth, forward.vlan, forward.outer_tpid),
         (2, 2, [100, 200], 0x88a8)
     );
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
@@ -373,26 +288,17 @@ fn a_vip_without_a_place_says_so_and_keeps_what_it_had() {
         compiled.notes.vips["PACS"],
         "10.12.1.100 is in no connected subnet: give this machine an address in its subnet, or set `interface`"
     );
-    assert_eq!(
-        compiled.desired.addresses, world.before.addresses,
-        "an address that is there stays"
-    );
+    assert_eq!(compiled.desired.addresses, world.before.addresses, "an address that is there stays");
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
 
     world.config.vips[0].interface = Some("eth9".to_owned());
-    assert_eq!(
-        world.compile().notes.vips["PACS"],
-        "interface eth9 does not exist: there are eth1"
-    );
+    assert_eq!(world.compile().notes.vips["PACS"], "interface eth9 does not exist: there are eth1");
     let mut bond = link(5, "bond0");
     bond.kind = Some("bond".to_owned());
     world.facts.links.insert(5, bond);
     world.facts.links.get_mut(&2).unwrap().master = Some(5);
     world.config.vips[0].interface = Some("eth1".to_owned());
-    assert_eq!(
-        world.compile().notes.vips["PACS"],
-        "interface eth1 is part of bond bond0: use bond0 instead"
-    );
+    assert_eq!(world.compile().notes.vips["PACS"], "interface eth1 is part of bond bond0: use bond0 instead");
 }
 
 #[test]
@@ -403,10 +309,7 @@ fn named_interfaces_are_the_only_ones_attached() {
     let compiled = world.compile();
     assert_eq!(compiled.desired.links, BTreeSet::from([3]));
     assert!(compiled.notes.vips["PACS"].contains("eth1 is not among `node.interfaces`"));
-    assert_eq!(
-        compiled.notes.problems,
-        ["interface nope does not exist: there are eth1, eth2"]
-    );
+    assert_eq!(compiled.notes.problems, ["interface nope does not exist: there are eth1, eth2"]);
 }
 
 #[test]
@@ -422,15 +325,8 @@ fn a_disabled_vip_leaves_nothing_in_the_data_plane_but_is_noted() {
 #[test]
 fn persistence_is_written_in_the_kernels_unit_of_time() {
     let mut world = World::new();
-    world.config.vips[0].persist = Persist::SourceIp {
-        prefix_v4: 24,
-        prefix_v6: 64,
-        timeout: Duration::from_secs(300),
-    };
+    world.config.vips[0].persist =
+        Persist::SourceIp { prefix_v4: 24, prefix_v6: 64, timeout: Duration::from_secs(300) };
     let record = world.compile().desired.services["PACS"].record;
-    assert_eq!(
-        (record.persist_prefix, record.persist_ticks),
-        (24, 2344),
-        "300 s of 128 ms"
-    );
+    assert_eq!((record.persist_prefix, record.persist_ticks), (24, 2344), "300 s of 128 ms");
 }

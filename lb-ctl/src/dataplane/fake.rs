@@ -56,10 +56,7 @@ impl Fake {
             kernel.installed.tables.clear();
             kernel.installed.clone()
         };
-        let writer = FakeWriter {
-            fake: self.clone(),
-            installed,
-        };
+        let writer = FakeWriter { fake: self.clone(), installed };
         (writer, FakeReader { fake: self.clone() })
     }
 
@@ -150,11 +147,7 @@ impl Kernel {
             Op::DetachLink { ifindex } => {
                 now.links.remove(ifindex);
             }
-            Op::PutBackend {
-                slot,
-                identity,
-                backend,
-            } => {
+            Op::PutBackend { slot, identity, backend } => {
                 let key = (*slot, backend.generation);
                 if let Some((_, old)) = now.backends.get(slot)
                     && old.state == state::LIVE
@@ -173,11 +166,7 @@ impl Kernel {
                     self.retired.insert((*slot, old.generation));
                 }
             }
-            Op::PutService {
-                service,
-                identity,
-                record,
-            } => {
+            Op::PutService { service, identity, record } => {
                 now.services.insert(*service, (identity.clone(), *record));
             }
             Op::ClearService { service } => {
@@ -218,11 +207,8 @@ impl Writer for FakeWriter {
             }
             None => false,
         };
-        let result = if failing {
-            Err(format!("{op:?} fails by order of the test"))
-        } else {
-            kernel.apply(op)
-        };
+        let result =
+            if failing { Err(format!("{op:?} fails by order of the test")) } else { kernel.apply(op) };
         result.map_err(|text| Error { text, source: None })?;
         kernel.ops.push(op.clone());
         self.installed = kernel.installed.clone();
@@ -267,20 +253,14 @@ impl Writer for FakeWriter {
 
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
         let mut kernel = self.fake.lock();
-        *kernel = Kernel {
-            removed: true,
-            ..Kernel::default()
-        };
+        *kernel = Kernel { removed: true, ..Kernel::default() };
         Ok(())
     }
 }
 
 impl Reader for FakeReader {
     fn counters(&mut self) -> Result<Counters, Error> {
-        Ok(Counters {
-            reasons: vec![0; Reason::COUNT as usize],
-            ..Counters::default()
-        })
+        Ok(Counters { reasons: vec![0; Reason::COUNT as usize], ..Counters::default() })
     }
 
     fn events(&mut self, _limit: usize) -> Vec<Event> {

@@ -124,22 +124,17 @@ impl DesiredState {
                 .values()
                 .filter(|(who, _)| who.service == id)
                 .map(|(who, record)| {
-                    let backend = DesiredBackend {
-                        ip: who.ip,
-                        forward: Forward::of(record),
-                    };
+                    let backend = DesiredBackend { ip: who.ip, forward: Forward::of(record) };
                     (who.name.clone(), backend)
                 })
                 .collect();
             let table = installed.tables.get(&id);
             let entrants = table.map_or_else(Vec::new, |table| {
                 let name = |slot| installed.backends.get(slot).map(|(who, _)| who.name.clone());
-                let named = table.entrants.iter().filter_map(|e| {
-                    Some(Entrant {
-                        name: name(&e.slot)?,
-                        weight: e.weight,
-                    })
-                });
+                let named = table
+                    .entrants
+                    .iter()
+                    .filter_map(|e| Some(Entrant { name: name(&e.slot)?, weight: e.weight }));
                 named.collect()
             });
             let service = DesiredService {
@@ -149,10 +144,7 @@ impl DesiredState {
                     .filter(|&(_, &service)| service == id)
                     .map(|(&key, _)| key)
                     .collect(),
-                record: Service {
-                    persist_group: 0,
-                    ..*record
-                },
+                record: Service { persist_group: 0, ..*record },
                 idle_timeout_secs: identity.idle_timeout_secs,
                 filling: table.map_or(Filling::RoundRobin, |t| t.filling),
                 backends,
@@ -160,10 +152,6 @@ impl DesiredState {
             };
             services.insert(identity.name.clone(), service);
         }
-        Self {
-            addresses: BTreeMap::new(),
-            links: installed.links.keys().copied().collect(),
-            services,
-        }
+        Self { addresses: BTreeMap::new(), links: installed.links.keys().copied().collect(), services }
     }
 }

@@ -79,12 +79,7 @@ pub struct RipNote {
 /// Compiles.
 #[must_use]
 pub fn compile(inputs: &Inputs<'_>) -> Compiled {
-    let Inputs {
-        config,
-        facts,
-        before,
-        ..
-    } = *inputs;
+    let Inputs { config, facts, before, .. } = *inputs;
     let mut out = Compiled::default();
     let mut links = BTreeSet::new();
     let mut unsure = false;
@@ -95,10 +90,7 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
         }
         match paths::vip_interface(vip, facts) {
             Ok((link, physical)) => {
-                let address = VipAddress {
-                    ifindex: link.index,
-                    ip: vip.ip,
-                };
+                let address = VipAddress { ifindex: link.index, ip: vip.ip };
                 out.desired.addresses.insert(address, physical.index);
                 links.insert(physical.index);
                 if let Some(problem) = paths::not_running(link) {
@@ -149,31 +141,18 @@ fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Compiled) {
 
 /// One VIP as the packet path should know it; says what became of each of its servers.
 fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService {
-    let keys: BTreeSet<ServiceKey> = vip
-        .ports
-        .iter()
-        .map(|&port| ServiceKey {
-            ip: vip.ip,
-            port,
-            protocol: vip.protocol,
-        })
-        .collect();
+    let keys: BTreeSet<ServiceKey> =
+        vip.ports.iter().map(|&port| ServiceKey { ip: vip.ip, port, protocol: vip.protocol }).collect();
     let before = before(&vip.name, &keys, inputs.before);
     let mut backends = BTreeMap::new();
     let mut entrants = Vec::new();
     for rip in &vip.rips {
-        let id = RipId {
-            vip: vip.name.clone(),
-            rip: rip.name.clone(),
-        };
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         let fate = fate(&id, rip, before, inputs);
         if fate.note.state == RipState::Active {
             entrants.push((rip.ip, rip.name.clone(), rip.weight));
         }
-        let backend = DesiredBackend {
-            ip: rip.ip,
-            forward: fate.forward,
-        };
+        let backend = DesiredBackend { ip: rip.ip, forward: fate.forward };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
@@ -184,10 +163,7 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
     };
     if vip.scheduler == Scheduler::First {
         for (_, name, _) in entrants.iter().skip(1) {
-            let id = RipId {
-                vip: vip.name.clone(),
-                rip: name.clone(),
-            };
+            let id = RipId { vip: vip.name.clone(), rip: name.clone() };
             if let Some(note) = notes.rips.get_mut(&id) {
                 note.detail = Some(format!("standby: {} is in use", entrants[0].1));
             }
@@ -206,21 +182,14 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         idle_timeout_secs: whole_secs(vip.idle_timeout),
         filling,
         backends,
-        entrants: entrants
-            .into_iter()
-            .map(|(_, name, weight)| Entrant { name, weight })
-            .collect(),
+        entrants: entrants.into_iter().map(|(_, name, weight)| Entrant { name, weight }).collect(),
     }
 }
 
 fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     let (persist_prefix, persist_ticks) = match vip.persist {
         Persist::None => (0, 0),
-        Persist::SourceIp {
-            prefix_v4,
-            prefix_v6,
-            timeout,
-        } => {
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
             (prefix, settings.ticks(whole_secs(timeout)))
         }
@@ -252,10 +221,7 @@ fn before<'a>(
     keys: &BTreeSet<ServiceKey>,
     state: &'a DesiredState,
 ) -> Option<&'a DesiredService> {
-    state
-        .services
-        .get(name)
-        .or_else(|| state.services.values().find(|s| !s.keys.is_disjoint(keys)))
+    state.services.get(name).or_else(|| state.services.values().find(|s| !s.keys.is_disjoint(keys)))
 }
 
 struct Fate {
@@ -265,10 +231,7 @@ struct Fate {
 }
 
 fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<'_>) -> Fate {
-    let dead = |state, detail| Fate {
-        forward: None,
-        note: RipNote { state, detail },
-    };
+    let dead = |state, detail| Fate { forward: None, note: RipNote { state, detail } };
     let operator = inputs.operator.get(id).copied().unwrap_or_default();
     if operator == OperatorState::Halt {
         return dead(RipState::Halt, None);
@@ -294,19 +257,14 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
     } else {
         (RipState::Active, concern)
     };
-    Fate {
-        forward: Some(forward),
-        note: RipNote { state, detail },
-    }
+    Fate { forward: Some(forward), note: RipNote { state, detail } }
 }
 
 /// Addresses that the network task should resolve and keep warm: servers and VIPs of everything served.
 #[must_use]
 pub fn watched(config: &Config) -> BTreeSet<IpAddr> {
     let served = config.vips.iter().filter(|v| v.enabled);
-    served
-        .flat_map(|vip| vip.rips.iter().map(|r| r.ip).chain([vip.ip]))
-        .collect()
+    served.flat_map(|vip| vip.rips.iter().map(|r| r.ip).chain([vip.ip])).collect()
 }
 
 #[cfg(test)]

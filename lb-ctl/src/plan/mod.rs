@@ -108,10 +108,7 @@ fn service_ids<'a>(
             continue;
         }
         let heir = service.keys.iter().find_map(|key| {
-            installed
-                .keys
-                .get(key)
-                .filter(|&id| installed.services.contains_key(id) && !taken.contains(id))
+            installed.keys.get(key).filter(|&id| installed.services.contains_key(id) && !taken.contains(id))
         });
         if let Some(&id) = heir {
             taken.insert(id);
@@ -215,14 +212,7 @@ impl<'a> Slots<'a> {
                 || next_generation(self.installed.generations.get(&slot).copied().unwrap_or(0)),
                 |(_, record)| record.generation,
             );
-            placed.insert(
-                name.as_str(),
-                Placed {
-                    slot,
-                    current,
-                    generation,
-                },
-            );
+            placed.insert(name.as_str(), Placed { slot, current, generation });
         }
         placed
     }
@@ -245,22 +235,12 @@ fn plan_service(
     plan: &mut Plan,
 ) {
     let vip = Some(name);
-    let identity = ServiceIdentity {
-        name: name.to_owned(),
-        idle_timeout_secs: service.idle_timeout_secs,
-    };
-    let record = Service {
-        persist_group: u32::from(id),
-        ..service.record
-    };
+    let identity = ServiceIdentity { name: name.to_owned(), idle_timeout_secs: service.idle_timeout_secs };
+    let record = Service { persist_group: u32::from(id), ..service.record };
     let current = installed.services.get(&id);
     let mut put_service = current
         .is_none_or(|(i, r)| *i != identity || *r != record)
-        .then(|| Op::PutService {
-            service: id,
-            identity,
-            record,
-        });
+        .then_some(Op::PutService { service: id, identity, record });
     // Any table can be walked by round robin, but only a table filled for it can be picked from by hash. So a
     // service that turns to round robin changes its record first, one that turns to hashing its table first.
     if current.is_some()
@@ -278,34 +258,17 @@ fn plan_service(
             (Some(forward), _) => forward.live(at.generation),
             (None, Some((_, record))) if !was_live => *record,
             (None, _) => Backend {
-                generation: if was_live {
-                    next_generation(at.generation)
-                } else {
-                    at.generation
-                },
+                generation: if was_live { next_generation(at.generation) } else { at.generation },
                 state: backend::state::DEAD,
                 ..Backend::default()
             },
         };
-        let identity = BackendIdentity {
-            service: id,
-            name: (*rip).to_owned(),
-            ip: backend.ip,
-        };
+        let identity = BackendIdentity { service: id, name: (*rip).to_owned(), ip: backend.ip };
         if at.current.is_some_and(|(i, r)| *i == identity && *r == record) {
             continue;
         }
-        let op = Op::PutBackend {
-            slot: at.slot,
-            identity,
-            backend: record,
-        };
-        if backend.forward.is_some() {
-            &mut rising
-        } else {
-            &mut dying
-        }
-        .push(op);
+        let op = Op::PutBackend { slot: at.slot, identity, backend: record };
+        if backend.forward.is_some() { &mut rising } else { &mut dying }.push(op);
     }
     let entrants = service.entrants.iter().filter_map(|e| {
         Some(TableEntrant {
@@ -314,18 +277,10 @@ fn plan_service(
             ip: service.backends[&e.name].ip,
         })
     });
-    let table = TableSpec {
-        filling: service.filling,
-        entrants: entrants.collect(),
-    };
+    let table = TableSpec { filling: service.filling, entrants: entrants.collect() };
     let put_table =
         (installed.tables.get(&id) != Some(&table)).then_some(Op::PutTable { service: id, table });
-    for op in rising
-        .into_iter()
-        .chain(put_table)
-        .chain(dying)
-        .chain(put_service)
-    {
+    for op in rising.into_iter().chain(put_table).chain(dying).chain(put_service) {
         plan.push(vip, op);
     }
 }
@@ -345,12 +300,7 @@ fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str,
     };
     let both: BTreeSet<IpAddr> = before.union(&wanted).copied().collect();
     if installed.filter.as_ref() != Some(&both) {
-        plan.push(
-            None,
-            Op::SetFilter {
-                addresses: both.clone(),
-            },
-        );
+        plan.push(None, Op::SetFilter { addresses: both.clone() });
     }
     for (&key, &(name, id)) in &keys {
         if installed.keys.get(&key) != Some(&id) {
@@ -376,11 +326,7 @@ fn plan_clearing(
     for &service in installed.services.keys().filter(|id| !kept.contains(id)) {
         plan.push(owner(service, installed, ids), Op::ClearService { service });
     }
-    for (&slot, (who, _)) in installed
-        .backends
-        .iter()
-        .filter(|(slot, _)| !kept_slots.contains(slot))
-    {
+    for (&slot, (who, _)) in installed.backends.iter().filter(|(slot, _)| !kept_slots.contains(slot)) {
         plan.push(owner(who.service, installed, ids), Op::ClearBackend { slot });
     }
 }
@@ -388,12 +334,7 @@ fn plan_clearing(
 /// VIP that an installed id stands for: by its new name, if it has one.
 fn owner<'a>(id: u16, installed: &'a Installed, ids: &BTreeMap<&'a str, u16>) -> Option<&'a str> {
     let renamed = ids.iter().find(|&(_, &i)| i == id).map(|(name, _)| *name);
-    renamed.or_else(|| {
-        installed
-            .services
-            .get(&id)
-            .map(|(identity, _)| identity.name.as_str())
-    })
+    renamed.or_else(|| installed.services.get(&id).map(|(identity, _)| identity.name.as_str()))
 }
 
 #[cfg(test)]

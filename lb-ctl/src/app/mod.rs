@@ -96,10 +96,8 @@ impl App {
         let installed = parts.writer.installed().clone();
         let mut before = DesiredState::from_installed(&installed);
         before.addresses = parts.owned.addresses().iter().map(|&a| (a, a.ifindex)).collect();
-        let (published, reconciled) = watch::channel(Arc::new(Reconciled {
-            installed: Arc::new(installed),
-            ..Reconciled::default()
-        }));
+        let (published, reconciled) =
+            watch::channel(Arc::new(Reconciled { installed: Arc::new(installed), ..Reconciled::default() }));
 
         for warning in &parts.loaded.warnings {
             tracing::warn!("configuration: {warning}");
@@ -153,12 +151,7 @@ impl App {
         tasks.spawn("reconciler", reconciler.run(shutdown.clone()));
         tasks.spawn("telemetry", telemetry.run(shutdown.clone()));
         tasks.spawn("api", server::serve(parts.listener, api, shutdown));
-        Self {
-            tasks: tasks.0,
-            trigger,
-            requests,
-            reconciled,
-        }
+        Self { tasks: tasks.0, trigger, requests, reconciled }
     }
 
     /// Runs until SIGTERM or SIGINT, and leaves the data plane forwarding. Tells `notify` when the first
@@ -234,11 +227,7 @@ fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::Joi
 /// SIGHUP: what `lbctl config apply` does, told in the log.
 async fn apply(requests: mpsc::Sender<Request>) {
     let (reply, answer) = oneshot::channel();
-    if requests
-        .send(Request::Command(Command::Apply, reply))
-        .await
-        .is_err()
-    {
+    if requests.send(Request::Command(Box::new(Command::Apply), reply)).await.is_err() {
         return;
     }
     match answer.await {
@@ -279,10 +268,7 @@ pub async fn detach<A: AddressBook>(
     if let Err(error) = owned.change([], gone).await {
         failed.push(error.to_string());
     }
-    match tokio::task::spawn_blocking(dataplane)
-        .await
-        .context("removal panicked")?
-    {
+    match tokio::task::spawn_blocking(dataplane).await.context("removal panicked")? {
         Ok(lines) => removed.extend(lines),
         Err(error) => failed.push(error.line()),
     }
