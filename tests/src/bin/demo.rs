@@ -11,7 +11,10 @@ use std::{
     panic,
     path::{Path, PathBuf},
     process,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -37,6 +40,8 @@ const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 10, 0, 100));
 const ARCHIVE: SocketAddr = SocketAddr::new(VIP, 104);
 const RECEIVER: SocketAddr = SocketAddr::new(VIP, 11112);
 const HOSTS: [(&str, u8); 4] = [("client", 50), ("lb", 2), ("pacs1", 11), ("pacs2", 12)];
+/// Set once the program has been told to end, and cleans up.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Instances that the story is about.
 const INSTANCES: usize = 20;
 /// Width and height of an image: 64 KiB each.
@@ -81,6 +86,10 @@ fn main() -> Result<()> {
 
     clean_when_interrupted()?;
     panic::set_hook(Box::new(|failure| {
+        // An interrupted demonstration fails because its parts are being taken away: that is no news.
+        while INTERRUPTED.load(Ordering::Relaxed) {
+            thread::park();
+        }
         let text = failure.payload_as_str().unwrap_or("no reason given");
         eprintln!("\nThe demonstration failed: {text}");
     }));
@@ -294,6 +303,7 @@ fn clean_when_interrupted() -> Result<()> {
                 _ = terminate.recv() => {}
             }
         });
+        INTERRUPTED.store(true, Ordering::Relaxed);
         eprintln!("\nInterrupted: cleaning up.");
         clean();
         process::exit(130);
