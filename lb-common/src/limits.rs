@@ -35,7 +35,7 @@ pub const FLOWS_RANGE: core::ops::RangeInclusive<u32> = 1024..=1 << 26;
 pub mod map {
     /// Array of one [`crate::settings::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
-    /// Array of `u64`: bits of balanced addresses, see [`crate::service::filter_bit4`].
+    /// Array of one `[u64; FILTER_WORDS]`: bits of balanced addresses, see [`crate::service::filter_bit4`].
     pub const FILTER: &str = "FILTER";
     /// Hash: [`crate::service::ServiceKey4`] to [`crate::service::ServiceRef`].
     pub const SERVICE_KEYS_V4: &str = "SERVICE_KEYS_V4";

@@ -1,2 +1,32 @@
-//! The packet path.
-#![cfg_attr(target_arch = "bpf", no_std)]
+//! The packet path, as pure code. It compiles for the kernel and for the host, where its tests run.
+//!
+//! ```text
+//! frame -> wire -> parse -> is the address ours? -> flow tables -> hit ---------------------> action -> verdict
+//!                               (filter)                |                                       ^
+//!                                                       +- miss -> service -> persistence ------+
+//!                                                                             -> scheduler -> new flow entry
+//! ```
+//!
+//! What it needs from its surroundings - maps, clock, counters - it asks of an [`env::Env`]; the kernel's is in
+//! the binary, the tests bring their own. Rules of this crate:
+//!
+//! - No helper call, map or log here; no header arithmetic in the binary.
+//! - `unsafe` in two files only: [`packet`] makes references into the frame, [`flow_table`] touches shared words.
+//! - Nothing panics and nothing is indexed unchecked: the verifier would refuse it, or worse, a loop would stay.
+//! - A rewrite is one file under [`action`]. Direct routing is the first; the next ones join it there.
+#![cfg_attr(
+    target_arch = "bpf",
+    no_std,
+    feature(core_intrinsics),
+    allow(internal_features, reason = "compare-and-swap: see flow_table")
+)]
+
+pub mod action;
+pub mod env;
+pub mod flow_table;
+pub mod life;
+pub mod packet;
+pub mod parse;
+pub mod path;
+pub mod steer;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! Rewrites: one file each, read top to bottom as the headers lie in the frame.
+
+pub mod dr;

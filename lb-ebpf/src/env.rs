@@ -1,0 +1,64 @@
+//! What the packet path asks of its surroundings. The kernel's answers are in the binary; the host's, for tests,
+//! in [`crate::path`]'s tests.
+
+use lb_common::{
+    backend::Backend,
+    counter::Reason,
+    event::EventKind,
+    flow::{WORDS_V4, WORDS_V6},
+    persist::{PersistEntry, PersistKey},
+    service::{Service, ServiceKey4, ServiceKey6, Table},
+};
+
+use crate::{
+    flow_table::{Bucket, Word},
+    packet::Packet,
+    parse::Ends,
+};
+
+/// The flow tables of one family, told apart by the number of words in an entry.
+pub trait Tables<const WORDS: usize> {
+    /// Words of the tables' memory.
+    type Word: Word;
+
+    /// Bucket of established flows for this hash.
+    fn established(&self, hash: u64) -> Option<&Bucket<Self::Word, WORDS>>;
+    /// Bucket of half-open flows for this hash.
+    fn half_open(&self, hash: u64) -> Option<&Bucket<Self::Word, WORDS>>;
+}
+
+/// Maps, clock and counters.
+pub trait Env: Tables<WORDS_V4> + Tables<WORDS_V6> {
+    /// Now, in ticks; wraps.
+    fn now(&self) -> u32;
+    /// Secret seed of the flow hash.
+    fn flow_seed(&self) -> u64;
+    /// A word of the filter of balanced addresses.
+    fn filter(&self, word: u32) -> u64;
+    /// Service id of an IPv4 key.
+    fn service_v4(&self, key: &ServiceKey4) -> Option<u32>;
+    /// Service id of an IPv6 key.
+    fn service_v6(&self, key: &ServiceKey6) -> Option<u32>;
+    /// A service's record.
+    fn service(&self, service: u32) -> Option<&Service>;
+    /// A service's look-up table.
+    fn table(&self, service: u32) -> Option<&Table>;
+    /// A backend's record.
+    fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// Next index below `len` for round robin.
+    fn rotate(&self, service: u32, len: u32) -> u32;
+    /// Persistence entry of a client; refreshed to `now` when it is younger than `ticks` and used.
+    fn persisted(&self, key: &PersistKey) -> Option<PersistEntry>;
+    /// Writes a persistence entry. False when there is no room.
+    fn persist(&self, key: &PersistKey, entry: &PersistEntry) -> bool;
+    /// Counts a forwarded packet for its service and backend.
+    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32);
+    /// Counts a newly steered flow.
+    fn count_flow(&self, service: u32);
+    /// Counts a reason.
+    fn count(&self, reason: Reason);
+    /// Tells the controller, unless it has just been told.
+    fn event(&self, kind: EventKind, service: u32, ends: &Ends, now: u32);
+    /// Grows (`delta` < 0) or shrinks the frame at its front; afterwards only the returned view is valid.
+    fn resize(&self, delta: i32) -> Option<Packet<'_>>;
+}

@@ -1,0 +1,377 @@
+//! How flow entries are claimed, published, read, changed and retired: the one file that touches them. The layout
+//! is `lb_common::flow`.
+//!
+//! Kernel CPUs and the controller work on the same memory without locks. The protocol:
+//!
+//! - **Claim.** Compare-and-swap of a free control word (or, among half-open flows, of the oldest live one) to
+//!   `Busy` with the next `seq`. Until it publishes, the claimer is the only one that writes the entry.
+//! - **Look around.** After the claim, every other way of the bucket is read once more. Both of two CPUs that
+//!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
+//!   is never a second entry that could name another server.
+//! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
+//! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
+//! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
+//!
+//! Loads and stores are plain 64-bit ones: LLVM has no atomic ones for this target, and x86-64 keeps loads in
+//! order with loads and stores with stores, which is acquire and release. The tests check the protocol with
+//! acquire and release under loom, so it does not rely on more. A compare-and-swap is a full barrier.
+#![allow(
+    unsafe_code,
+    reason = "shared words need volatile access and a compare-and-swap intrinsic"
+)]
+
+use lb_common::flow::{Control, State, WAYS};
+
+/// A 64-bit word that several CPUs read and write.
+pub trait Word {
+    /// Reads with acquire ordering.
+    fn load(&self) -> u64;
+    /// Writes with release ordering.
+    fn store(&self, value: u64);
+    /// Writes `new` if the word still is `current`; a full barrier. True if it was.
+    fn swap_if(&self, current: u64, new: u64) -> bool;
+}
+
+/// A word in a map's memory, on either side of the border.
+#[cfg(target_arch = "bpf")]
+#[repr(transparent)]
+pub struct SharedWord(core::cell::UnsafeCell<u64>);
+
+// SAFETY: sharing is what the word is for; every access is one volatile 64-bit load, store or exchange.
+#[cfg(target_arch = "bpf")]
+unsafe impl Sync for SharedWord {}
+
+#[cfg(target_arch = "bpf")]
+impl Word for SharedWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the cell lies in a map value, aligned and alive as long as the program runs; a concurrent
+        // write is a single 64-bit store, so the value is one that somebody wrote.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u64) {
+        // SAFETY: as in `load`.
+        unsafe { self.0.get().write_volatile(value) }
+    }
+
+    #[inline(always)]
+    fn swap_if(&self, current: u64, new: u64) -> bool {
+        use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+        // SAFETY: as in `load`; the intrinsic becomes one BPF compare-and-exchange.
+        let (_, done) = unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(self.0.get(), current, new) };
+        done
+    }
+}
+
+/// A word in a map's memory, on either side of the border.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct SharedWord(core::sync::atomic::AtomicU64);
+
+#[cfg(not(target_arch = "bpf"))]
+impl SharedWord {
+    /// A word outside any map.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(core::sync::atomic::AtomicU64::new(value))
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Word for SharedWord {
+    fn load(&self) -> u64 {
+        self.0.load(core::sync::atomic::Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.0.store(value, core::sync::atomic::Ordering::Release);
+    }
+
+    fn swap_if(&self, current: u64, new: u64) -> bool {
+        use core::sync::atomic::Ordering::SeqCst;
+        self.0.compare_exchange(current, new, SeqCst, SeqCst).is_ok()
+    }
+}
+
+/// One bucket: `WAYS` entries of `WORDS` words, the first of which is the control word.
+pub type Bucket<W, const WORDS: usize> = [[W; WORDS]; WAYS];
+
+/// A flow's key and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<const KEY: usize> {
+    /// Key words as `lb_common::flow` lays them out.
+    pub words: [u64; KEY],
+    /// Hash of them. Bits 0-7 are the tag, 8-9 the first way tried, 32 and up the bucket.
+    pub hash: u64,
+}
+
+impl<const KEY: usize> Key<KEY> {
+    #[inline(always)]
+    const fn tag(&self) -> u8 {
+        self.hash as u8
+    }
+
+    /// Bucket in a table of `mask + 1` buckets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bucket(&self, mask: u32) -> u32 {
+        (self.hash >> 32) as u32 & mask
+    }
+
+    /// The n-th way to try. Each flow starts at its own, so that a hit usually touches one cache line.
+    #[inline(always)]
+    const fn way(&self, n: usize) -> usize {
+        ((self.hash >> 8) as usize + n) & (WAYS - 1)
+    }
+}
+
+/// A live entry as it was read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Hit {
+    /// Way of the bucket.
+    pub way: usize,
+    /// Control word.
+    pub control: Control,
+    /// Decision word.
+    pub decision: u64,
+}
+
+/// Finds a flow.
+#[inline(always)]
+pub fn find<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+) -> Option<Hit> {
+    for n in 0..WAYS {
+        let way = key.way(n);
+        if let Some(hit) = read(&bucket[way], key, way) {
+            return Some(hit);
+        }
+    }
+    None
+}
+
+/// Reads one way if it holds this flow.
+#[inline(always)]
+fn read<W: Word, const WORDS: usize, const KEY: usize>(
+    entry: &[W; WORDS],
+    key: &Key<KEY>,
+    way: usize,
+) -> Option<Hit> {
+    const { assert!(KEY + 2 <= WORDS) };
+    let control = Control(entry[0].load());
+    if !control.is_live() {
+        return None;
+    }
+    for i in 0..KEY {
+        if entry[1 + i].load() != key.words[i] {
+            return None;
+        }
+    }
+    let decision = entry[1 + KEY].load();
+    // The entry may have been retired and claimed for another flow meanwhile; its seq tells.
+    let again = Control(entry[0].load());
+    if again.seq() != control.seq() || !again.is_live() {
+        return None;
+    }
+    Some(Hit {
+        way,
+        control: again,
+        decision,
+    })
+}
+
+/// What became of an insertion.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Inserted {
+    /// Published in a free way.
+    Free,
+    /// Published in place of the oldest live entry.
+    Overwrote,
+    /// The flow is there already: somebody else was first.
+    Exists(Hit),
+    /// Every way is taken and none may be.
+    Full,
+    /// Another CPU is writing this flow, or kept taking the ways this one wanted.
+    Race,
+}
+
+/// Which entries an insertion may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Take {
+    /// Free ones only: an established flow never makes room for another.
+    Free,
+    /// The oldest live one if none is free.
+    Oldest,
+}
+
+/// Insertions try this often before they give up with [`Inserted::Race`].
+const ATTEMPTS: usize = 3;
+/// A claimer that goes before another waits this many looks for it to yield.
+const PATIENCE: usize = 8;
+
+/// Inserts a flow that [`find`] did not find.
+#[inline(always)]
+pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    decision: u64,
+    state: State,
+    now: u32,
+    take: Take,
+) -> Inserted {
+    for _ in 0..ATTEMPTS {
+        let Some((way, seen)) = choose(bucket, key, now, take) else {
+            return Inserted::Full;
+        };
+        let entry = &bucket[way];
+        let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, now);
+        if !entry[0].swap_if(seen.0, claimed.0) {
+            continue;
+        }
+        match look_around(bucket, key, way) {
+            Around::Clear => {}
+            Around::Exists(hit) => {
+                entry[0].store(claimed.with(State::Free, now).0);
+                return Inserted::Exists(hit);
+            }
+            Around::Yield => {
+                entry[0].store(claimed.with(State::Free, now).0);
+                continue;
+            }
+        }
+        for i in 0..KEY {
+            entry[1 + i].store(key.words[i]);
+        }
+        entry[1 + KEY].store(decision);
+        // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is
+        // a barrier on every architecture.
+        entry[0].swap_if(claimed.0, claimed.with(state, now).0);
+        return if seen.is_live() {
+            Inserted::Overwrote
+        } else {
+            Inserted::Free
+        };
+    }
+    Inserted::Race
+}
+
+/// The way an insertion should claim, and its control word.
+#[inline(always)]
+fn choose<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    now: u32,
+    take: Take,
+) -> Option<(usize, Control)> {
+    let mut oldest = None;
+    let mut oldest_age = 0;
+    for n in 0..WAYS {
+        let way = key.way(n);
+        let control = Control(bucket[way][0].load());
+        if control.state() == State::Free as u8 {
+            return Some((way, control));
+        }
+        let age = now.wrapping_sub(control.last_seen());
+        if control.is_live() && (oldest.is_none() || age > oldest_age) {
+            oldest = Some((way, control));
+            oldest_age = age;
+        }
+    }
+    match take {
+        Take::Free => None,
+        Take::Oldest => oldest,
+    }
+}
+
+/// What a claimer sees in the other ways.
+enum Around {
+    Clear,
+    Exists(Hit),
+    Yield,
+}
+
+/// Looks for the same flow in every other way, after the claim of `mine`.
+#[inline(always)]
+fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    mine: usize,
+) -> Around {
+    for way in 0..WAYS {
+        if way == mine {
+            continue;
+        }
+        let entry = &bucket[way];
+        let mut control = Control(entry[0].load());
+        // A busy way with our tag may be about to become our flow. Of two that see each other the lower way
+        // goes on; it waits for the higher one to leave, since that one may have looked before our claim.
+        let mut looks = 0;
+        while control.state() == State::Busy as u8 && control.tag() == key.tag() {
+            looks += 1;
+            if way < mine || looks > PATIENCE {
+                return Around::Yield;
+            }
+            control = Control(entry[0].load());
+        }
+        if let Some(hit) = read(entry, key, way) {
+            return Around::Exists(hit);
+        }
+    }
+    Around::Clear
+}
+
+/// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts
+/// faster than flows can be confirmed.
+#[inline(always)]
+pub fn is_crowded<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, now: u32, young: u32) -> bool {
+    for entry in bucket {
+        let control = Control(entry[0].load());
+        if control.state() == State::Free as u8 || now.wrapping_sub(control.last_seen()) >= young {
+            return false;
+        }
+    }
+    true
+}
+
+/// Moves an entry to another state or time. False if it changed since it was read; then nothing happened.
+#[inline(always)]
+pub fn update<W: Word, const WORDS: usize>(
+    bucket: &Bucket<W, WORDS>,
+    hit: &Hit,
+    state: State,
+    now: u32,
+) -> bool {
+    // The mask is for the verifier: it loses sight of where `way` came from.
+    bucket[hit.way & (WAYS - 1)][0].swap_if(hit.control.0, hit.control.with(state, now).0)
+}
+
+/// Retires an entry. False if it changed since it was read; then nothing happened.
+#[inline(always)]
+pub fn retire<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit) -> bool {
+    update(bucket, hit, State::Free, hit.control.last_seen())
+}
+
+/// A consistent copy of one way's words, whatever flow it holds; `None` when it holds none. For the controller.
+pub fn copy<W: Word, const WORDS: usize>(entry: &[W; WORDS]) -> Option<[u64; WORDS]> {
+    let before = Control(entry[0].load());
+    if !before.is_live() {
+        return None;
+    }
+    let mut words = [0; WORDS];
+    for (word, cell) in words.iter_mut().zip(entry).skip(1) {
+        *word = cell.load();
+    }
+    let after = Control(entry[0].load());
+    if after.seq() != before.seq() || !after.is_live() {
+        return None;
+    }
+    words[0] = after.0;
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests;

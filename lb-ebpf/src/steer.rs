@@ -1,0 +1,155 @@
+//! Who gets a new flow: persistence first, then the service's look-up table.
+
+use lb_common::{
+    backend::{Backend, state},
+    counter::Reason,
+    event::EventKind,
+    flow::Decision,
+    hash,
+    persist::{PersistEntry, PersistKey, mask_half, mask4},
+    service::{Service, no_server, pick},
+};
+
+use crate::{env::Env, life::TOUCH_TICKS, parse::Ends};
+
+/// How a table place is found for this flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// As the service says.
+    Service,
+    /// By the flow's hash whatever the service says: for packets that may come again without an entry to
+    /// remember the choice, so that the choice is the same each time.
+    Hash,
+}
+
+/// The backend of a live decision, or `None` when the decision no longer counts.
+#[inline(always)]
+pub fn live<E: Env>(env: &E, decision: Decision) -> Option<&Backend> {
+    let backend = env.backend(u32::from(decision.slot()))?;
+    (backend.generation == decision.generation() && backend.state == state::LIVE).then_some(backend)
+}
+
+/// Decides for a new flow of `service`. The reason, if there is one, is what becomes of the packet.
+#[inline(always)]
+pub fn choose<E: Env>(
+    env: &E,
+    service: u32,
+    record: &Service,
+    ends: &Ends,
+    by: By,
+    now: u32,
+) -> Result<Decision, Reason> {
+    if record.persist_prefix == 0 {
+        return schedule(env, service, record, ends, by, now);
+    }
+    let key = persist_key(record, ends);
+    if let Some(entry) = env.persisted(&key) {
+        let decision = Decision::new(record.mode, service as u16, entry.slot, entry.generation);
+        let idle = now.wrapping_sub(entry.last_seen);
+        if idle < record.persist_ticks && live(env, decision).is_some() {
+            if idle >= TOUCH_TICKS {
+                env.persist(
+                    &key,
+                    &PersistEntry {
+                        last_seen: now,
+                        ..entry
+                    },
+                );
+            }
+            return Ok(decision);
+        }
+    }
+    let decision = schedule(env, service, record, ends, by, now)?;
+    let entry = PersistEntry {
+        slot: decision.slot(),
+        generation: decision.generation(),
+        last_seen: now,
+    };
+    if !env.persist(&key, &entry) {
+        env.count(Reason::PersistTableFull);
+        env.event(EventKind::PersistTableFull, service, ends, now);
+    }
+    Ok(decision)
+}
+
+/// The key that a client's persistence entry stands under.
+#[inline(always)]
+fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
+    let prefix = record.persist_prefix;
+    let client = if ends.family == 4 {
+        [ends.client[0] & mask4(prefix) as u64, 0]
+    } else {
+        [
+            ends.client[0] & mask_half(prefix),
+            ends.client[1] & mask_half(prefix.saturating_sub(64)),
+        ]
+    };
+    PersistKey {
+        client,
+        group: record.persist_group,
+        family: u32::from(ends.family),
+    }
+}
+
+/// Asks the look-up table.
+#[inline(always)]
+fn schedule<E: Env>(
+    env: &E,
+    service: u32,
+    record: &Service,
+    ends: &Ends,
+    by: By,
+    now: u32,
+) -> Result<Decision, Reason> {
+    let Some(table) = env.table(service).filter(|table| table.len != 0) else {
+        env.event(EventKind::NoServer, service, ends, now);
+        return Err(if record.no_server == no_server::DROP {
+            Reason::NoServerDrop
+        } else {
+            Reason::NoServerReject
+        });
+    };
+    let index = match (record.pick, by) {
+        (pick::ROTATE, By::Service) => env.rotate(service, table.len),
+        (pick::HASH_CLIENT, _) => scale(hash::client(ends.client), table.len),
+        _ => scale(steering_hash(ends), table.len),
+    };
+    // The mask cannot change an index below `len`; it is what the verifier can see.
+    let slot = table.slots[index as usize & (lb_common::limits::TABLE_SLOTS - 1)];
+    let backend = env
+        .backend(u32::from(slot))
+        .filter(|b| b.state == state::LIVE)
+        .ok_or(Reason::StaleTable)?;
+    Ok(Decision::new(
+        record.mode,
+        service as u16,
+        slot,
+        backend.generation,
+    ))
+}
+
+/// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.
+#[inline(always)]
+fn steering_hash(ends: &Ends) -> u64 {
+    let ports = u64::from(ends.ports) | u64::from(ends.proto) << 32;
+    hash::flow6(hash::STEER_SEED, ends.client, ends.vip, ports)
+}
+
+/// Maps a hash evenly onto `0..len` without a division.
+#[inline(always)]
+const fn scale(hash: u64, len: u32) -> u32 {
+    (((hash >> 32) * len as u64) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling_reaches_both_ends_and_never_beyond() {
+        for len in [1, 2, 3, 7, 65_536] {
+            assert_eq!(scale(0, len), 0);
+            assert_eq!(scale(u64::MAX, len), len - 1);
+        }
+    }
+}
