@@ -27,7 +27,8 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures what goes over the cable of `host` to or from any of `addresses`, and waits until it does.
+    /// Captures the TCP and UDP that goes over the cable of `host` to or from any of `addresses`, and waits until it
+    /// does. Not ARP and neighbour discovery: there the balancer answers for its VIPs, as it should.
     ///
     /// # Panics
     ///
@@ -36,7 +37,7 @@ impl Capture {
     pub fn start(lab: &Lab, host: &Host, addresses: &[IpAddr]) -> Self {
         let file = lab.dir().join(format!("{}.pcap", host.name));
         let hosts: Vec<_> = addresses.iter().map(|ip| format!("host {ip}")).collect();
-        let filter = format!("(ip or ip6) and ({})", hosts.join(" or "));
+        let filter = format!("(tcp or udp) and ({})", hosts.join(" or "));
         let mut command = lab.switch().command("tcpdump");
         command
             .args("--immediate-mode -n -U -Z root -B 32768".split(' '))
@@ -130,7 +131,7 @@ pub struct Crossing {
 pub struct Tally {
     /// Frames; fewer after receive offload than before.
     pub frames: u64,
-    /// Packets without joinable payload: TCP segments without any, and everything that is not TCP.
+    /// Packets without joinable payload: TCP segments without any, and datagrams.
     pub bare: BTreeMap<Packet, u64>,
     /// Bytes of TCP payload by source and destination.
     pub payload: BTreeMap<(SocketAddr, SocketAddr), u64>,
@@ -190,7 +191,7 @@ impl Tally {
 pub struct Packet {
     /// IP protocol number.
     pub protocol: u8,
-    /// Source; port 0 where the protocol has none.
+    /// Source.
     pub from: SocketAddr,
     /// Destination.
     pub to: SocketAddr,
@@ -215,7 +216,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 impl Packet {
-    /// Parses an Ethernet frame; `None` for what is not IP, or too short.
+    /// Parses an Ethernet frame; `None` for what is neither TCP nor UDP, or too short.
     fn parse(frame: &[u8]) -> Option<Framed> {
         let destination = frame.first_chunk::<6>().copied()?;
         let source = frame.get(6..)?.first_chunk::<6>().copied()?;
@@ -241,12 +242,13 @@ impl Packet {
             }
             _ => return None,
         };
-        let ported = matches!(protocol, TCP | UDP);
-        let port = |at| if ported { be16(transport, at) } else { Some(0) };
+        if !matches!(protocol, TCP | UDP) {
+            return None;
+        }
         let mut packet = Self {
             protocol,
-            from: SocketAddr::new(from, port(0)?),
-            to: SocketAddr::new(to, port(2)?),
+            from: SocketAddr::new(from, be16(transport, 0)?),
+            to: SocketAddr::new(to, be16(transport, 2)?),
             sequence: 0,
             acknowledgement: 0,
             flags: 0,
