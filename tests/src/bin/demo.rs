@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use lb_ctl::model::status::{Colour, RipState};
 use lb_tests::lab::{
-    Capture, Host, Lab, Lbd, Orthanc, StoreScp, StoreStream, dicom,
+    Capture, Host, Lab, Lbd, Orthanc, StoreScp, StoreStream, bpffs, dicom,
     lbd::{Programs, rip},
     netns, proc, scu,
     servers::Spread,
@@ -279,7 +279,7 @@ fn tell(text: &str) {
 fn clean() {
     proc::kill_recorded(Path::new(DIR));
     // What is not there needs no removal; what cannot be removed stops the next lab with a clear error.
-    let _ = fs::remove_dir_all(Path::new("/sys/fs/bpf").join(format!("{NAME}-lb")));
+    let _ = fs::remove_dir_all(bpffs::path(&format!("{NAME}-lb")));
     for host in HOSTS.iter().map(|(name, _)| *name).chain(["switch"]) {
         netns::delete(&format!("{NAME}-{host}"));
     }

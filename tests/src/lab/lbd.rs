@@ -1,24 +1,17 @@
 //! The product itself: `lbd` on the balancer's host, and `lbctl` beside it.
 
-use std::{
-    env,
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
 use lb_ctl::model::status::{RipStatus, Status, VipStatus};
 use rustix::process::Signal;
 
 use super::{
+    bpffs,
     netns::Netns,
     proc::{Finished, Proc, finish, wait_for},
     topology::{Host, Lab},
 };
 
-/// The BPF file system: pins live below it.
-const BPFFS: &str = "/sys/fs/bpf";
 /// Time for anything the daemon does by itself: resolve, check, claim.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -90,13 +83,13 @@ impl Lbd {
     /// When the configuration cannot be written or the BPF file system cannot be mounted.
     #[must_use]
     pub fn prepare(lab: &Lab, host: &Host, toml: &str, programs: Programs) -> Self {
-        mount_bpffs();
+        bpffs::mount();
         let dir = host.dir();
         let paths = Paths {
             config: dir.join("lbd.toml"),
             socket: dir.join("lbd.sock"),
             state_dir: dir.join("state"),
-            pin_dir: Path::new(BPFFS).join(host.netns.name()),
+            pin_dir: bpffs::path(host.netns.name()),
         };
         let lbd = Self {
             programs,
@@ -331,22 +324,6 @@ pub fn rip<'a>(status: &'a Status, name: &str, rip: &str) -> &'a RipStatus {
         .iter()
         .find(|candidate| candidate.name == rip)
         .unwrap_or_else(|| panic!("no real server {rip} in {vip:?}"))
-}
-
-/// Mounts the BPF file system where every tool expects it, unless it is there. Two at once would hide each other's
-/// pins, so one program at a time does it.
-pub fn mount_bpffs() {
-    let lock = File::create(env::temp_dir().join("lbt-bpffs.lock"))
-        .and_then(|file| file.lock().map(|()| file))
-        .unwrap_or_else(|error| panic!("cannot take the lock for mounting {BPFFS}: {error}"));
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if !mounts
-        .lines()
-        .any(|line| line.split(' ').skip(1).take(2).eq([BPFFS, "bpf"]))
-    {
-        finish(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS])).expect_success();
-    }
-    drop(lock);
 }
 
 /// A program of ours, built beforehand.

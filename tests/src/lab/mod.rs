@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod association;
+pub mod bpffs;
 pub mod capture;
 pub mod dicom;
 pub mod lbd;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    bpffs,
     netns::{self, Lifetime, Netns},
     proc::{Finished, finish},
 };
@@ -168,9 +169,14 @@ impl Lab {
     fn pass_at_the_port_of(&self, name: &str) {
         let object = self.dir.join("pass.o");
         fs::write(&object, PASS).unwrap_or_else(|error| panic!("cannot write {}: {error}", object.display()));
-        let path = object.display().to_string();
-        let attach = ["link", "set", "dev", name, "xdp", "obj", &path, "program", "pass"];
-        self.switch.run("ip", &attach).expect_success();
+        bpffs::mount();
+        let pin = bpffs::path(self.switch.name());
+        let (object, pinned) = (object.display().to_string(), pin.display().to_string());
+        let bpftool = |args: &[&str]| self.switch.run("bpftool", args).expect_success();
+        bpftool(&["prog", "load", &object, &pinned, "type", "xdp"]);
+        bpftool(&["net", "attach", "xdpdrv", "pinned", &pinned, "dev", name]);
+        // The interface holds the program from here on.
+        fs::remove_file(&pin).unwrap_or_else(|error| panic!("cannot remove {pinned}: {error}"));
     }
 }
 
