@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use lb_tests::lab::{
-    Capture, EchoLoop, Lab, Relay, StoreScp, UdpEcho, require_root, scu,
+    Capture, EchoLoop, Lab, Relay, StoreScp, UdpEcho,
+    lbd::vip,
+    require_root, scu,
     servers::Spread,
     topology::{VIP4, VIP6},
     udp, wait_until,
@@ -33,12 +35,10 @@ fn every_instance_is_in_exactly_one_archive_and_replies_bypass_the_balancer() {
     assert_eq!(crossing.differences(VIP4), Vec::<String>::new());
     assert_eq!(crossing.frames_from(VIP4), 0, "replies crossed the balancer");
 
-    let status = lbd.status();
-    assert_eq!(
-        status.vips[0].flows_total, 21,
-        "a flow for each association: {:?}",
-        status.vips[0]
-    );
+    // Counters reach the overview a little later.
+    lbd.wait_status("a flow is counted for each association", |status| {
+        vip(status, "DICOM").flows_total == 21
+    });
     // A port that the VIP does not serve is nobody's.
     scu::echo(client, SocketAddr::new(VIP4, 105)).expect_code(1);
 }

@@ -15,6 +15,12 @@ fn a_stopped_daemon_leaves_traffic_flowing_and_detach_leaves_nothing() {
     let (client, lb) = (lab.host("client"), lab.host("lb"));
     let link = || lb.run("ip", &["addr", "show", "eth0"]).expect_success().stdout;
 
+    assert!(
+        link().contains("10.10.0.100/32"),
+        "green means served, but the address is not there: {}",
+        link()
+    );
+
     lbd.stop();
     assert!(
         link().contains("xdp") && link().contains("10.10.0.100/32"),

@@ -6,6 +6,7 @@ use lb_ctl::model::status::RipState;
 use lb_tests::lab::{
     EchoLoop, Host, Lab, StoreScp,
     lbd::{rip, vip},
+    proc::wait_for,
     require_root, scu, wait_until,
 };
 
@@ -81,11 +82,22 @@ fn drain_spares_associations_in_flight_and_halt_ends_them() {
     lbd.wait_status("PACS1 is halted", |status| {
         rip(status, "DICOM", "PACS1").state == RipState::Halt
     });
-    wait_until(
-        Duration::from_secs(10),
-        "associations with a halted server end",
-        || alive() == ASSOCIATIONS / 2,
-    );
+    let counts = || {
+        let servers = ["pacs1", "pacs2"].map(|host| served_by(lab.host(host)));
+        format!(
+            "{} of {ASSOCIATIONS} associations live; the servers have {servers:?}",
+            alive()
+        )
+    };
+    let what = || {
+        format!(
+            "the {on_first} associations with PACS1 end, no other; instead {}",
+            counts()
+        )
+    };
+    wait_for(Duration::from_secs(10), what, || {
+        (alive() == on_second).then_some(())
+    });
     all_echo_on(5, on_second);
 
     lbd.ctl(&["rip", "online", "DICOM/PACS1"]).expect_success();
