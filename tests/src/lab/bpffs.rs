@@ -1,7 +1,6 @@
 //! The BPF file system, where pins live.
 
 use std::{
-    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
@@ -11,6 +10,9 @@ use super::proc::finish;
 
 /// Where every tool expects it.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Held while looking and mounting; only root writes there.
+const LOCK: &str = "/run/lbt-bpffs.lock";
 
 /// The place for a pin, or a directory of pins, called `name`.
 #[must_use]
@@ -24,7 +26,7 @@ pub fn path(name: &str) -> PathBuf {
 ///
 /// When the kernel refuses.
 pub fn mount() {
-    let lock = File::create(env::temp_dir().join("lbt-bpffs.lock"))
+    let lock = File::create(LOCK)
         .and_then(|file| file.lock().map(|()| file))
         .unwrap_or_else(|error| panic!("cannot take the lock for mounting {BPFFS}: {error}"));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
