@@ -44,10 +44,7 @@ pub const fn flow4(seed: u64, addrs: u64, ports: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn flow6(seed: u64, client: [u64; 2], vip: [u64; 2], ports: u64) -> u64 {
-    finish(mix(
-        mix(mix(mix(mix(seed, client[0]), client[1]), vip[0]), vip[1]),
-        ports,
-    ))
+    finish(mix(mix(mix(mix(mix(seed, client[0]), client[1]), vip[0]), vip[1]), ports))
 }
 
 /// Hash of a client address (IPv6, or IPv4 in the first word) for schedulers that look at nothing else.
@@ -81,11 +78,7 @@ mod tests {
             let flipped = flow4(1, 0x0a00_0001_0a0c_0164 ^ (1 << bit), 0x0006_0068_1234);
             total += (base ^ flipped).count_ones();
         }
-        assert!(
-            (26 * 64..38 * 64).contains(&total),
-            "{} bits on average",
-            total / 64
-        );
+        assert!((26 * 64..38 * 64).contains(&total), "{} bits on average", total / 64);
     }
 
     #[test]

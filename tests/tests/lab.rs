@@ -61,9 +61,7 @@ fn an_archive_that_was_killed_comes_back_with_all_it_had() {
     let echoes = EchoLoop::start(client, to, Duration::from_millis(5));
     stream.wait_for_more(5);
     archive.kill();
-    wait_until(Duration::from_secs(5), "the association notices", || {
-        echoes.has_ended()
-    });
+    wait_until(Duration::from_secs(5), "the association notices", || echoes.has_ended());
     let report = echoes.finish();
     assert!(report.broken.is_some() && report.echoes > 0, "{report:?}");
     archive.start_again();
@@ -91,14 +89,9 @@ fn an_association_that_nothing_breaks_is_released_in_peace() {
     for server in ["pacs1", "pacs2"] {
         let to = SocketAddr::new(lab.host(server).v4.into(), 104);
         let echoes = EchoLoop::start(lab.host("client"), to, Duration::from_millis(1));
-        wait_until(Duration::from_secs(5), "ten echoes are answered", || {
-            echoes.echoes() >= 10
-        });
+        wait_until(Duration::from_secs(5), "ten echoes are answered", || echoes.echoes() >= 10);
         let report = echoes.finish();
-        assert!(
-            report.broken.is_none() && report.echoes >= 10,
-            "{server}: {report:?}"
-        );
+        assert!(report.broken.is_none() && report.echoes >= 10, "{server}: {report:?}");
     }
 }
 
@@ -113,15 +106,10 @@ fn a_vip_on_loopback_is_served_but_never_claimed_on_the_segment() {
         server.carry_vip(vip);
         let _echo = UdpEcho::start(server, vip, 9000);
         let to = SocketAddr::new(vip, 9000);
-        assert!(
-            udp::ask(client, to, "who has it").is_err(),
-            "nobody may answer for {vip}"
-        );
+        assert!(udp::ask(client, to, "who has it").is_err(), "nobody may answer for {vip}");
         // The way in that direct routing takes: the server's MAC, the VIP as destination.
         let mac = lb_tests::lab::topology::spell_mac(server.mac);
-        client
-            .netns
-            .ip(&format!("neigh replace {vip} lladdr {mac} dev eth0"));
+        client.netns.ip(&format!("neigh replace {vip} lladdr {mac} dev eth0"));
         assert_eq!(udp::ask(client, to, "by your MAC").expect("an answer"), "pacs1");
     }
 }
@@ -164,8 +152,7 @@ fn nothing_of_a_lab_outlives_it_when_a_test_panics() {
         let lab = Lab::new();
         let archive = Orthanc::start(&lab, "pacs1", 104);
         let place = (lab.host("pacs1").netns.clone(), lab.dir().to_owned());
-        say.send((place.0.path(), place.1, archive.pid()))
-            .expect("the test listens");
+        say.send((place.0.path(), place.1, archive.pid())).expect("the test listens");
         panic!("on purpose, to unwind through a lab");
     })
     .join();

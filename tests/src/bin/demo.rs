@@ -100,10 +100,7 @@ fn main() -> Result<()> {
 /// The story. Panics, as the lab does, when a step does not hold.
 fn show(programs: Programs, toml: &str, keep: bool) {
     tell("A client, the balancer and two servers: four network namespaces on one Ethernet segment.");
-    let lab = Lab::build(&Plan {
-        hosts: &HOSTS,
-        kept_as: Some((NAME, Path::new(DIR))),
-    });
+    let lab = Lab::build(&Plan { hosts: &HOSTS, kept_as: Some((NAME, Path::new(DIR))) });
     let client = lab.host("client");
 
     tell("Both servers carry the VIP 10.10.0.100 on loopback and keep quiet about it on the segment.");
@@ -117,9 +114,7 @@ fn show(programs: Programs, toml: &str, keep: bool) {
     tell("lbd starts on the balancer with config/demo.toml; it checks the archives with C-ECHO.");
     let mut lbd = Lbd::prepare(&lab, lab.host("lb"), toml, programs);
     lbd.start_again();
-    lbd.wait_status("every server is in service", |status| {
-        status.health == Colour::Green
-    });
+    lbd.wait_status("every server is in service", |status| status.health == Colour::Green);
     overview(&lbd);
 
     let stored = store_beside_another(&lab, client, &archives, &receivers);
@@ -128,14 +123,8 @@ fn show(programs: Programs, toml: &str, keep: bool) {
 
     if keep {
         let own = std::env::current_exe().unwrap_or_else(|_| "demo".into());
-        println!(
-            "\nEverything is left running. To look at it:\n  {}",
-            lbd.ctl_line()
-        );
-        println!(
-            "To be the client:\n  ip netns exec {} echoscu -v 10.10.0.100 104",
-            client.netns.name()
-        );
+        println!("\nEverything is left running. To look at it:\n  {}", lbd.ctl_line());
+        println!("To be the client:\n  ip netns exec {} echoscu -v 10.10.0.100 104", client.netns.name());
         println!("To take it all away:\n  {} --clean", own.display());
         // Without unwinding: nothing is dropped, so nothing is taken away.
         process::exit(0);
@@ -150,9 +139,7 @@ fn store_beside_another(
     archives: &[Orthanc<'_>; 2],
     receivers: &[StoreScp; 2],
 ) -> Vec<String> {
-    tell(&format!(
-        "The client stores {INSTANCES} images through 10.10.0.100:104, an association for each,"
-    ));
+    tell(&format!("The client stores {INSTANCES} images through 10.10.0.100:104, an association for each,"));
     tell("while another storescu keeps sending to 10.10.0.100:11112.");
     let capture = Capture::start(lab, lab.host("lb"), &[VIP]);
     let other = StoreStream::start(client, RECEIVER, SIDE);
@@ -162,16 +149,9 @@ fn store_beside_another(
     let others = other.finish();
     let crossing = capture.finish();
 
-    assert!(
-        others.failures.is_empty(),
-        "the other storescu failed: {}",
-        others.failures.join("\n")
-    );
+    assert!(others.failures.is_empty(), "the other storescu failed: {}", others.failures.join("\n"));
     let spread = Spread::of(&archives.each_ref().map(Orthanc::instances), &stored);
-    assert!(
-        spread.exact(),
-        "not every instance is in exactly one archive: {spread:?}"
-    );
+    assert!(spread.exact(), "not every instance is in exactly one archive: {spread:?}");
     assert!(!spread.counts.contains(&0), "an archive got nothing: {spread:?}");
     let beside = Spread::of(&receivers.each_ref().map(StoreScp::instances), &others.uids);
     assert!(
@@ -188,10 +168,7 @@ fn store_beside_another(
     let lost = crossing.differences(VIP);
     assert!(lost.is_empty(), "the balancer lost or changed packets: {lost:?}");
     let (requests, replies) = (crossing.frames_in(VIP), crossing.frames_from(VIP));
-    assert!(
-        requests > 0 && replies == 0,
-        "{requests} requests and {replies} replies crossed the balancer"
-    );
+    assert!(requests > 0 && replies == 0, "{requests} requests and {replies} replies crossed the balancer");
     tell(&format!(
         "  {requests} frames to the VIP crossed the balancer, none was lost, and no reply came that way: servers \
          answer the client directly."
@@ -206,9 +183,8 @@ fn outage(client: &Host, archives: &mut [Orthanc<'_>; 2], lbd: &Lbd, mut stored:
     stream.wait_for_more(4);
     let killed = Instant::now();
     archives[0].kill();
-    let status = lbd.wait_status("PACS1 is down", |status| {
-        rip(status, "DICOM", "PACS1").state == RipState::Down
-    });
+    let status =
+        lbd.wait_status("PACS1 is down", |status| rip(status, "DICOM", "PACS1").state == RipState::Down);
     let noticed = killed.elapsed();
     stream.wait_for_more(4);
     let during = stream.finish();
@@ -226,9 +202,7 @@ fn outage(client: &Host, archives: &mut [Orthanc<'_>; 2], lbd: &Lbd, mut stored:
 
     tell("The archive comes back.");
     archives[0].start_again();
-    lbd.wait_status("PACS1 is in service again", |status| {
-        status.health == Colour::Green
-    });
+    lbd.wait_status("PACS1 is in service again", |status| status.health == Colour::Green);
     stored.extend(store_each(client, INSTANCES / 2));
     let spread = Spread::of(&archives.each_ref().map(|archive| archive.instances()), &stored);
     // The kill may have fallen between an archive's writing and its answer: such an instance is there, though its
@@ -238,14 +212,8 @@ fn outage(client: &Host, archives: &mut [Orthanc<'_>; 2], lbd: &Lbd, mut stored:
         spread.missing.is_empty() && spread.doubled.is_empty(),
         "instances are missing or doubled: {spread:?}"
     );
-    assert!(
-        spread.strange.len() <= unsure,
-        "instances that nobody stored: {spread:?}"
-    );
-    tell(&format!(
-        "  Both are in service. Stored in all: {}, each in exactly one archive.",
-        stored.len()
-    ));
+    assert!(spread.strange.len() <= unsure, "instances that nobody stored: {spread:?}");
+    tell(&format!("  Both are in service. Stored in all: {}, each in exactly one archive.", stored.len()));
     overview(lbd);
 }
 
@@ -269,10 +237,7 @@ fn overview(lbd: &Lbd) {
 /// Prints a line of the story with the time since its begin.
 fn tell(text: &str) {
     static BEGUN: OnceLock<Instant> = OnceLock::new();
-    println!(
-        "[{:4.1} s] {text}",
-        BEGUN.get_or_init(Instant::now).elapsed().as_secs_f32()
-    );
+    println!("[{:4.1} s] {text}", BEGUN.get_or_init(Instant::now).elapsed().as_secs_f32());
 }
 
 /// Takes away whatever a demonstration left: processes, pins, namespaces (addresses and XDP go with them), files.

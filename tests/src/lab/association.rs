@@ -95,9 +95,7 @@ impl EchoLoop {
     #[must_use]
     pub fn finish(self) -> Report {
         drop(self.stop);
-        self.thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -107,11 +105,7 @@ fn echo_until(
     stopped: &Receiver<()>,
     count: &AtomicU64,
 ) -> Report {
-    let mut report = Report {
-        echoes: 0,
-        slowest: Duration::ZERO,
-        broken: None,
-    };
+    let mut report = Report { echoes: 0, slowest: Duration::ZERO, broken: None };
     while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let begun = Instant::now();
         // Message ids may come round again once answered (PS3.7 E.1).
@@ -184,9 +178,7 @@ impl Association {
         if found == kind {
             return Ok(body);
         }
-        Err(bad(&format!(
-            "the server sent a PDU of type {found:#04x} {body:02x?}, not {kind:#04x}"
-        )))
+        Err(bad(&format!("the server sent a PDU of type {found:#04x} {body:02x?}, not {kind:#04x}")))
     }
 }
 

@@ -30,10 +30,7 @@ pub fn mount() {
         .and_then(|file| file.lock().map(|()| file))
         .unwrap_or_else(|error| panic!("cannot take the lock for mounting {BPFFS}: {error}"));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if !mounts
-        .lines()
-        .any(|line| line.split(' ').skip(1).take(2).eq([BPFFS, "bpf"]))
-    {
+    if !mounts.lines().any(|line| line.split(' ').skip(1).take(2).eq([BPFFS, "bpf"])) {
         finish(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS])).expect_success();
     }
     drop(lock);

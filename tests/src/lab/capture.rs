@@ -47,11 +47,7 @@ impl Capture {
         let name = format!("tcpdump-{}", host.name);
         let mut tcpdump = Proc::spawn(&name, lab.switch(), lab.dir(), &mut command);
         tcpdump.wait_ready(|tcpdump| tcpdump.log_text().contains("listening on"));
-        Self {
-            tcpdump,
-            file,
-            mac: host.mac,
-        }
+        Self { tcpdump, file, mac: host.mac }
     }
 
     /// Ends the capture and sorts what it saw.
@@ -62,15 +58,10 @@ impl Capture {
     #[must_use]
     #[track_caller]
     pub fn finish(mut self) -> Crossing {
-        wait_until(
-            Duration::from_secs(10),
-            "tcpdump has written all it received",
-            || {
-                self.tcpdump.signal(Signal::USR1);
-                Counts::last(&self.tcpdump.log_text())
-                    .is_some_and(|counts| counts.captured == counts.received)
-            },
-        );
+        wait_until(Duration::from_secs(10), "tcpdump has written all it received", || {
+            self.tcpdump.signal(Signal::USR1);
+            Counts::last(&self.tcpdump.log_text()).is_some_and(|counts| counts.captured == counts.received)
+        });
         self.tcpdump.stop(Signal::INT);
         let log = self.tcpdump.log_text();
         let counts = Counts::last(&log).unwrap_or_else(|| panic!("tcpdump told no counts: {log}"));
@@ -99,12 +90,7 @@ impl Counts {
     fn last(log: &str) -> Option<Self> {
         let count = |of: &str| {
             let before = log.get(..log.rfind(of)?)?;
-            before
-                .trim_end()
-                .rsplit(|letter: char| !letter.is_ascii_digit())
-                .next()?
-                .parse()
-                .ok()
+            before.trim_end().rsplit(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
         };
         Some(Self {
             captured: count("packets captured")?,
@@ -232,13 +218,7 @@ impl Packet {
             0x86dd => {
                 let address =
                     |at: usize| Some(IpAddr::V6(Ipv6Addr::from(*ip.get(at..)?.first_chunk::<16>()?)));
-                (
-                    address(8)?,
-                    address(24)?,
-                    *ip.get(6)?,
-                    ip.get(40..)?,
-                    usize::from(be16(ip, 4)?),
-                )
+                (address(8)?, address(24)?, *ip.get(6)?, ip.get(40..)?, usize::from(be16(ip, 4)?))
             }
             _ => return None,
         };
@@ -260,11 +240,7 @@ impl Packet {
             packet.flags = *transport.get(13)?;
             packet.payload -= u32::from(transport.get(12)? >> 4) * 4;
         }
-        Some(Framed {
-            destination,
-            source,
-            packet,
-        })
+        Some(Framed { destination, source, packet })
     }
 }
 
@@ -300,10 +276,7 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|four| u32::from_be_bytes(*four))
+    bytes.get(at..)?.first_chunk().map(|four| u32::from_be_bytes(*four))
 }
 
 #[cfg(test)]
@@ -318,20 +291,8 @@ mod tests {
         let (destination, source) = if into_lb { (LB, other) } else { (other, LB) };
         let from = SocketAddr::new(Ipv4Addr::new(10, 10, 0, 50).into(), 40000);
         let (to, flags) = (SocketAddr::new(VIP, 104), 16);
-        let packet = Packet {
-            protocol: TCP,
-            from,
-            to,
-            sequence,
-            acknowledgement: 7,
-            flags,
-            payload,
-        };
-        Framed {
-            destination,
-            source,
-            packet,
-        }
+        let packet = Packet { protocol: TCP, from, to, sequence, acknowledgement: 7, flags, payload };
+        Framed { destination, source, packet }
     }
 
     fn differences(segments: &[(u32, u32, bool)]) -> Vec<String> {
@@ -344,27 +305,15 @@ mod tests {
 
     #[test]
     fn segments_joined_on_the_way_out_are_no_loss() {
-        let joined = [
-            (1, 0, true),
-            (1, 0, false),
-            (1, 1448, true),
-            (1449, 52, true),
-            (1, 1500, false),
-        ];
+        let joined = [(1, 0, true), (1, 0, false), (1, 1448, true), (1449, 52, true), (1, 1500, false)];
         assert_eq!(differences(&joined), Vec::<String>::new());
     }
 
     #[test]
     fn a_lost_acknowledgement_a_doubled_one_and_lost_payload_are_told() {
         assert_eq!(differences(&[(1, 0, true)]).len(), 1);
-        assert_eq!(
-            differences(&[(1, 0, true), (1, 0, false), (1, 0, false)]).len(),
-            1
-        );
-        assert_eq!(
-            differences(&[(1, 1448, true), (1449, 52, true), (1, 1448, false)]).len(),
-            1
-        );
+        assert_eq!(differences(&[(1, 0, true), (1, 0, false), (1, 0, false)]).len(), 1);
+        assert_eq!(differences(&[(1, 1448, true), (1449, 52, true), (1, 1448, false)]).len(), 1);
     }
 
     #[test]
@@ -374,15 +323,7 @@ mod tests {
         frame.extend([[0xfd; 16], [0xfe; 16]].concat());
         frame.extend([0, 1, 0, 2, 0, 10, 0, 0, b'h', b'i']);
         let packet = Packet::parse(&frame).expect("whole").packet;
-        assert_eq!(
-            (
-                packet.protocol,
-                packet.from.port(),
-                packet.to.port(),
-                packet.payload
-            ),
-            (UDP, 1, 2, 10)
-        );
+        assert_eq!((packet.protocol, packet.from.port(), packet.to.port(), packet.payload), (UDP, 1, 2, 10));
         assert!(Packet::parse(frame.split_at(40).0).is_none());
     }
 }

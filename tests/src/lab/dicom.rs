@@ -44,9 +44,7 @@ pub fn generate(dir: &Path, count: usize, side: u16) -> Vec<Instance> {
 /// A unique identifier below 2.25, where any 128-bit number may stand (PS3.5 B.2).
 fn new_uid() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     // 64 bits of time, 22 of process id (the kernel's limit), 32 of count: no two alike on this machine.
     let number = (nanos << 54) | (u128::from(std::process::id()) << 32) | u128::from(count);
@@ -118,8 +116,7 @@ impl Elements {
     /// An element whose length has two bytes (PS3.5 table 7.1-2).
     fn short(&mut self, tag: (u16, u16), vr: &[u8; 2], value: &[u8]) {
         self.head(tag, vr);
-        self.0
-            .extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_le_bytes());
+        self.0.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_le_bytes());
         self.0.extend(value);
     }
 
@@ -128,8 +125,7 @@ impl Elements {
         self.head(tag, vr);
         let padded = value.len().next_multiple_of(2);
         self.0.extend([0, 0]);
-        self.0
-            .extend(u32::try_from(padded).unwrap_or(u32::MAX).to_le_bytes());
+        self.0.extend(u32::try_from(padded).unwrap_or(u32::MAX).to_le_bytes());
         self.0.extend(value);
         self.0.resize(self.0.len() + padded - value.len(), 0);
     }

@@ -32,10 +32,7 @@ impl Programs {
     /// When one is not there.
     #[must_use]
     pub fn find() -> Self {
-        Self {
-            lbd: find("LBD_BIN", "lbd"),
-            lbctl: find("LBCTL_BIN", "lbctl"),
-        }
+        Self { lbd: find("LBD_BIN", "lbd"), lbctl: find("LBCTL_BIN", "lbctl") }
     }
 }
 
@@ -165,11 +162,7 @@ impl Lbd {
     pub fn stop(&mut self) {
         if let Some(mut proc) = self.proc.take() {
             let status = proc.stop(Signal::TERM);
-            assert!(
-                status.success(),
-                "lbd ended with {status} after SIGTERM:\n{}",
-                proc.log_text()
-            );
+            assert!(status.success(), "lbd ended with {status} after SIGTERM:\n{}", proc.log_text());
         }
     }
 
@@ -201,11 +194,7 @@ impl Lbd {
     #[must_use]
     pub fn ctl(&self, args: &[&str]) -> Finished {
         let mut command = self.netns.command("timeout");
-        command
-            .args(["-k", "1", "20"])
-            .arg(&self.programs.lbctl)
-            .arg("--socket")
-            .arg(&self.paths.socket);
+        command.args(["-k", "1", "20"]).arg(&self.programs.lbctl).arg("--socket").arg(&self.paths.socket);
         finish(command.args(args))
     }
 
@@ -219,10 +208,7 @@ impl Lbd {
     pub fn status(&self) -> Status {
         let answer = self.ctl(&["status", "-o", "json"]);
         serde_json::from_str(&answer.stdout).unwrap_or_else(|error| {
-            panic!(
-                "no overview from lbctl: {error}: {}{}",
-                answer.stdout, answer.stderr
-            )
+            panic!("no overview from lbctl: {error}: {}{}", answer.stdout, answer.stderr)
         })
     }
 
@@ -243,11 +229,7 @@ impl Lbd {
     /// The command that starts it, for people.
     #[must_use]
     pub fn ctl_line(&self) -> String {
-        format!(
-            "{} --socket {} status",
-            self.programs.lbctl.display(),
-            self.paths.socket.display()
-        )
+        format!("{} --socket {} status", self.programs.lbctl.display(), self.paths.socket.display())
     }
 
     fn try_status(&self) -> Option<Status> {
@@ -262,22 +244,10 @@ impl Lbd {
     }
 
     fn args(&self) -> Vec<PathBuf> {
-        let Paths {
-            config,
-            socket,
-            state_dir,
-            pin_dir,
-        } = self.paths.clone();
-        let named = [
-            ("--config", config),
-            ("--socket", socket),
-            ("--pin-dir", pin_dir),
-            ("--state-dir", state_dir),
-        ];
-        named
-            .into_iter()
-            .flat_map(|(name, path)| [PathBuf::from(name), path])
-            .collect()
+        let Paths { config, socket, state_dir, pin_dir } = self.paths.clone();
+        let named =
+            [("--config", config), ("--socket", socket), ("--pin-dir", pin_dir), ("--state-dir", state_dir)];
+        named.into_iter().flat_map(|(name, path)| [PathBuf::from(name), path]).collect()
     }
 }
 
@@ -333,15 +303,7 @@ fn find(variable: &str, name: &str) -> PathBuf {
     }
     let own = env::current_exe().unwrap_or_default();
     // target/debug/deps/test or target/debug/demo: the program is in target/debug.
-    own.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| {
-            panic!(
-                "no {name} near {}: run `cargo build -p lb-ctl`, or set {variable}",
-                own.display()
-            )
-        })
+    own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(
+        || panic!("no {name} near {}: run `cargo build -p lb-ctl`, or set {variable}", own.display()),
+    )
 }

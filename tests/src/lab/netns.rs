@@ -49,10 +49,7 @@ impl Netns {
     pub fn new(name: &str, lifetime: Lifetime) -> Self {
         sweep_once();
         finish(Command::new("ip").args(["netns", "add", name])).expect_success();
-        let netns = Self(Arc::new(Inner {
-            name: name.to_owned(),
-            lifetime,
-        }));
+        let netns = Self(Arc::new(Inner { name: name.to_owned(), lifetime }));
         netns.sysctls(&[
             // An address is usable at once, not after a second of asking who else has it.
             ("net/ipv6/conf/all/accept_dad", "0"),
@@ -101,11 +98,7 @@ impl Netns {
     /// Runs a command inside to its end, at most 20 seconds.
     #[must_use]
     pub fn run(&self, program: &str, args: &[&str]) -> Finished {
-        finish(
-            self.command("timeout")
-                .args(["-k", "1", "20", program])
-                .args(args),
-        )
+        finish(self.command("timeout").args(["-k", "1", "20", program]).args(args))
     }
 
     /// Runs lines of `ip` commands inside: `addr add 10.0.0.1/24 dev eth0`.
@@ -115,12 +108,8 @@ impl Netns {
     /// When a line is refused.
     pub fn ip(&self, lines: &str) {
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            finish(
-                Command::new("ip")
-                    .args(["-n", self.name()])
-                    .args(line.split_whitespace()),
-            )
-            .expect_success();
+            finish(Command::new("ip").args(["-n", self.name()]).args(line.split_whitespace()))
+                .expect_success();
         }
     }
 
@@ -134,9 +123,7 @@ impl Netns {
                     .unwrap_or_else(|error| panic!("cannot enter namespace {}: {error}", self.name()));
                 work()
             });
-            inside
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -163,9 +150,7 @@ impl Netns {
     pub fn snmp(&self, protocol: &str, counter: &str) -> u64 {
         // /proc/net is the main thread's; this thread is the one inside.
         let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
         let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         names
             .split(' ')
@@ -202,9 +187,7 @@ fn sweep_once() {
     SWEPT.call_once(|| {
         for entry in fs::read_dir(RUN_NETNS).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let owner = name
-                .strip_prefix(TEST_PREFIX)
-                .and_then(|rest| rest.split('-').next());
+            let owner = name.strip_prefix(TEST_PREFIX).and_then(|rest| rest.split('-').next());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 delete(&name);
             }

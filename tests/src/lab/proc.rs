@@ -88,14 +88,7 @@ impl Finished {
     /// When it is another.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(
-            self.code,
-            Some(code),
-            "exit code of `{}`\n{}{}",
-            self.command,
-            self.stdout,
-            self.stderr
-        );
+        assert_eq!(self.code, Some(code), "exit code of `{}`\n{}{}", self.command, self.stdout, self.stderr);
         self
     }
 }
@@ -144,9 +137,7 @@ impl Proc {
             .append(true)
             .open(&log)
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
-        let err = out
-            .try_clone()
-            .unwrap_or_else(|error| panic!("cannot share {}: {error}", log.display()));
+        let err = out.try_clone().unwrap_or_else(|error| panic!("cannot share {}: {error}", log.display()));
         let child = command
             .stdout(out)
             .stderr(err)
@@ -155,12 +146,7 @@ impl Proc {
         if netns.lifetime() == Lifetime::OutlivesProgram {
             record(dir, child.id());
         }
-        Self {
-            name: name.to_owned(),
-            child,
-            log,
-            _netns: netns.clone(),
-        }
+        Self { name: name.to_owned(), child, log, _netns: netns.clone() }
     }
 
     /// Process id.
@@ -172,9 +158,7 @@ impl Proc {
     /// Everything it wrote so far.
     #[must_use]
     pub fn log_text(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// How it ended, if it has.
@@ -192,11 +176,7 @@ impl Proc {
         let what = format!("{} is ready", self.name);
         wait_until(Duration::from_secs(10), &what, || {
             if let Some(status) = self.ended() {
-                panic!(
-                    "{} ended ({status}) before it was ready:\n{}",
-                    self.name,
-                    self.log_text()
-                );
+                panic!("{} ended ({status}) before it was ready:\n{}", self.name, self.log_text());
             }
             ready(self)
         });
@@ -280,18 +260,11 @@ fn record(dir: &Path, pid: u32) {
 fn start_time(pid: &str) -> Option<String> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
     // Field 22 (proc(5)); the name in parentheses, field 2, may contain blanks.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)
-        .map(str::to_owned)
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }
 
 /// The command as a person would type it.
 fn spell(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }

@@ -48,12 +48,7 @@ impl Relay {
                 }
             }
         });
-        Self {
-            host: host.clone(),
-            address,
-            ended,
-            thread: Some(thread),
-        }
+        Self { host: host.clone(), address, ended, thread: Some(thread) }
     }
 
     /// Where it listens.

@@ -16,19 +16,14 @@ pub const CALLING: &str = "MODALITY";
 pub fn store(client: &Host, to: SocketAddr, files: &[&Path]) -> Finished {
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     let (ip, port) = (to.ip().to_string(), to.port().to_string());
-    let mut args = vec![
-        "-v", "-to", "5", "-ta", "10", "-td", "10", "-aet", CALLING, "-aec", CALLED, &ip, &port,
-    ];
+    let mut args =
+        vec!["-v", "-to", "5", "-ta", "10", "-td", "10", "-aet", CALLING, "-aec", CALLED, &ip, &port];
     args.extend(files.iter().map(String::as_str));
     let mut run = client.run("storescu", &args);
-    let taken = [&run.stdout, &run.stderr]
-        .iter()
-        .map(|text| text.matches(STORED).count())
-        .sum::<usize>();
+    let taken = [&run.stdout, &run.stderr].iter().map(|text| text.matches(STORED).count()).sum::<usize>();
     if run.code == Some(0) && taken != files.len() {
         run.code = None;
-        run.stderr
-            .push_str(&format!("{taken} of {} instances were stored\n", files.len()));
+        run.stderr.push_str(&format!("{taken} of {} instances were stored\n", files.len()));
     }
     run
 }
@@ -37,12 +32,7 @@ pub fn store(client: &Host, to: SocketAddr, files: &[&Path]) -> Finished {
 #[must_use]
 pub fn echo(client: &Host, to: SocketAddr) -> Finished {
     let (ip, port) = (to.ip().to_string(), to.port().to_string());
-    client.run(
-        "echoscu",
-        &[
-            "-to", "5", "-ta", "5", "-td", "5", "-aet", CALLING, "-aec", CALLED, &ip, &port,
-        ],
-    )
+    client.run("echoscu", &["-to", "5", "-ta", "5", "-td", "5", "-aet", CALLING, "-aec", CALLED, &ip, &port])
 }
 
 /// What storescu says of an instance that was stored, with `-v`.

@@ -52,12 +52,7 @@ impl<'lab> Orthanc<'lab> {
         });
         fs::write(&config, text.to_string())
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", config.display()));
-        let mut orthanc = Self {
-            host,
-            config,
-            port,
-            proc: None,
-        };
+        let mut orthanc = Self { host, config, port, proc: None };
         orthanc.start_again();
         orthanc
     }
@@ -134,10 +129,7 @@ impl StoreScp {
         let name = format!("storescp-{}-{port}", host.name);
         let mut proc = Proc::spawn(&name, &host.netns, host.lab_dir(), &mut command);
         proc.wait_ready(|_| listens(host, port));
-        Self {
-            dir,
-            proc: Some(proc),
-        }
+        Self { dir, proc: Some(proc) }
     }
 
     /// Kills it as a power cut would; associations in flight live on in processes of their own until they end.
@@ -206,6 +198,5 @@ impl Spread {
 /// True when something on the host listens on a TCP port.
 fn listens(host: &Host, port: u16) -> bool {
     let address = SocketAddr::new(IpAddr::V4(host.v4), port);
-    host.netns
-        .enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
+    host.netns.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
 }

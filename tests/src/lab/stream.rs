@@ -40,11 +40,7 @@ impl StoreStream {
         let (stored, client) = (Arc::new(AtomicUsize::new(0)), client.clone());
         let count = Arc::clone(&stored);
         let thread = thread::spawn(move || run(&client, to, side, &stopped, &count));
-        Self {
-            stored,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Self { stored, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Instances stored so far.
@@ -61,11 +57,9 @@ impl StoreStream {
     #[track_caller]
     pub fn wait_for_more(&self, more: usize) {
         let goal = self.stored() + more;
-        wait_until(
-            Duration::from_secs(20),
-            &format!("{more} more instances are stored"),
-            || self.stored() >= goal,
-        );
+        wait_until(Duration::from_secs(20), &format!("{more} more instances are stored"), || {
+            self.stored() >= goal
+        });
     }
 
     /// Ends the stream after the store that runs now.
@@ -78,11 +72,7 @@ impl StoreStream {
         self.stop = None;
         self.thread
             .take()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .unwrap_or_default()
     }
 }
@@ -108,9 +98,7 @@ fn run(client: &Host, to: SocketAddr, side: u16, stopped: &Receiver<()>, count: 
                 result.uids.push(instance.uid);
                 count.fetch_add(1, Ordering::Relaxed);
             } else {
-                result
-                    .failures
-                    .push(format!("{}\n{}{}", run.command, run.stdout, run.stderr));
+                result.failures.push(format!("{}\n{}{}", run.command, run.stdout, run.stderr));
             }
         }
     }

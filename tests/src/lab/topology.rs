@@ -57,10 +57,7 @@ impl Lab {
     /// The usual lab: `client` .50, `lb` .2, `pacs1` .11, `pacs2` .12.
     #[must_use]
     pub fn new() -> Self {
-        Self::build(&Plan {
-            hosts: &USUAL,
-            kept_as: None,
-        })
+        Self::build(&Plan { hosts: &USUAL, kept_as: None })
     }
 
     /// A lab as planned.
@@ -90,11 +87,7 @@ impl Lab {
         switch.ip("link add br0 type bridge mcast_snooping 0 stp_state 0 forward_delay 0\nlink set br0 up");
 
         // The lab owns what is made from here on, so a panic on the way takes it all away.
-        let mut lab = Self {
-            hosts: Vec::new(),
-            switch,
-            dir,
-        };
+        let mut lab = Self { hosts: Vec::new(), switch, dir };
         for (name, octet) in plan.hosts {
             let host = lab.add(&format!("{prefix}{name}"), name, *octet, lifetime);
             lab.hosts.push(host);
@@ -132,9 +125,7 @@ impl Lab {
         let mac = [0x02, 0, 10, 10, 0, octet];
         let v4 = Ipv4Addr::new(10, 10, 0, octet);
         // fd10:10::11 for host 11: the octet is read as digits, so both addresses look alike.
-        let v6 = format!("fd10:10::{octet}")
-            .parse()
-            .unwrap_or(Ipv6Addr::UNSPECIFIED);
+        let v6 = format!("fd10:10::{octet}").parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
 
         self.switch.ip(&format!(
             "link add {name} type veth peer name eth0 address {} netns {namespace}
@@ -148,17 +139,8 @@ impl Lab {
         }
         ethtool(&netns, "eth0", "tx off");
         netns.ip("link set eth0 up");
-        netns.ip(&format!(
-            "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad"
-        ));
-        Host {
-            name: name.to_owned(),
-            netns,
-            v4,
-            v6,
-            mac,
-            dir: self.dir.clone(),
-        }
+        netns.ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad"));
+        Host { name: name.to_owned(), netns, v4, v6, mac, dir: self.dir.clone() }
     }
 }
 
@@ -201,10 +183,7 @@ impl Host {
     ///
     /// When the kernel refuses.
     pub fn carry_vip(&self, vip: IpAddr) {
-        self.netns.sysctls(&[
-            ("net/ipv4/conf/all/arp_ignore", "1"),
-            ("net/ipv4/conf/all/arp_announce", "2"),
-        ]);
+        self.netns.sysctls(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
         match vip {
             IpAddr::V4(ip) => self.netns.ip(&format!("addr add {ip}/32 dev lo")),
             IpAddr::V6(ip) => self.netns.ip(&format!("addr add {ip}/128 dev lo nodad")),

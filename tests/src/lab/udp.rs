@@ -45,10 +45,7 @@ impl UdpEcho {
                 let _ = socket.send_to(&answer, from);
             }
         });
-        Self {
-            ended,
-            thread: Some(thread),
-        }
+        Self { ended, thread: Some(thread) }
     }
 }
 
@@ -77,10 +74,7 @@ pub fn ask(client: &Host, to: SocketAddr, text: &str) -> io::Result<String> {
     let answer = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
     match answer.split_once(' ') {
         Some((host, echoed)) if echoed == text => Ok(host.to_owned()),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("asked {text:?}, got {answer:?}"),
-        )),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("asked {text:?}, got {answer:?}"))),
     }
 }
 

@@ -20,9 +20,7 @@ fn no_association_breaks_and_no_packet_is_lost_while_the_daemon_comes_and_goes()
         return;
     }
     let length = match env::var("LB_STREAM_SECS") {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("LB_STREAM_SECS={text} is no number of seconds")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("LB_STREAM_SECS={text} is no number of seconds")),
         Err(_) => STREAM_SECS,
     };
     let lab = Lab::new();
@@ -39,14 +37,9 @@ fn no_association_breaks_and_no_packet_is_lost_while_the_daemon_comes_and_goes()
         for stream in &streams {
             stream.wait_for_more(2);
         }
-        let goals = associations
-            .each_ref()
-            .map(|association| association.echoes() + 5);
+        let goals = associations.each_ref().map(|association| association.echoes() + 5);
         wait_until(Duration::from_secs(10), "the associations echo on", || {
-            associations
-                .iter()
-                .zip(goals)
-                .all(|(association, goal)| association.echoes() >= goal)
+            associations.iter().zip(goals).all(|(association, goal)| association.echoes() >= goal)
         });
     };
 
@@ -73,12 +66,7 @@ fn no_association_breaks_and_no_packet_is_lost_while_the_daemon_comes_and_goes()
     let crossing = capture.finish();
 
     let failures: Vec<_> = stored.iter().flat_map(|stored| &stored.failures).collect();
-    assert!(
-        failures.is_empty(),
-        "{} stores failed, the first one: {}",
-        failures.len(),
-        failures[0]
-    );
+    assert!(failures.is_empty(), "{} stores failed, the first one: {}", failures.len(), failures[0]);
     for report in &reports {
         assert!(report.broken.is_none(), "{report:?} after {rounds} rounds");
     }

@@ -62,9 +62,7 @@ fn dicom_goes_through_an_ipv6_vip() {
     let echoes = EchoLoop::start(client, SocketAddr::new(VIP6, 104), Duration::from_millis(5));
     let capture = Capture::start(&lab, lab.host("lb"), &[VIP6]);
     let stored = store_each(client, client_end.address(), 10);
-    wait_until(Duration::from_secs(5), "echoes are answered", || {
-        echoes.echoes() > 10
-    });
+    wait_until(Duration::from_secs(5), "echoes are answered", || echoes.echoes() > 10);
     let report = echoes.finish();
     let crossing = capture.finish();
 
@@ -105,10 +103,6 @@ fn datagrams_reach_every_server_and_answers_come_from_the_vip() {
                     .unwrap_or_else(|error| panic!("datagram {number} to {to}: {error}"))
             })
             .collect();
-        assert_eq!(
-            answered,
-            ["pacs1", "pacs2"].map(str::to_owned).into(),
-            "servers that answered for {vip}"
-        );
+        assert_eq!(answered, ["pacs1", "pacs2"].map(str::to_owned).into(), "servers that answered for {vip}");
     }
 }

@@ -22,30 +22,14 @@ fn a_stopped_daemon_leaves_traffic_flowing_and_detach_leaves_nothing() {
     );
 
     lbd.stop();
-    assert!(
-        link().contains("xdp") && link().contains("10.10.0.100/32"),
-        "{}",
-        link()
-    );
+    assert!(link().contains("xdp") && link().contains("10.10.0.100/32"), "{}", link());
     assert!(lbd.paths().pin_dir.exists());
     store_each(client, ARCHIVE, 6);
 
     lbd.detach().expect_success();
-    assert!(
-        !link().contains("xdp") && !link().contains("10.10.0.100"),
-        "{}",
-        link()
-    );
-    assert!(
-        !lbd.paths().pin_dir.exists(),
-        "{} is still there",
-        lbd.paths().pin_dir.display()
-    );
-    assert!(
-        link().contains("10.10.0.2/24"),
-        "an address that was there before stays: {}",
-        link()
-    );
+    assert!(!link().contains("xdp") && !link().contains("10.10.0.100"), "{}", link());
+    assert!(!lbd.paths().pin_dir.exists(), "{} is still there", lbd.paths().pin_dir.display());
+    assert!(link().contains("10.10.0.2/24"), "an address that was there before stays: {}", link());
     // Nothing to take away is no fault.
     lbd.detach().expect_success();
 

@@ -62,8 +62,5 @@ fn store_each(client: &Host, to: SocketAddr, count: usize) -> Vec<String> {
         scu::store(client, to, &[&instance.path]).expect_success();
         instance.uid
     };
-    dicom::generate(&client.dir(), count, 64)
-        .into_iter()
-        .map(store)
-        .collect()
+    dicom::generate(&client.dir(), count, 64).into_iter().map(store).collect()
 }

@@ -26,87 +26,45 @@ fn drain_spares_associations_in_flight_and_halt_ends_them() {
     let client = lab.host("client");
     let associations: [EchoLoop; ASSOCIATIONS] =
         std::array::from_fn(|_| EchoLoop::start(client, ARCHIVE, Duration::from_millis(20)));
-    let alive = || {
-        associations
-            .iter()
-            .filter(|association| !association.has_ended())
-            .count()
-    };
+    let alive = || associations.iter().filter(|association| !association.has_ended()).count();
     let all_echo_on = |rounds: u64, living: usize| {
-        let goals = associations
-            .each_ref()
-            .map(|association| association.echoes() + rounds);
-        wait_until(
-            Duration::from_secs(10),
-            "every living association echoes on",
-            || {
-                let reached = |(association, goal): (&EchoLoop, u64)| association.echoes() >= goal;
-                associations
-                    .iter()
-                    .zip(goals)
-                    .filter(|pair| reached(*pair))
-                    .count()
-                    >= living
-            },
-        );
+        let goals = associations.each_ref().map(|association| association.echoes() + rounds);
+        wait_until(Duration::from_secs(10), "every living association echoes on", || {
+            let reached = |(association, goal): (&EchoLoop, u64)| association.echoes() >= goal;
+            associations.iter().zip(goals).filter(|pair| reached(*pair)).count() >= living
+        });
     };
     all_echo_on(2, ASSOCIATIONS);
     let (on_first, on_second) = (served_by(lab.host("pacs1")), served_by(lab.host("pacs2")));
     assert_eq!(on_first + on_second, ASSOCIATIONS);
-    assert!(
-        on_first > 0 && on_second > 0,
-        "{on_first} and {on_second} associations"
-    );
+    assert!(on_first > 0 && on_second > 0, "{on_first} and {on_second} associations");
 
     lbd.ctl(&["rip", "drain", "DICOM/PACS1"]).expect_success();
-    lbd.wait_status("PACS1 drains", |status| {
-        rip(status, "DICOM", "PACS1").state == RipState::Drain
-    });
+    lbd.wait_status("PACS1 drains", |status| rip(status, "DICOM", "PACS1").state == RipState::Drain);
     store_each(client, ARCHIVE, 6);
     all_echo_on(5, ASSOCIATIONS);
-    assert_eq!(
-        archives[0].instances().len(),
-        0,
-        "a draining server takes nothing new"
-    );
+    assert_eq!(archives[0].instances().len(), 0, "a draining server takes nothing new");
 
     // What an operator said outlives the daemon.
     lbd.stop();
     lbd.start_again();
-    lbd.wait_status("PACS1 still drains", |status| {
-        rip(status, "DICOM", "PACS1").state == RipState::Drain
-    });
+    lbd.wait_status("PACS1 still drains", |status| rip(status, "DICOM", "PACS1").state == RipState::Drain);
     all_echo_on(5, ASSOCIATIONS);
 
     lbd.ctl(&["rip", "halt", "DICOM/PACS1"]).expect_success();
-    lbd.wait_status("PACS1 is halted", |status| {
-        rip(status, "DICOM", "PACS1").state == RipState::Halt
-    });
+    lbd.wait_status("PACS1 is halted", |status| rip(status, "DICOM", "PACS1").state == RipState::Halt);
     let counts = || {
         let servers = ["pacs1", "pacs2"].map(|host| served_by(lab.host(host)));
-        format!(
-            "{} of {ASSOCIATIONS} associations live; the servers have {servers:?}",
-            alive()
-        )
+        format!("{} of {ASSOCIATIONS} associations live; the servers have {servers:?}", alive())
     };
-    let what = || {
-        format!(
-            "the {on_first} associations with PACS1 end, no other; instead {}",
-            counts()
-        )
-    };
-    wait_for(Duration::from_secs(10), what, || {
-        (alive() == on_second).then_some(())
-    });
+    let what = || format!("the {on_first} associations with PACS1 end, no other; instead {}", counts());
+    wait_for(Duration::from_secs(10), what, || (alive() == on_second).then_some(()));
     all_echo_on(5, on_second);
 
     lbd.ctl(&["rip", "online", "DICOM/PACS1"]).expect_success();
     lbd.wait_status("all is green", green);
     store_each(client, ARCHIVE, 6);
-    assert!(
-        !archives[0].instances().is_empty(),
-        "back in service, it takes new ones"
-    );
+    assert!(!archives[0].instances().is_empty(), "back in service, it takes new ones");
     assert_eq!(alive(), on_second);
 }
 
@@ -147,8 +105,7 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
         first,
     ])
     .expect_success();
-    lbd.ctl(&["rip", "add", "SECOND", second, "--weight", "50"])
-        .expect_success();
+    lbd.ctl(&["rip", "add", "SECOND", second, "--weight", "50"]).expect_success();
     let served = |status: &_| green(status) && vip(status, "SECOND").rips.len() == 2;
     lbd.wait_status("SECOND is served", served);
     let to = SocketAddr::new(address, 11112);
@@ -156,10 +113,7 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
 
     let file = lbd.config();
     for line in DICOM.lines() {
-        assert!(
-            file.lines().any(|kept| kept == line),
-            "{line:?} is gone from the file:\n{file}"
-        );
+        assert!(file.lines().any(|kept| kept == line), "{line:?} is gone from the file:\n{file}");
     }
     lbd.stop();
     lbd.start_again();

@@ -26,24 +26,15 @@ fn a_broken_file_keeps_the_running_configuration_and_a_mended_one_is_taken() {
     let refused = lbd.ctl(&["config", "apply"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
     for word in ["lbd.toml", "schedular", "scheduler"] {
-        assert!(
-            refused.stderr.contains(word),
-            "{word} is not in the refusal:\n{}",
-            refused.stderr
-        );
+        assert!(refused.stderr.contains(word), "{word} is not in the refusal:\n{}", refused.stderr);
     }
     assert_eq!(lbd.status().vips[0].ports, before);
     store_each(client, ARCHIVE, 2);
 
-    let weighted = DICOM.replace(
-        "PACS2 = \"10.10.0.12\"",
-        "PACS2 = { ip = \"10.10.0.12\", weight = 7 }",
-    );
+    let weighted = DICOM.replace("PACS2 = \"10.10.0.12\"", "PACS2 = { ip = \"10.10.0.12\", weight = 7 }");
     lbd.write_config(&weighted);
     lbd.reload();
-    lbd.wait_status("the new weight is in force", |status| {
-        rip(status, "DICOM", "PACS2").weight == 7
-    });
+    lbd.wait_status("the new weight is in force", |status| rip(status, "DICOM", "PACS2").weight == 7);
     store_each(client, ARCHIVE, 2);
     let report = association.finish();
     assert!(report.broken.is_none(), "{report:?}");

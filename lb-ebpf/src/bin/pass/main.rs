@@ -1,10 +1,7 @@
 //! Passes every packet. The lab runs it at the far end of a balancer's veth: what a veth sends with `XDP_TX` is only
 //! delivered at once when the peer runs an XDP program too. Never shipped.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![allow(
-    unreachable_pub,
-    reason = "a binary: `pub` says who may use an item within it"
-)]
+#![allow(unreachable_pub, reason = "a binary: `pub` says who may use an item within it")]
 
 #[cfg(target_arch = "bpf")]
 mod programs {
