@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use lb_ctl::{
     api::client::DEFAULT_SOCKET,
+    colour,
     daemon::{self, Places},
 };
 use tracing_subscriber::EnvFilter;
@@ -53,7 +54,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(colour::is_wanted(&std::io::stderr()))
         .with_target(false)
         .init();
     let places =
