@@ -79,11 +79,13 @@ fn an_address_that_another_host_has_is_left_to_it() {
     other.netns.ip("addr add 10.10.0.100/32 dev eth0");
     let _service = UdpEcho::start(other, VIP4, 9000);
 
-    let lbd = Lbd::start(&lab, "lb", DICOM);
-    let status = lbd.wait_status("DICOM has a problem", |status| vip(status, "DICOM").problem.is_some());
-    let problem = vip(&status, "DICOM").problem.clone().unwrap_or_default();
     let mac = lb_tests::lab::topology::spell_mac(other.mac);
-    assert!(problem.contains("10.10.0.100") && problem.contains(&mac), "{problem}");
+    let lbd = Lbd::start(&lab, "lb", DICOM);
+    let status = lbd.wait_status("the conflict names the other host", |status| {
+        vip(status, "DICOM").problem.as_ref().is_some_and(|problem| problem.contains(&mac))
+    });
+    let problem = vip(&status, "DICOM").problem.clone().unwrap_or_default();
+    assert!(problem.contains("10.10.0.100"), "{problem}");
     assert_eq!(problem.lines().count(), 1, "{problem}");
     assert_eq!(vip(&status, "DICOM").colour, Colour::Red);
 

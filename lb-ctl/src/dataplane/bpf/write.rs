@@ -122,7 +122,7 @@ impl BpfWriter {
 
     fn attach_link(&mut self, ifindex: u32) -> Result<(), Error> {
         if self.installed.links.contains_key(&ifindex) {
-            if links::is_attached(&self.pin_dir, ifindex, self.program_id)? {
+            if links::is_attached(&self.pin_dir, ifindex, self.program_id)? == Some(true) {
                 return self.put_device(ifindex);
             }
             // The interface went and came back, or somebody took the program off.
@@ -329,6 +329,19 @@ impl Writer for BpfWriter {
 
     fn installed(&self) -> &Installed {
         &self.installed
+    }
+
+    fn lost_links(&mut self) -> Result<BTreeSet<u32>, Error> {
+        let known: Vec<u32> = self.installed.links.keys().copied().collect();
+        let mut lost = BTreeSet::new();
+        for ifindex in known {
+            if links::is_attached(&self.pin_dir, ifindex, self.program_id)? == Some(false) {
+                // What is left of the link would stand in the way of a new one.
+                self.detach_link(ifindex)?;
+                lost.insert(ifindex);
+            }
+        }
+        Ok(lost)
     }
 
     fn settings(&self) -> Settings {
