@@ -432,7 +432,8 @@ async fn editing_and_applying_add_and_remove_vips_in_the_right_order() {
     daemon.command(&Command::Apply).await.unwrap();
     assert!(world.lan.has("10.12.1.101"), "claimed when answered");
 
-    let delete = |dry_run| Command::Edit { edit: Edit::VipDelete { vip: "PACS".to_owned() }, dry_run };
+    let delete =
+        |dry_run| Command::Edit { edit: Box::new(Edit::VipDelete { vip: "PACS".to_owned() }), dry_run };
     assert_eq!(daemon.command(&delete(true)).await.unwrap().changes, ["VIP PACS"]);
     assert!(world.lan.has("10.12.1.100"), "a dry run changes nothing");
     daemon.command(&delete(false)).await.unwrap();

@@ -16,7 +16,7 @@ pub enum Command {
     /// Change the configuration: the text edits of one `lbctl vip|rip add|set|delete`.
     Edit {
         /// What to edit.
-        edit: Edit,
+        edit: Box<Edit>,
         /// Say what would change, change nothing.
         dry_run: bool,
     },

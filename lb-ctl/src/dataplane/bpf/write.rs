@@ -60,7 +60,7 @@ pub(super) struct WriterMaps {
     pub(super) clock: Array<MapData, [u64; 2]>,
 }
 
-/// Applies ops to the kernel. Made by [`super::open`]. Dropping it leaves everything as it is.
+/// Applies ops to the kernel. Made by [`super::open()`]. Dropping it leaves everything as it is.
 pub struct BpfWriter {
     pin_dir: PathBuf,
     ebpf: Ebpf,
