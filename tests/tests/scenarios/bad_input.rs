@@ -149,6 +149,12 @@ fn a_daemon_that_is_gone_is_told_with_what_to_do() {
     let mut lbd = start_empty(&lab, Programs::find());
     let second = lbd.run_to_end(&[]);
     one_line(&second, &["another lbd is running", "stop it first"]);
+    // Nor does one that shares no more than the tables get to them.
+    let dir = lab.dir();
+    let elsewhere =
+        Paths { state_dir: dir.join("other"), socket: dir.join("other.sock"), ..lbd.paths().clone() };
+    one_line(&lbd.run_elsewhere(&elsewhere, &[]), &["another lbd runs", "--pin-dir"]);
+    one_line(&lbd.run_elsewhere(&elsewhere, &["--detach"]), &["another lbd runs", "--pin-dir"]);
     lbd.ctl(&["status"]).expect_success();
     // Killed, it leaves its socket behind.
     lbd.kill();

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use lb_ctl::model::status::RipState;
 use lb_tests::lab::{
-    EchoLoop, Host, Lab, Lbd, StoreScp,
+    EchoLoop, Finished, Host, Lab, Lbd, StoreScp,
     lbd::{rip, vip},
     proc::wait_for,
     require_root, scu, wait_until,
@@ -90,22 +90,14 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
     let client = lab.host("client");
     let association = EchoLoop::start(client, ARCHIVE, Duration::from_millis(20));
 
-    let (first, second) = ("PACS1=10.10.0.11", "PACS2=10.10.0.12");
-    lbd.ctl(&[
-        "vip",
-        "add",
-        "SECOND",
-        "--mode",
-        "l4-dr",
-        "--ip",
-        "10.10.0.101",
-        "--ports",
-        "11112",
-        "--rip",
-        first,
-    ])
-    .expect_success();
-    lbd.ctl(&["rip", "add", "SECOND", second, "--weight", "50"]).expect_success();
+    let add = |lbd: &Lbd, name: &str| {
+        typed(
+            lbd,
+            &format!("vip add {name} --mode l4-dr --ip 10.10.0.101 --ports 11112 --rip PACS1=10.10.0.11"),
+        )
+    };
+    add(&lbd, "SECOND").expect_success();
+    typed(&lbd, "rip add SECOND PACS2=10.10.0.12 --weight 50").expect_success();
     let served = |status: &_| green(status) && vip(status, "SECOND").rips.len() == 2;
     lbd.wait_status("SECOND is served", served);
     let to = SocketAddr::new(address, 11112);
@@ -121,20 +113,7 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
     assert_eq!(rip(&status, "SECOND", "PACS2").weight, 50);
 
     // A refusal changes nothing and says why.
-    let refused = lbd.ctl(&[
-        "vip",
-        "add",
-        "THIRD",
-        "--mode",
-        "l4-dr",
-        "--ip",
-        "10.10.0.101",
-        "--ports",
-        "11112",
-        "--rip",
-        first,
-    ]);
-    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let refused = add(&lbd, "THIRD").expect_code(2);
     assert!(
         refused.stderr.contains("SECOND"),
         "the refusal must name the VIP that has the address: {refused:?}"
@@ -170,8 +149,8 @@ fn a_vip_typed_as_in_the_manual_is_served_at_once_and_in_the_file() {
     let _services = [104, 11112].map(|port| StoreScp::start(&lab, "pacs1", port));
     let lbd = Lbd::start(&lab, "lb", EMPTY);
 
-    let typed = "vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 --rip DICOM1=10.12.1.110";
-    let answer = lbd.ctl(&typed.split(' ').collect::<Vec<_>>()).expect_success();
+    let line = "vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 --rip DICOM1=10.12.1.110";
+    let answer = typed(&lbd, line).expect_success();
     assert!(answer.stdout.contains("DICOM") && answer.stderr.is_empty(), "{answer:?}");
     let held = lab.host("lb").run("ip", &["addr"]).expect_success().stdout;
     assert!(held.contains("10.12.1.100/32"), "answered before the address was there:\n{held}");
@@ -189,4 +168,9 @@ fn a_vip_typed_as_in_the_manual_is_served_at_once_and_in_the_file() {
         let vip = vip(status, "DICOM");
         (vip.connections, vip.closing) == (0, 2)
     });
+}
+
+/// Runs `lbctl` with the words of a line.
+fn typed(lbd: &Lbd, line: &str) -> Finished {
+    lbd.ctl(&line.split(' ').collect::<Vec<_>>())
 }
