@@ -278,7 +278,7 @@ impl Controller {
         let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
         let changes: Vec<String> = changed
             .iter()
-            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, state_name(word(id)), state_name(state)))
+            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, word(id).name(), state.name()))
             .collect();
         self.operator.set(rips, state).await?;
         for change in &changes {
@@ -377,14 +377,6 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     let differs = *old != new;
     *old = new;
     differs
-}
-
-const fn state_name(state: OperatorState) -> &'static str {
-    match state {
-        OperatorState::Drain => "drain",
-        OperatorState::Halt => "halt",
-        OperatorState::Online => "online",
-    }
 }
 
 fn check_targets(config: &Config) -> Targets {

@@ -11,8 +11,8 @@ use super::{
     args::ListForm,
     overview::{rip_health, vip_cells, vip_columns, vip_health},
     text::{
-        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look,
-        scheduler, span, vip_look,
+        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look, span,
+        vip_look,
     },
 };
 use crate::model::{
@@ -45,7 +45,7 @@ pub fn vips_into(out: &mut impl Write, vips: &[VipStatus], form: ListForm, colou
         let mut cells = vip_cells(vip);
         if wide {
             cells.extend([
-                cell(scheduler(vip.scheduler)),
+                cell(vip.scheduler.name()),
                 cell(vip.flows_total.to_string()),
                 cell(vip.packets_total.to_string()),
                 cell(bytes(vip.bytes_total)),
@@ -64,7 +64,7 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
         ("Address", vip.ip.to_string()),
         ("Ports", format!("{} {}", protocol(vip.protocol), ports(&vip.ports))),
         ("Mode", format!("{method} {mode}")),
-        ("Scheduler", scheduler(vip.scheduler).to_owned()),
+        ("Scheduler", vip.scheduler.name().to_owned()),
         ("Connections", connections(vip.connections, vip.closing)),
         ("In all", in_all(vip)),
         ("Problem", vip.problem.clone().unwrap_or_else(|| "none".to_owned())),

@@ -116,6 +116,18 @@ pub enum OperatorState {
     Online,
 }
 
+impl OperatorState {
+    /// As in the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Halt => "halt",
+            Self::Online => "online",
+        }
+    }
+}
+
 /// Answer to a command.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Outcome {

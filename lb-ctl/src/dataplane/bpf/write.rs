@@ -422,9 +422,5 @@ const fn proto(protocol: Protocol) -> u8 {
 }
 
 fn describe(key: &ServiceKey) -> String {
-    let protocol = match key.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("{protocol} {}", std::net::SocketAddr::new(key.ip, key.port))
+    format!("{} {}", key.protocol.name(), std::net::SocketAddr::new(key.ip, key.port))
 }
