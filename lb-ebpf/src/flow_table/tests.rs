@@ -128,7 +128,7 @@ mod model {
 
     /// Keys 1 and 2 share the tag; `first` is the way they try first.
     fn small_key(n: u64, first: u64) -> Key<1> {
-        Key { words: [n], hash: first << 8 | 0x77 }
+        Key { words: [n], hash: first << 54 | 0x77 << 56 }
     }
 
     fn entries(bucket: &Small, n: u64) -> Vec<u64> {
