@@ -55,8 +55,8 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     fn persisted(&self, key: &PersistKey) -> Option<PersistEntry>;
     /// Writes a persistence entry. False when there is no room.
     fn persist(&self, key: &PersistKey, entry: &PersistEntry) -> bool;
-    /// Counts a forwarded packet for its service and backend.
-    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32);
+    /// Counts a forwarded packet for its backend, and so for its service.
+    fn count_forwarded(&self, slot: u32, bytes: u32);
     /// Counts a newly steered flow.
     fn count_flow(&self, service: u32);
     /// Counts a reason.

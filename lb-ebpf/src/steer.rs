@@ -61,7 +61,7 @@ fn choose_packed<E, const WORDS: usize, const KEY: usize>(
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    match choose_for(env, service, &E::ends_of(&key.words), by, now) {
+    match choose_for::<E, WORDS, KEY>(env, service, key, by, now) {
         Ok(decision) => decision.0,
         Err(reason) => reason as u64,
     }
@@ -85,10 +85,20 @@ fn unpack(packed: u64) -> Result<Decision, Reason> {
 }
 
 #[inline(always)]
-fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
+fn choose_for<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    service: u32,
+    flow: &Key<KEY>,
+    by: By,
+    now: u32,
+) -> Result<Decision, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let ends = &E::ends_of(&flow.words);
     let record = env.service(service).ok_or(Reason::NoService)?;
     if record.persist_prefix == 0 {
-        return schedule(env, service, record, ends, by, now);
+        return schedule::<E, WORDS, KEY>(env, service, record, flow, by, now);
     }
     let key = persist_key(record, ends);
     if let Some(entry) = env.persisted(&key) {
@@ -101,11 +111,10 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
             return Ok(decision);
         }
     }
-    let decision = schedule(env, service, record, ends, by, now)?;
+    let decision = schedule::<E, WORDS, KEY>(env, service, record, flow, by, now)?;
     let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
     if !env.persist(&key, &entry) {
         env.count(Reason::PersistTableFull);
-        env.event(EventKind::PersistTableFull, service, ends, now);
     }
     Ok(decision)
 }
@@ -124,16 +133,19 @@ fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
 
 /// Asks the look-up table.
 #[inline(always)]
-fn schedule<E: Env>(
+fn schedule<E, const WORDS: usize, const KEY: usize>(
     env: &E,
     service: u32,
     record: &Service,
-    ends: &Ends,
+    flow: &Key<KEY>,
     by: By,
     now: u32,
-) -> Result<Decision, Reason> {
+) -> Result<Decision, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let ends = &E::ends_of(&flow.words);
     let Some(table) = env.table(service).filter(|table| table.len != 0) else {
-        env.event(EventKind::NoServer, service, ends, now);
         return Err(if record.no_server == no_server::DROP {
             Reason::NoServerDrop
         } else {
@@ -150,6 +162,20 @@ fn schedule<E: Env>(
     let backend =
         env.backend(u32::from(slot)).filter(|b| b.state == state::LIVE).ok_or(Reason::StaleTable)?;
     Ok(Decision::new(record.mode, service as u16, slot, backend.generation))
+}
+
+/// Tells the controller. Not inlined: it is rare, and needs stack.
+#[inline(never)]
+pub fn tell<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    kind: EventKind,
+    service: u16,
+    key: &Key<KEY>,
+    now: u32,
+) where
+    E: Env + Tables<WORDS, KEY>,
+{
+    env.event(kind, u32::from(service), &E::ends_of(&key.words), now);
 }
 
 /// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.

