@@ -4,15 +4,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What one CPU counted for a service, and where its round robin stands.
 ///
-/// What was forwarded for a service is the sum of its backends, which saves a counter per packet. `packets` and
-/// `bytes` are what backends had that it has no more: the controller adds them here before it clears a slot.
+/// What was forwarded for a service is the sum of its backends, which saves a counter per packet; what backends
+/// had that are gone is in [`crate::service::ServiceInfo`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct ServiceTraffic {
-    /// Packets forwarded to backends that are gone.
-    pub packets: u64,
-    /// Bytes likewise.
-    pub bytes: u64,
     /// Flows steered: first packets.
     pub flows: u64,
     /// Next table entry for [`crate::service::pick::ROTATE`] on this CPU.

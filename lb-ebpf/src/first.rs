@@ -97,11 +97,16 @@ where
     E: Env + Tables<WORDS, KEY>,
 {
     let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
     let service = Tables::<WORDS, KEY>::service_id(env, &E::ends_of(&key.words)).ok_or(Reason::NoService)?;
     let opens = flags.is_none_or(Flags::is_open);
-    // Under a flood an entry may be gone before the client answers; in mid-stream there is none to begin with.
-    // The next packet must find the same server by itself, so the hash decides.
-    let by = if opens && !flow_table::is_crowded(half, now, FLOOD_TICKS) { By::Service } else { By::Hash };
+    // Under a flood an entry may be gone before the client answers, in a full table there is no room for it later,
+    // and in mid-stream there is none to begin with. The next packet must find the same server by itself, so the
+    // hash decides.
+    let remembered = opens
+        && !flow_table::is_crowded(half, now, FLOOD_TICKS)
+        && !flow_table::is_crowded(flows, now, u32::MAX);
+    let by = if remembered { By::Service } else { By::Hash };
     let mut decision = match steer::choose::<E, WORDS, KEY>(env, service, key, by, now) {
         Ok(decision) => decision,
         Err(reason) => {

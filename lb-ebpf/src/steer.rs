@@ -61,7 +61,7 @@ fn choose_packed<E, const WORDS: usize, const KEY: usize>(
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    match choose_for::<E, WORDS, KEY>(env, service, key, by, now) {
+    match choose_for(env, service, &E::ends_of(&key.words), by, now) {
         Ok(decision) => decision.0,
         Err(reason) => reason as u64,
     }
@@ -85,20 +85,10 @@ fn unpack(packed: u64) -> Result<Decision, Reason> {
 }
 
 #[inline(always)]
-fn choose_for<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    service: u32,
-    flow: &Key<KEY>,
-    by: By,
-    now: u32,
-) -> Result<Decision, Reason>
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    let ends = &E::ends_of(&flow.words);
+fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
     let record = env.service(service).ok_or(Reason::NoService)?;
     if record.persist_prefix == 0 {
-        return schedule::<E, WORDS, KEY>(env, service, record, flow, by, now);
+        return schedule(env, service, record, ends, by);
     }
     let key = persist_key(record, ends);
     if let Some(entry) = env.persisted(&key) {
@@ -111,7 +101,7 @@ where
             return Ok(decision);
         }
     }
-    let decision = schedule::<E, WORDS, KEY>(env, service, record, flow, by, now)?;
+    let decision = schedule(env, service, record, ends, by)?;
     let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
     if !env.persist(&key, &entry) {
         env.count(Reason::PersistTableFull);
@@ -133,18 +123,13 @@ fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
 
 /// Asks the look-up table.
 #[inline(always)]
-fn schedule<E, const WORDS: usize, const KEY: usize>(
+fn schedule<E: Env>(
     env: &E,
     service: u32,
     record: &Service,
-    flow: &Key<KEY>,
+    ends: &Ends,
     by: By,
-    now: u32,
-) -> Result<Decision, Reason>
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    let ends = &E::ends_of(&flow.words);
+) -> Result<Decision, Reason> {
     let Some(table) = env.table(service).filter(|table| table.len != 0) else {
         return Err(if record.no_server == no_server::DROP {
             Reason::NoServerDrop

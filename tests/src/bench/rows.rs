@@ -168,8 +168,8 @@ impl Row {
         let want = match self.kind {
             Kind::Floor => (0, 0, 0),
             // A million flows in a million buckets: a few do not fit theirs, and are steered anew each time.
-            Kind::Established => (packets, flows.min(driven / 200), 0),
-            Kind::New => (packets, driven, 0),
+            Kind::Established => (driven, flows.min(driven / 200), 0),
+            Kind::New => (driven, driven, 0),
             Kind::Pass => (0, 0, driven),
         };
         assert_eq!((packets, flows, not_vip), want, "{}: packets, new flows, not for a VIP", self.name);
@@ -181,8 +181,10 @@ impl Row {
         let mut sums = (0, 0, 0);
         for service in 0..self.vips {
             let traffic = dut.service_traffic(service);
-            sums.0 += traffic.packets;
             sums.1 += traffic.flows;
+        }
+        for slot in 0..self.servers {
+            sums.0 += dut.backend_traffic(slot).packets;
         }
         sums.2 = dut.reasons().get(&Reason::NotVip).copied().unwrap_or(0);
         sums
