@@ -8,10 +8,7 @@
 ///
 /// Without root when `LB_REQUIRE_ROOT` is set: there, a skipped test would be a hole nobody sees.
 #[must_use]
-#[expect(
-    clippy::print_stderr,
-    reason = "a skipped test has to be seen by the person who runs it"
-)]
+#[expect(clippy::print_stderr, reason = "a skipped test has to be seen by the person who runs it")]
 pub fn require_root(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
         return true;

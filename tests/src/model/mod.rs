@@ -353,7 +353,8 @@ fn words(ip: IpAddr) -> [u64; 2] {
 /// The hash that every node computes alike.
 #[must_use]
 pub fn steering_hash(flow: &Flow) -> u64 {
-    let ports = lb_common::flow::ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
+    let ports =
+        lb_common::flow::ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
     hash::flow6(hash::STEER_SEED, words(flow.client), words(flow.vip), ports)
 }
 

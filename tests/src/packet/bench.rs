@@ -184,7 +184,11 @@ impl Bench {
             backends: self.model.backend_traffic.clone(),
         };
         let is = self.counted();
-        if is == want { Ok(()) } else { Err(format!("the program counted {is:?}\nthe model counted   {want:?}")) }
+        if is == want {
+            Ok(())
+        } else {
+            Err(format!("the program counted {is:?}\nthe model counted   {want:?}"))
+        }
     }
 
     /// Compares every remembered flow and every persistence entry.
@@ -213,7 +217,9 @@ impl Bench {
             .dut
             .persisted()
             .into_iter()
-            .map(|(key, entry)| (persist_id(&key), (entry.slot, entry.generation, then(now, entry.last_seen))))
+            .map(|(key, entry)| {
+                (persist_id(&key), (entry.slot, entry.generation, then(now, entry.last_seen)))
+            })
             .collect();
         let want = self.model.persisted.iter().map(|(id, e)| (*id, (e.slot, e.generation, e.last_seen)));
         differences("persistence", &is, &want.collect())
@@ -254,24 +260,11 @@ fn entries_v6(dut: &mut Dut, name: &str, now: u64) -> BTreeMap<Flow, Entry> {
     dut.entries_v6(name).into_iter().map(entry).map(|entry| (entry.flow, entry)).collect()
 }
 
-fn entry(
-    control: u64,
-    client: IpAddr,
-    vip: IpAddr,
-    ports: u64,
-    decision: u64,
-    now: u64,
-) -> Entry {
+fn entry(control: u64, client: IpAddr, vip: IpAddr, ports: u64, decision: u64, now: u64) -> Entry {
     let (client_port, vip_port, proto) = ports_of(ports);
     let (control, decision) = (Control(control), Decision(decision));
     Entry {
-        flow: Flow {
-            client,
-            client_port: host_port(client_port),
-            vip,
-            vip_port: host_port(vip_port),
-            proto,
-        },
+        flow: Flow { client, client_port: host_port(client_port), vip, vip_port: host_port(vip_port), proto },
         choice: Choice {
             service: decision.service(),
             slot: decision.slot(),

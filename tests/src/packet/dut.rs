@@ -19,9 +19,7 @@ use lb_common::{
     maglev::{self, Entrant, Walk},
     net::{Mac, mapped},
     persist::{PersistEntry, PersistKey},
-    service::{
-        Service, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6, filter_word,
-    },
+    service::{Service, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6, filter_word},
 };
 use zerocopy::{FromBytes as _, FromZeros as _};
 
@@ -215,12 +213,16 @@ impl Dut {
     pub fn add_key(&mut self, vip: SocketAddr, proto: u8, service: u16) {
         let value = ServiceRef { service: u32::from(service) };
         match vip.ip() {
-            IpAddr::V4(ip) => self
-                .hash::<ServiceKey4, ServiceRef>(map::SERVICE_KEYS_V4)
-                .insert(ServiceKey4::new(ip, vip.port(), proto), value, 0),
-            IpAddr::V6(ip) => self
-                .hash::<ServiceKey6, ServiceRef>(map::SERVICE_KEYS_V6)
-                .insert(ServiceKey6::new(ip, vip.port(), proto), value, 0),
+            IpAddr::V4(ip) => self.hash::<ServiceKey4, ServiceRef>(map::SERVICE_KEYS_V4).insert(
+                ServiceKey4::new(ip, vip.port(), proto),
+                value,
+                0,
+            ),
+            IpAddr::V6(ip) => self.hash::<ServiceKey6, ServiceRef>(map::SERVICE_KEYS_V6).insert(
+                ServiceKey6::new(ip, vip.port(), proto),
+                value,
+                0,
+            ),
         }
         .unwrap();
         *self.filter.entry(vip.ip()).or_default() += 1;

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn checksums_verify() {
-        let frame = Frame::tcp("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), flags::SYN).bytes();
+        let frame =
+            Frame::tcp("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), flags::SYN).bytes();
         assert_eq!(frame.len(), 54);
         assert_eq!(checksum(&frame[14..34]), 0);
         let mut pseudo = frame[26..34].to_vec();

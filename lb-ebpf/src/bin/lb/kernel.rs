@@ -87,7 +87,8 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
 
     #[inline(always)]
     fn service_id(&self, ends: &Ends) -> Option<u32> {
-        let mut key = ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
+        let mut key =
+            ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
         if let Some(found) = unsafe { maps::SERVICE_KEYS_V4.get(&key) } {
             return Some(found.service);
