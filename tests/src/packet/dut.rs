@@ -161,35 +161,6 @@ impl Dut {
         Ran { verdict, frame: out }
     }
 
-    /// Runs one frame with `room` bytes of metadata before it, so that so much less headroom is left for tags.
-    ///
-    /// # Panics
-    ///
-    /// When the kernel refuses to.
-    #[must_use]
-    pub fn run_with_metadata(&self, frame: &[u8], room: usize) -> Ran {
-        // `struct xdp_md` (linux/bpf.h): data, data_end, data_meta, and three that stay 0.
-        let end = room + frame.len();
-        let context: Vec<u8> =
-            [room as u32, end as u32, 0, 0, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut data = vec![0; room];
-        data.extend(frame);
-        let mut out = vec![0; data.len() + 64];
-        let result = self
-            .runner()
-            .0
-            .test_run(TestRunOptions {
-                data_in: Some(&data),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                ..TestRunOptions::new()
-            })
-            .unwrap_or_else(|e| panic!("test run with {room} bytes of metadata: {e}"));
-        out.truncate(result.data_size_out as usize);
-        out.drain(..room);
-        Ran { verdict: result.return_value, frame: out }
-    }
-
     fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
