@@ -32,7 +32,7 @@ where
     if let Some(hit) = flow_table::find(half, key) {
         let decision = Decision(hit.decision);
         if steer::live(env, decision).is_some() {
-            match life::half_open(flags, now.wrapping_sub(hit.control.last_seen())) {
+            match life::half_open(flags, life::idle(now, hit.control.last_seen())) {
                 Step::Keep | Step::Reopen => {}
                 Step::Become(State::New) => {
                     flow_table::update(half, &hit, State::New, now);

@@ -19,6 +19,8 @@
 
 use lb_common::flow::{Control, State, WAYS};
 
+use crate::life::idle;
+
 /// A 64-bit word that several CPUs read and write.
 pub trait Word {
     /// Reads with acquire ordering.
@@ -290,7 +292,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
         let rank = match seen.state() {
             state if state == State::Free as u8 => FREE_RANK,
             state if state == State::Busy as u8 => 0,
-            _ => u64::from(now.wrapping_sub(seen.last_seen())) + 1,
+            _ => u64::from(idle(now, seen.last_seen())) + 1,
         };
         // The first of equals stays.
         if n == 0 || rank > best >> WAY_BITS {
@@ -335,7 +337,7 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
 pub fn is_crowded<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, now: u32, young: u32) -> bool {
     for entry in bucket {
         let control = Control(entry[0].load());
-        if control.state() == State::Free as u8 || now.wrapping_sub(control.last_seen()) >= young {
+        if control.state() == State::Free as u8 || idle(now, control.last_seen()) >= young {
             return false;
         }
     }

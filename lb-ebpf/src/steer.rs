@@ -13,7 +13,7 @@ use lb_common::{
 use crate::{
     env::{Env, Tables},
     flow_table::Key,
-    life::TOUCH_TICKS,
+    life::{TOUCH_TICKS, idle},
     parse::Ends,
 };
 
@@ -93,7 +93,7 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
     let key = persist_key(record, ends);
     if let Some(entry) = env.persisted(&key) {
         let decision = Decision::new(record.mode, service as u16, entry.slot, entry.generation);
-        let idle = now.wrapping_sub(entry.last_seen);
+        let idle = idle(now, entry.last_seen);
         if idle < record.persist_ticks && live(env, decision).is_some() {
             if idle >= TOUCH_TICKS {
                 env.persist(&key, &PersistEntry { last_seen: now, ..entry });

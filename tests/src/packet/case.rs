@@ -61,7 +61,6 @@ pub fn at(text: &str) -> SocketAddr {
 /// # Panics
 ///
 /// When the frame was not sent back out of its interface.
-#[must_use]
 pub fn slot_of(ran: &Ran) -> u16 {
     assert_eq!(ran.verdict, XDP_TX, "not forwarded: {}", hex(&ran.frame));
     u16::from_be_bytes([ran.frame[4], ran.frame[5]])

@@ -154,7 +154,6 @@ impl Dut {
     }
 
     /// Runs one frame.
-    #[must_use]
     pub fn run(&self, frame: &[u8]) -> Ran {
         let mut out = Vec::new();
         let verdict = self.runner().run(frame, &mut out);
