@@ -64,7 +64,7 @@ fn confirm<E, const WORDS: usize, const KEY: usize>(
     let Some(flows) = Tables::<WORDS, KEY>::established(env, key.hash) else { return };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, key.hash) else { return };
     let entry = Entry { decision: hit.decision, state, now, take: Take::Free };
-    match flow_table::insert(flows, key, &entry) {
+    match flow_table::insert(flows, None, key, &entry) {
         Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
             flow_table::retire(half, hit);
         }
@@ -110,15 +110,16 @@ where
         }
     }
     let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
-    match flow_table::insert(half, key, &entry) {
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
+    match flow_table::insert(half, Some(flows), key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
             env.event(EventKind::HalfOpenOverwritten, service, &E::ends_of(&key.words), now);
         }
         Inserted::Exists => {
-            // Another CPU was first with the same flow: its choice holds.
-            if let Some(hit) = flow_table::find(half, key) {
+            // Another CPU was first with the same flow, and may have established it: its choice holds.
+            if let Some(hit) = flow_table::find(half, key).or_else(|| flow_table::find(flows, key)) {
                 return Ok(Decision(hit.decision));
             }
         }

@@ -7,7 +7,8 @@
 //!   `Busy` with the next `seq`. Until it publishes, the claimer is the only one that writes the entry.
 //! - **Look around.** After the claim, every other way of the bucket is read once more. Both of two CPUs that
 //!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
-//!   is never a second entry that could name another server.
+//!   is never a second entry that could name another server. A flow that moves to another table is published
+//!   there before it is retired here, and an insertion here looks there last, so this holds across both.
 //! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
@@ -225,10 +226,14 @@ const ATTEMPTS: usize = 2;
 
 /// Inserts a flow that [`find`] did not find.
 ///
+/// `after` is the bucket that the flow moves to from here, if it moves: a flow that is found there exists. It is
+/// looked at while the way is claimed, so a flow that another CPU moves meanwhile is seen in one of both places.
+///
 /// Not inlined: it is called from several places off the hot path, and a frame of its own keeps theirs small.
 #[inline(never)]
 pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
+    after: Option<&Bucket<W, WORDS>>,
     key: &Key<KEY>,
     new: &Entry,
 ) -> Inserted {
@@ -248,7 +253,11 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
         if !entry[0].swap_if(seen.0, claimed.0) {
             continue;
         }
-        match look_around(bucket, key, way) {
+        let around = match look_around(bucket, key, way) {
+            Around::Clear if after.is_some_and(|after| find(after, key).is_some()) => Around::Exists,
+            around => around,
+        };
+        match around {
             Around::Clear => {}
             Around::Exists => {
                 entry[0].store(claimed.with(State::Free, new.now).0);

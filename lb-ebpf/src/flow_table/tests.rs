@@ -19,7 +19,7 @@ fn entry(decision: u64, now: u32, take: Take) -> Entry {
 }
 
 fn put(bucket: &Bucket<SharedWord, 8>, n: u64, now: u32, take: Take) -> Inserted {
-    insert(bucket, &key(n), &entry(n * 100, now, take))
+    insert(bucket, None, &key(n), &entry(n * 100, now, take))
 }
 
 #[test]
@@ -152,9 +152,9 @@ mod model {
                 let bucket = small();
                 let theirs = {
                     let bucket = Arc::clone(&bucket);
-                    loom::thread::spawn(move || insert(&bucket, &small_key(1, b), &entry(20, 0, Take::Free)))
+                    loom::thread::spawn(move || insert(&bucket, None, &small_key(1, b), &entry(20, 0, Take::Free)))
                 };
-                let mine = insert(&bucket, &small_key(1, a), &entry(10, 0, Take::Free));
+                let mine = insert(&bucket, None, &small_key(1, a), &entry(10, 0, Take::Free));
                 let theirs = theirs.join().unwrap();
                 let left = entries(&bucket, 1);
                 assert!(left.len() <= 1, "{left:?}");
@@ -178,14 +178,14 @@ mod model {
         check(3, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
+                insert(&bucket, None, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let old = find(&bucket, &small_key(10, 0)).unwrap();
             let writer = {
                 let bucket = Arc::clone(&bucket);
                 loom::thread::spawn(move || {
                     retire(&bucket, &old);
-                    insert(&bucket, &small_key(1, 0), &entry(77, 6, Take::Free));
+                    insert(&bucket, None, &small_key(1, 0), &entry(77, 6, Take::Free));
                 })
             };
             if let Some(hit) = find(&bucket, &small_key(10, 0)) {
@@ -206,13 +206,13 @@ mod model {
         check(2, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
+                insert(&bucket, None, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let theirs = {
                 let bucket = Arc::clone(&bucket);
-                loom::thread::spawn(move || insert(&bucket, &small_key(2, 0), &entry(20, 9, Take::Oldest)))
+                loom::thread::spawn(move || insert(&bucket, None, &small_key(2, 0), &entry(20, 9, Take::Oldest)))
             };
-            let mine = insert(&bucket, &small_key(1, 0), &entry(10, 9, Take::Oldest));
+            let mine = insert(&bucket, None, &small_key(1, 0), &entry(10, 9, Take::Oldest));
             let theirs = theirs.join().unwrap();
             for (n, decision, inserted) in [(1, 10, mine), (2, 20, theirs)] {
                 let left = entries(&bucket, n);
@@ -228,10 +228,34 @@ mod model {
     }
 
     #[test]
+    fn a_flow_that_another_cpu_moves_is_not_begun_a_second_time() {
+        check(3, || {
+            let (half, flows) = (small(), small());
+            let key = small_key(1, 0);
+            insert(&half, None, &key, &entry(10, 0, Take::Oldest));
+            let mover = {
+                let (half, flows) = (Arc::clone(&half), Arc::clone(&flows));
+                loom::thread::spawn(move || {
+                    let hit = find(&half, &key).unwrap();
+                    insert(&flows, None, &key, &entry(hit.decision, 0, Take::Free));
+                    retire(&half, &hit);
+                })
+            };
+            // This CPU found it in neither place, and begins.
+            if find(&flows, &key).is_none() && find(&half, &key).is_none() {
+                let inserted = insert(&half, Some(&flows), &key, &entry(20, 0, Take::Oldest));
+                assert_eq!(inserted, Inserted::Exists);
+            }
+            mover.join().unwrap();
+            assert_eq!((entries(&half, 1), entries(&flows, 1)), (vec![], vec![10]));
+        });
+    }
+
+    #[test]
     fn retiring_and_touching_at_a_time_never_brings_a_flow_back() {
         check(3, || {
             let bucket = small();
-            insert(&bucket, &small_key(1, 0), &entry(10, 0, Take::Free));
+            insert(&bucket, None, &small_key(1, 0), &entry(10, 0, Take::Free));
             let hit = find(&bucket, &small_key(1, 0)).unwrap();
             let sweeper = {
                 let bucket = Arc::clone(&bucket);

@@ -164,6 +164,10 @@ impl Dut {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
 
+    fn read<T: aya::Pod>(&self, name: &str) -> Array<&MapData, T> {
+        self.ebpf.map(name).unwrap().try_into().unwrap()
+    }
+
     /// Writes a backend's record.
     pub fn set_backend(&mut self, slot: u16, backend: Backend) {
         self.array(map::BACKENDS).set(u32::from(slot), backend, 0).unwrap();
@@ -306,24 +310,28 @@ impl Dut {
     }
 
     /// Every entry of a table of IPv4 flows (`map::FLOWS_V4`, `map::HALF_OPEN_V4`), bucket by bucket.
-    pub fn words_v4(&mut self, name: &str) -> Vec<[u64; WORDS_V4]> {
-        self.array::<Bucket4>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
+    #[must_use]
+    pub fn words_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
+        self.read::<Bucket4>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
     }
 
     /// Every entry of a table of IPv6 flows (`map::FLOWS_V6`, `map::HALF_OPEN_V6`), bucket by bucket.
-    pub fn words_v6(&mut self, name: &str) -> Vec<[u64; WORDS_V6]> {
-        self.array::<Bucket6>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
+    #[must_use]
+    pub fn words_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
+        self.read::<Bucket6>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
     }
 
     /// Live entries of a table of IPv4 flows.
-    pub fn entries_v4(&mut self, name: &str) -> Vec<[u64; WORDS_V4]> {
+    #[must_use]
+    pub fn entries_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
         let mut words = self.words_v4(name);
         words.retain(|entry| Control(entry[0]).is_live());
         words
     }
 
     /// Live entries of a table of IPv6 flows.
-    pub fn entries_v6(&mut self, name: &str) -> Vec<[u64; WORDS_V6]> {
+    #[must_use]
+    pub fn entries_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
         let mut words = self.words_v6(name);
         words.retain(|entry| Control(entry[0]).is_live());
         words
