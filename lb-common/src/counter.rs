@@ -123,10 +123,7 @@ mod tests {
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
             assert!(reason.explain().ends_with('.'), "{:?}", reason.explain());
-            assert_eq!(
-                Reason::ALL.iter().filter(|r| r.name() == reason.name()).count(),
-                1
-            );
+            assert_eq!(Reason::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
         }
     }
 }

@@ -213,10 +213,7 @@ mod tests {
     #[test]
     fn control_word_keeps_its_parts_apart() {
         let c = Control::new(0xabcd, 0xef, State::Closing, 0x1234_5678);
-        assert_eq!(
-            (c.seq(), c.tag(), c.state(), c.last_seen()),
-            (0xabcd, 0xef, 4, 0x1234_5678)
-        );
+        assert_eq!((c.seq(), c.tag(), c.state(), c.last_seen()), (0xabcd, 0xef, 4, 0x1234_5678));
         let d = c.with(State::Free, 7);
         assert_eq!((d.seq(), d.tag(), d.state(), d.last_seen()), (0xabcd, 0xef, 0, 7));
         assert!(c.is_live() && !d.is_live() && !c.with(State::Busy, 0).is_live());
@@ -233,9 +230,6 @@ mod tests {
     #[test]
     fn decision_keeps_its_parts_apart() {
         let d = Decision::new(1, 2047, 16383, 0xffff);
-        assert_eq!(
-            (d.kind(), d.service(), d.slot(), d.generation()),
-            (1, 2047, 16383, 0xffff)
-        );
+        assert_eq!((d.kind(), d.service(), d.slot(), d.generation()), (1, 2047, 16383, 0xffff));
     }
 }

@@ -48,22 +48,13 @@ const EMPTY: u16 = u16::MAX;
 #[must_use]
 pub fn fill_maglev(table: &mut [u16; TABLE_SLOTS], entrants: &[Entrant], walks: &mut [Walk]) -> bool {
     const MASK: u32 = TABLE_SLOTS as u32 - 1;
-    let Some(heaviest) = entrants
-        .iter()
-        .map(|e| u32::from(e.weight))
-        .max()
-        .filter(|&w| w > 0)
-    else {
+    let Some(heaviest) = entrants.iter().map(|e| u32::from(e.weight)).max().filter(|&w| w > 0) else {
         return false;
     };
     for (walk, entrant) in walks.iter_mut().zip(entrants) {
         // The table is a power of two long, so every odd step visits every place once.
         let step = hash::finish(entrant.identity ^ hash::K1);
-        *walk = Walk {
-            next: entrant.identity as u32 & MASK,
-            skip: step as u32 & MASK | 1,
-            credit: 0,
-        };
+        *walk = Walk { next: entrant.identity as u32 & MASK, skip: step as u32 & MASK | 1, credit: 0 };
     }
     table.fill(EMPTY);
     let mut left = TABLE_SLOTS;
@@ -139,11 +130,7 @@ mod tests {
     fn server(n: u16, weight: u16) -> Entrant {
         let mut addr = [0; 16];
         addr[14..].copy_from_slice(&n.to_be_bytes());
-        Entrant {
-            identity: identity(&addr, 104),
-            weight,
-            slot: n,
-        }
+        Entrant { identity: identity(&addr, 104), weight, slot: n }
     }
 
     fn maglev(entrants: &[Entrant]) -> Box<[u16; TABLE_SLOTS]> {
@@ -159,18 +146,12 @@ mod tests {
 
     #[test]
     fn maglev_shares_follow_the_weights() {
-        let servers: Vec<_> = (0..20)
-            .map(|n| server(n, if n < 10 { 100 } else { 50 }))
-            .collect();
+        let servers: Vec<_> = (0..20).map(|n| server(n, if n < 10 { 100 } else { 50 })).collect();
         let table = maglev(&servers);
         for s in &servers {
             let want = f64::from(s.weight) / 1500.0;
             let got = share(&*table, s.slot);
-            assert!(
-                (got - want).abs() < want * 0.02,
-                "slot {}: {got} for {want}",
-                s.slot
-            );
+            assert!((got - want).abs() < want * 0.02, "slot {}: {got} for {want}", s.slot);
         }
     }
 
@@ -178,18 +159,8 @@ mod tests {
     fn removing_one_of_twenty_servers_moves_at_most_one_percent_of_the_others() {
         let servers: Vec<_> = (0..20).map(|n| server(n, 100)).collect();
         let before = maglev(&servers);
-        let after = maglev(
-            &servers
-                .iter()
-                .copied()
-                .filter(|s| s.slot != 7)
-                .collect::<Vec<_>>(),
-        );
-        let moved = before
-            .iter()
-            .zip(&*after)
-            .filter(|(b, a)| **b != 7 && b != a)
-            .count();
+        let after = maglev(&servers.iter().copied().filter(|s| s.slot != 7).collect::<Vec<_>>());
+        let moved = before.iter().zip(&*after).filter(|(b, a)| **b != 7 && b != a).count();
         assert!(moved * 100 <= TABLE_SLOTS, "{moved} of {TABLE_SLOTS}");
         assert!(!after.contains(&7));
     }
@@ -197,13 +168,7 @@ mod tests {
     #[test]
     fn the_slot_number_does_not_decide_where_a_server_stands() {
         let here: Vec<_> = (0..5).map(|n| server(n, 100)).collect();
-        let there: Vec<_> = here
-            .iter()
-            .map(|s| Entrant {
-                slot: s.slot + 100,
-                ..*s
-            })
-            .collect();
+        let there: Vec<_> = here.iter().map(|s| Entrant { slot: s.slot + 100, ..*s }).collect();
         let (a, b) = (maglev(&here), maglev(&there));
         assert!(a.iter().zip(&*b).all(|(x, y)| x + 100 == *y));
     }
@@ -213,10 +178,7 @@ mod tests {
         let mut table = Box::new([9; TABLE_SLOTS]);
         assert!(!fill_maglev(&mut table, &[server(1, 0)], &mut [Walk::default()]));
         assert!(!fill_maglev(&mut table, &[], &mut []));
-        assert_eq!(
-            fill_round_robin(&mut table, &[server(1, 0)], &mut [Walk::default()]),
-            0
-        );
+        assert_eq!(fill_round_robin(&mut table, &[server(1, 0)], &mut [Walk::default()]), 0);
         assert!(table.iter().all(|&s| s == 9));
     }
 
@@ -232,9 +194,7 @@ mod tests {
     #[test]
     fn round_robin_with_awkward_weights_fits_the_table() {
         let mut table = Box::new([0; TABLE_SLOTS]);
-        let servers: Vec<_> = (0..600)
-            .map(|n| server(n, if n == 0 { 255 } else { 256 }))
-            .collect();
+        let servers: Vec<_> = (0..600).map(|n| server(n, if n == 0 { 255 } else { 256 })).collect();
         let len = fill_round_robin(&mut table, &servers, &mut vec![Walk::default(); 600]);
         assert_eq!(len as usize, TABLE_SLOTS);
         for s in &servers {

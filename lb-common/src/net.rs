@@ -73,10 +73,7 @@ pub const fn ip4(addr: u32) -> Ipv4Addr {
 #[must_use]
 pub const fn addr6(ip: Ipv6Addr) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = ip.octets();
-    [
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
-    ]
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
 
 /// The reverse of [`addr6`].

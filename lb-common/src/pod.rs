@@ -1,8 +1,5 @@
 //! The promise to aya that map keys and values are plain bytes: one macro that also demands zerocopy's proof.
-#![allow(
-    unsafe_code,
-    reason = "aya::Pod is an unsafe trait; the macro checks its conditions"
-)]
+#![allow(unsafe_code, reason = "aya::Pod is an unsafe trait; the macro checks its conditions")]
 
 use crate::{backend, counter, flow, persist, service, settings};
 

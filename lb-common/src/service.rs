@@ -28,12 +28,7 @@ impl ServiceKey4 {
     /// A key from what people write; `port` in host order.
     #[must_use]
     pub const fn new(ip: Ipv4Addr, port: u16, proto: u8) -> Self {
-        Self {
-            addr: net::addr4(ip),
-            port: net::wire_port(port),
-            proto,
-            pad: 0,
-        }
+        Self { addr: net::addr4(ip), port: net::wire_port(port), proto, pad: 0 }
     }
 }
 
@@ -55,12 +50,7 @@ impl ServiceKey6 {
     /// A key from what people write; `port` in host order.
     #[must_use]
     pub const fn new(ip: Ipv6Addr, port: u16, proto: u8) -> Self {
-        Self {
-            addr: net::addr6(ip),
-            port: net::wire_port(port),
-            proto,
-            pad: [0; 5],
-        }
+        Self { addr: net::addr6(ip), port: net::wire_port(port), proto, pad: [0; 5] }
     }
 }
 
@@ -207,10 +197,7 @@ mod tests {
     fn names_round_trip_and_refuse_what_does_not_fit() {
         let name = Name::new("CCW_WEB_8070-49200-49201").unwrap();
         assert_eq!(name.as_str(), Some("CCW_WEB_8070-49200-49201"));
-        assert_eq!(
-            Name::new(&"x".repeat(MAX_NAME)).unwrap().as_str().unwrap().len(),
-            MAX_NAME
-        );
+        assert_eq!(Name::new(&"x".repeat(MAX_NAME)).unwrap().as_str().unwrap().len(), MAX_NAME);
         assert!(Name::new(&"x".repeat(MAX_NAME + 1)).is_none());
         assert!(Name::new("a\0b").is_none());
     }

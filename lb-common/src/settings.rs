@@ -38,11 +38,7 @@ impl Settings {
     /// Length of a tick in nanoseconds.
     #[must_use]
     pub const fn tick_nanos(&self) -> u64 {
-        if self.hz == 0 {
-            0
-        } else {
-            (1_000_000_000u64 << self.tick_shift) / self.hz as u64
-        }
+        if self.hz == 0 { 0 } else { (1_000_000_000u64 << self.tick_shift) / self.hz as u64 }
     }
 
     /// Ticks that a time takes, rounded up, at least 1; saturates.
@@ -70,21 +66,11 @@ mod tests {
     #[test]
     fn a_tick_is_a_fraction_of_a_second_on_every_kernel() {
         for hz in [24, 100, 250, 300, 1000] {
-            let s = Settings {
-                hz,
-                tick_shift: tick_shift(hz),
-                ..Settings::default()
-            };
+            let s = Settings { hz, tick_shift: tick_shift(hz), ..Settings::default() };
             let nanos = s.tick_nanos();
-            assert!(
-                (100_000_000..=250_000_000).contains(&nanos),
-                "{hz} Hz: {nanos} ns"
-            );
+            assert!((100_000_000..=250_000_000).contains(&nanos), "{hz} Hz: {nanos} ns");
             let hour = u64::from(s.ticks(3600)) * nanos;
-            assert!(
-                (3_600_000_000_000..3_600_300_000_000).contains(&hour),
-                "{hz} Hz: {hour}"
-            );
+            assert!((3_600_000_000_000..3_600_300_000_000).contains(&hour), "{hz} Hz: {hour}");
         }
     }
 }

@@ -12,10 +12,24 @@
 //! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
 
 pub mod api;
+pub mod app;
+pub mod claims;
 pub mod cli;
+pub mod compile;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
+pub mod edges;
 pub mod health;
+mod lent;
 pub mod model;
 pub mod net;
+pub mod observe;
+pub mod operator;
+pub mod plan;
+pub mod reconcile;
+pub mod shutdown;
+pub mod state_file;
+pub mod telemetry;

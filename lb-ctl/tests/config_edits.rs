@@ -1,9 +1,6 @@
 //! Edits of commented files: the meaning changes as asked, every comment stays, and nothing invalid is planned.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking, like the tests"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
@@ -106,16 +103,10 @@ const OF_THINGS: [&str; 17] = [
 ];
 
 fn start() -> Loaded {
-    let file = |path: &str, text: &str| Text {
-        path: path.into(),
-        text: text.into(),
-    };
+    let file = |path: &str, text: &str| Text { path: path.into(), text: text.into() };
     let files = vec![file("lbd.toml", MAIN), file("conf.d/apps.toml", APPS)];
-    load_texts(Texts {
-        files,
-        additions: "conf.d/lbctl.toml".into(),
-    })
-    .unwrap_or_else(|errors| panic!("{errors}"))
+    load_texts(Texts { files, additions: "conf.d/lbctl.toml".into() })
+        .unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn plan(loaded: &Loaded, edit: &Edit) -> Edited {
@@ -130,40 +121,23 @@ fn refusal(edit: &Edit) -> String {
 }
 
 fn assign(key: &str, value: &str) -> Vec<Assignment> {
-    vec![Assignment {
-        key: key.into(),
-        value: value.into(),
-    }]
+    vec![Assignment { key: key.into(), value: value.into() }]
 }
 
 fn vip_set(vip: &str, key: &str, value: &str) -> Edit {
-    Edit::VipSet {
-        vip: vip.into(),
-        assignments: assign(key, value),
-    }
+    Edit::VipSet { vip: vip.into(), assignments: assign(key, value) }
 }
 
 fn id(vip: &str, rip: &str) -> RipId {
-    RipId {
-        vip: vip.into(),
-        rip: rip.into(),
-    }
+    RipId { vip: vip.into(), rip: rip.into() }
 }
 
 fn rip_set(vip: &str, rip: &str, key: &str, value: &str) -> Edit {
-    Edit::RipSet {
-        id: id(vip, rip),
-        assignments: assign(key, value),
-    }
+    Edit::RipSet { id: id(vip, rip), assignments: assign(key, value) }
 }
 
 fn rip_add(vip: &str, rip: &str, ip: &str, weight: Option<u16>) -> Edit {
-    Edit::RipAdd {
-        vip: vip.into(),
-        rip: rip.into(),
-        ip: ip.parse().unwrap(),
-        weight,
-    }
+    Edit::RipAdd { vip: vip.into(), rip: rip.into(), ip: ip.parse().unwrap(), weight }
 }
 
 fn dicom_spec() -> VipSpec {
@@ -180,31 +154,19 @@ fn dicom_spec() -> VipSpec {
 /// The only file that an edit rewrites: its name and the lines that went and came.
 #[track_caller]
 fn lines_of(edited: &Edited) -> (String, Vec<String>, Vec<String>) {
-    let [rewrite] = edited.rewrites.as_slice() else {
-        panic!("{:?}", edited.rewrites)
-    };
+    let [rewrite] = edited.rewrites.as_slice() else { panic!("{:?}", edited.rewrites) };
     let before = rewrite.before.clone().unwrap_or_default();
     let missing = |text: &str, from: &str| {
-        from.lines()
-            .filter(|line| !text.lines().any(|l| l == *line))
-            .map(str::to_owned)
-            .collect()
+        from.lines().filter(|line| !text.lines().any(|l| l == *line)).map(str::to_owned).collect()
     };
     let name = rewrite.path.display().to_string();
-    (
-        name,
-        missing(&rewrite.after, &before),
-        missing(&before, &rewrite.after),
-    )
+    (name, missing(&rewrite.after, &before), missing(&before, &rewrite.after))
 }
 
 #[track_caller]
 fn edits_one_line(edit: &Edit, file: &str, old: &str, new: &str) {
     let edited = plan(&start(), edit);
-    assert_eq!(
-        lines_of(&edited),
-        (file.to_owned(), vec![old.to_owned()], vec![new.to_owned()])
-    );
+    assert_eq!(lines_of(&edited), (file.to_owned(), vec![old.to_owned()], vec![new.to_owned()]));
 }
 
 #[test]
@@ -216,17 +178,8 @@ fn a_server_of_a_pool_is_edited_in_the_pool_and_who_shares_it_is_said() {
         new,
         ["servers = { PACS1 = \"10.0.0.1\", PACS2 = { ip = \"10.0.0.2\", weight = 50 } } # both"]
     );
-    assert_eq!(
-        edited.notes,
-        ["pool `archive` is shared: vips DICOM, QUERY change alike"]
-    );
-    assert_eq!(
-        edited.changes,
-        [
-            "vip DICOM: PACS2 weight 100 -> 50",
-            "vip QUERY: PACS2 weight 100 -> 50"
-        ]
-    );
+    assert_eq!(edited.notes, ["pool `archive` is shared: vips DICOM, QUERY change alike"]);
+    assert_eq!(edited.changes, ["vip DICOM: PACS2 weight 100 -> 50", "vip QUERY: PACS2 weight 100 -> 50"]);
 }
 
 #[test]
@@ -234,23 +187,14 @@ fn a_server_is_added_in_every_layout_without_touching_its_neighbours() {
     let one_line = "XDS = { mode = \"l4-dr\", ip = \"10.0.0.102\", ports = [17035], servers = { XDS1 = \"10.0.0.11\", XDS2 \
                     = \"10.0.0.12\" } } # xds line";
     let longer = one_line.replace("\"10.0.0.12\" }", "\"10.0.0.12\", NEW = \"10.0.0.99\" }");
-    edits_one_line(
-        &rip_add("XDS", "NEW", "10.0.0.99", None),
-        "conf.d/apps.toml",
-        one_line,
-        &longer,
-    );
+    edits_one_line(&rip_add("XDS", "NEW", "10.0.0.99", None), "conf.d/apps.toml", one_line, &longer);
     for (vip, line) in [
         ("HL7", "HL7.servers.NEW = \"10.0.0.99\""),
         ("WEB", "  NEW = \"10.0.0.99\","),
         ("LAB", "NEW = \"10.0.0.99\""),
     ] {
         let edited = plan(&start(), &rip_add(vip, "NEW", "10.0.0.99", None));
-        assert_eq!(
-            lines_of(&edited),
-            ("conf.d/apps.toml".into(), vec![], vec![line.into()]),
-            "{vip}"
-        );
+        assert_eq!(lines_of(&edited), ("conf.d/apps.toml".into(), vec![], vec![line.into()]), "{vip}");
         assert_eq!(edited.changes, [format!("vip {vip}: + NEW 10.0.0.99 w100")]);
     }
 }
@@ -289,22 +233,14 @@ fn values_are_toml_or_a_bare_word_and_keep_the_comment_on_their_line() {
 #[test]
 fn an_added_vip_goes_to_a_file_of_its_own_beside_the_others() {
     let edited = plan(&start(), &Edit::VipAdd(dicom_spec()));
-    let [rewrite] = edited.rewrites.as_slice() else {
-        panic!("{:?}", edited.rewrites)
-    };
-    assert_eq!(
-        (rewrite.path.as_path(), &rewrite.before),
-        (Path::new("conf.d/lbctl.toml"), &None)
-    );
+    let [rewrite] = edited.rewrites.as_slice() else { panic!("{:?}", edited.rewrites) };
+    assert_eq!((rewrite.path.as_path(), &rewrite.before), (Path::new("conf.d/lbctl.toml"), &None));
     let expected = "[vip.NEW]\nmode = \"l4-dr\"\nip = \"10.12.1.100\"\nports = [104, 11112]\nservers = { DICOM1 = \
                     \"10.12.1.110\" }\n";
     assert_eq!(rewrite.after, expected);
     assert_eq!(
         edited.changes,
-        [
-            "+ vip NEW: l4-dr 10.12.1.100 tcp 104,11112",
-            "vip NEW: + DICOM1 10.12.1.110 w100"
-        ]
+        ["+ vip NEW: l4-dr 10.12.1.100 tcp 104,11112", "vip NEW: + DICOM1 10.12.1.110 w100"]
     );
 }
 
@@ -314,15 +250,9 @@ fn an_added_vip_goes_to_the_end_of_the_only_file() {
         let loaded = load_texts(Texts::single("lbd.toml", text)).unwrap_or_else(|errors| panic!("{errors}"));
         let edited = plan(&loaded, &Edit::VipAdd(dicom_spec()));
         let after = &edited.rewrites[0].after;
-        assert!(
-            after.starts_with(text) && after[text.len()..].contains("[vip.NEW]"),
-            "{after}"
-        );
+        assert!(after.starts_with(text) && after[text.len()..].contains("[vip.NEW]"), "{after}");
     }
-    for text in [
-        "vip = {}\n",
-        "vip.A = { mode = 'l4-dr', ip = '10.0.0.9', ports = [1], servers = {} }\n",
-    ] {
+    for text in ["vip = {}\n", "vip.A = { mode = 'l4-dr', ip = '10.0.0.9', ports = [1], servers = {} }\n"] {
         let loaded = load_texts(Texts::single("lbd.toml", text)).unwrap_or_else(|errors| panic!("{errors}"));
         let vips = plan(&loaded, &Edit::VipAdd(dicom_spec())).loaded.config.vips;
         assert_eq!(vips.last().unwrap().name, "NEW");
@@ -331,25 +261,15 @@ fn an_added_vip_goes_to_the_end_of_the_only_file() {
 
 #[test]
 fn a_dicom_check_comes_with_the_titles_given() {
-    let spec = VipSpec {
-        check: Some("dicom-echo".into()),
-        called_aet: Some("PACS".into()),
-        ..dicom_spec()
-    };
+    let spec = VipSpec { check: Some("dicom-echo".into()), called_aet: Some("PACS".into()), ..dicom_spec() };
     let edited = plan(&start(), &Edit::VipAdd(spec));
-    let kind = CheckKind::DicomEcho {
-        calling_aet: "LOADBALANCER".into(),
-        called_aet: "PACS".into(),
-    };
+    let kind = CheckKind::DicomEcho { calling_aet: "LOADBALANCER".into(), called_aet: "PACS".into() };
     assert_eq!(edited.loaded.config.vips.last().unwrap().check.kind, kind);
 }
 
 #[test]
 fn what_an_edit_would_break_is_refused_with_the_cure() {
-    let spec = VipSpec {
-        rips: vec![("A".into(), "10.12.1.110:8080".into())],
-        ..dicom_spec()
-    };
+    let spec = VipSpec { rips: vec![("A".into(), "10.12.1.110:8080".into())], ..dicom_spec() };
     assert!(refusal(&Edit::VipAdd(spec)).contains("config::dr-port"));
     let edit = vip_set("XDS", "ip", "10.0.0.103");
     // Another port: allowed. The same one: not.
@@ -369,11 +289,8 @@ fn what_an_edit_would_break_is_refused_with_the_cure() {
     assert!(refusal(&rip_set("XDS", "XDS3", "weight", "1")).contains("did you mean `XDS1`?"));
     assert!(refusal(&rip_add("XDS", "XDS1", "10.0.0.77", None)).contains("lbctl rip set XDS/XDS1"));
     assert!(
-        refusal(&Edit::VipAdd(VipSpec {
-            name: "DICOM".into(),
-            ..dicom_spec()
-        }))
-        .contains("vip `DICOM` exists")
+        refusal(&Edit::VipAdd(VipSpec { name: "DICOM".into(), ..dicom_spec() }))
+            .contains("vip `DICOM` exists")
     );
 }
 
@@ -382,47 +299,24 @@ fn the_last_server_is_deleted_only_from_a_vip_out_of_service() {
     let one = plan(&start(), &Edit::RipDelete(id("HL7", "H1"))).loaded;
     let last = Edit::RipDelete(id("HL7", "H2"));
     let error = plan_edit(&one, &last).unwrap_err();
-    assert!(
-        matches!(error, EditError::Refused(_)) && error.to_string().contains("enabled=false"),
-        "{error}"
-    );
+    assert!(matches!(error, EditError::Refused(_)) && error.to_string().contains("enabled=false"), "{error}");
     let disabled = plan(&one, &vip_set("HL7", "enabled", "false")).loaded;
     let empty = plan(&disabled, &last).loaded;
-    assert!(
-        empty
-            .config
-            .vips
-            .iter()
-            .any(|vip| vip.name == "HL7" && vip.rips.is_empty())
-    );
+    assert!(empty.config.vips.iter().any(|vip| vip.name == "HL7" && vip.rips.is_empty()));
     let again = plan(&empty, &rip_add("HL7", "H3", "10.0.0.23", Some(9))).loaded;
     let vip = again.config.vips.iter().find(|vip| vip.name == "HL7").unwrap();
-    assert_eq!(
-        vip.rips,
-        [Rip {
-            name: "H3".into(),
-            ip: "10.0.0.23".parse().unwrap(),
-            weight: 9
-        }]
-    );
+    assert_eq!(vip.rips, [Rip { name: "H3".into(), ip: "10.0.0.23".parse().unwrap(), weight: 9 }]);
 }
 
 /// What an edit means, told without TOML.
 fn model(config: &mut Config, edit: &Edit) -> bool {
     let pool_vips = |vip: &str| -> Vec<String> {
         let shared = ["DICOM", "QUERY"];
-        if shared.contains(&vip) {
-            shared.map(str::to_owned).to_vec()
-        } else {
-            vec![vip.to_owned()]
-        }
+        if shared.contains(&vip) { shared.map(str::to_owned).to_vec() } else { vec![vip.to_owned()] }
     };
     let find = |config: &Config, vip: &str| config.vips.iter().position(|v| v.name == vip);
     let users = |config: &Config, vip: &str| -> Vec<usize> {
-        pool_vips(vip)
-            .iter()
-            .filter_map(|name| find(config, name))
-            .collect()
+        pool_vips(vip).iter().filter_map(|name| find(config, name)).collect()
     };
     match edit {
         Edit::RipAdd { vip, rip, ip, weight } => {
@@ -453,10 +347,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                 config.vips[user].rips.retain(|r| r.name != *rip);
             }
         }
-        Edit::RipSet {
-            id: RipId { vip, rip },
-            assignments,
-        } => {
+        Edit::RipSet { id: RipId { vip, rip }, assignments } => {
             let Some(at) = find(config, vip) else { return false };
             if !config.vips[at].rips.iter().any(|r| r.name == *rip) {
                 return false;
@@ -473,11 +364,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                 return false;
             }
             let rips = spec.rips.iter();
-            let rips = rips.map(|(name, ip)| Rip {
-                name: name.clone(),
-                ip: ip.parse().unwrap(),
-                weight: 100,
-            });
+            let rips =
+                rips.map(|(name, ip)| Rip { name: name.clone(), ip: ip.parse().unwrap(), weight: 100 });
             let mut vip = plain_vip(&spec.name, ip);
             vip.ports.clone_from(&spec.ports);
             vip.rips = rips.collect();
@@ -560,9 +448,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
 
 fn comments(texts: &Texts) -> Vec<String> {
     let lines = texts.files.iter().flat_map(|file| file.text.lines());
-    lines
-        .filter_map(|line| Some(line.split_once('#')?.1.to_owned()))
-        .collect()
+    lines.filter_map(|line| Some(line.split_once('#')?.1.to_owned())).collect()
 }
 
 /// VIPs by name: where an added one stands among them depends on the order of the files.
@@ -637,13 +523,8 @@ proptest! {
 fn any_config() -> impl Strategy<Value = Config> {
     let vips = prop::collection::vec(any_vip(), 0..4);
     let interfaces = prop::sample::subsequence(vec!["eth0", "eth1.100", "bond0"], 0..3);
-    (
-        prop::option::of("[a-zA-Z0-9][a-zA-Z0-9.-]{0,20}"),
-        interfaces,
-        1024u32..99999,
-        vips,
-    )
-        .prop_map(|(name, interfaces, flows, vips)| {
+    (prop::option::of("[a-zA-Z0-9][a-zA-Z0-9.-]{0,20}"), interfaces, 1024u32..99999, vips).prop_map(
+        |(name, interfaces, flows, vips)| {
             let vips = vips.into_iter().enumerate().map(|(n, mut vip)| {
                 vip.name = format!("{}{n}", vip.name);
                 vip.ip = match vip.ip {
@@ -659,51 +540,27 @@ fn any_config() -> impl Strategy<Value = Config> {
                 flows_v6: flows + 1,
                 half_open: flows + 2,
             };
-            Config {
-                node,
-                vips: vips.collect(),
-            }
-        })
+            Config { node, vips: vips.collect() }
+        },
+    )
 }
 
 fn any_vip() -> impl Strategy<Value = Vip> {
     let kind = prop_oneof![
         Just(CheckKind::Off),
         Just(CheckKind::Connect),
-        ("[!-\\[\\]-~][ -\\[\\]-~]{0,14}[!-\\[\\]-~]", "[A-Z]{1,16}").prop_map(
-            |(calling_aet, called_aet)| CheckKind::DicomEcho {
-                calling_aet,
-                called_aet
-            }
-        ),
+        ("[!-\\[\\]-~][ -\\[\\]-~]{0,14}[!-\\[\\]-~]", "[A-Z]{1,16}")
+            .prop_map(|(calling_aet, called_aet)| CheckKind::DicomEcho { calling_aet, called_aet }),
     ];
-    let check = (
-        kind,
-        prop::option::of(1u16..),
-        100u64..5000,
-        1u32..=100,
-        1u32..=100,
-    )
-        .prop_map(|(kind, port, interval, rise, fall)| {
+    let check = (kind, prop::option::of(1u16..), 100u64..5000, 1u32..=100, 1u32..=100).prop_map(
+        |(kind, port, interval, rise, fall)| {
             if kind == CheckKind::Off {
-                return Check {
-                    kind,
-                    ..plain_vip("", IpAddr::from([10, 0, 0, 1])).check
-                };
+                return Check { kind, ..plain_vip("", IpAddr::from([10, 0, 0, 1])).check };
             }
-            let (interval, timeout) = (
-                Duration::from_millis(interval),
-                Duration::from_millis(interval / 2),
-            );
-            Check {
-                kind,
-                port,
-                interval,
-                timeout,
-                rise,
-                fall,
-            }
-        });
+            let (interval, timeout) = (Duration::from_millis(interval), Duration::from_millis(interval / 2));
+            Check { kind, port, interval, timeout, rise, fall }
+        },
+    );
     let scheduler = prop::sample::select(vec![
         Scheduler::First,
         Scheduler::Maglev,
@@ -712,60 +569,33 @@ fn any_vip() -> impl Strategy<Value = Vip> {
     ]);
     let ports = prop::collection::btree_set(1u16.., 1..4);
     let rips = prop::collection::btree_map("[\\p{Lu}a-z_][a-zA-Z0-9_.-]{0,8}", (1u16..=256, 1u8..), 0..4);
-    let flags = (
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-        prop::option::of(Just("eth0".to_owned())),
-    );
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(Just("eth0".to_owned())));
     let times = (1u64..2_592_000, prop::option::of((1u64..2_592_000, 1u8..=32)));
-    (
-        "[A-Za-z\u{c4}_][A-Za-z0-9_.-]{0,12}",
-        ports,
-        scheduler,
-        check,
-        flags,
-        times,
-        rips,
+    ("[A-Za-z\u{c4}_][A-Za-z0-9_.-]{0,12}", ports, scheduler, check, flags, times, rips).prop_map(
+        |(name, ports, scheduler, mut check, (v6, udp, enabled, interface), (idle, persist), rips)| {
+            if udp && check.kind != CheckKind::Off {
+                check.port = check.port.or(Some(104));
+            }
+            let mut vip = plain_vip(
+                &name,
+                if v6 { "2001:db8::1".parse().unwrap() } else { IpAddr::from([10, 0, 0, 1]) },
+            );
+            vip.ports = ports.into_iter().rev().collect();
+            vip.protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            vip.persist = persist.map_or(Persist::None, |(secs, prefix)| Persist::SourceIp {
+                prefix_v4: if v6 { 32 } else { prefix },
+                prefix_v6: if v6 { prefix } else { 128 },
+                timeout: Duration::from_secs(secs),
+            });
+            (vip.scheduler, vip.check, vip.interface, vip.enabled) = (scheduler, check, interface, enabled);
+            vip.fallback = if enabled { Fallback::Reject } else { Fallback::Drop };
+            vip.idle_timeout = Duration::from_secs(idle);
+            let rip = |(n, (name, (weight, host))): (usize, (String, (u16, u8)))| {
+                let ip = if v6 { format!("2001:db8::{n}:{host:x}:0") } else { format!("10.9.{n}.{host}") };
+                Rip { name, ip: ip.parse().unwrap(), weight }
+            };
+            vip.rips = rips.into_iter().enumerate().map(rip).collect();
+            vip
+        },
     )
-        .prop_map(
-            |(name, ports, scheduler, mut check, (v6, udp, enabled, interface), (idle, persist), rips)| {
-                if udp && check.kind != CheckKind::Off {
-                    check.port = check.port.or(Some(104));
-                }
-                let mut vip = plain_vip(
-                    &name,
-                    if v6 {
-                        "2001:db8::1".parse().unwrap()
-                    } else {
-                        IpAddr::from([10, 0, 0, 1])
-                    },
-                );
-                vip.ports = ports.into_iter().rev().collect();
-                vip.protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-                vip.persist = persist.map_or(Persist::None, |(secs, prefix)| Persist::SourceIp {
-                    prefix_v4: if v6 { 32 } else { prefix },
-                    prefix_v6: if v6 { prefix } else { 128 },
-                    timeout: Duration::from_secs(secs),
-                });
-                (vip.scheduler, vip.check, vip.interface, vip.enabled) =
-                    (scheduler, check, interface, enabled);
-                vip.fallback = if enabled { Fallback::Reject } else { Fallback::Drop };
-                vip.idle_timeout = Duration::from_secs(idle);
-                let rip = |(n, (name, (weight, host))): (usize, (String, (u16, u8)))| {
-                    let ip = if v6 {
-                        format!("2001:db8::{n}:{host:x}:0")
-                    } else {
-                        format!("10.9.{n}.{host}")
-                    };
-                    Rip {
-                        name,
-                        ip: ip.parse().unwrap(),
-                        weight,
-                    }
-                };
-                vip.rips = rips.into_iter().enumerate().map(rip).collect();
-                vip
-            },
-        )
 }

@@ -94,9 +94,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn errors_of(main: &str) -> Vec<Diagnostic> {
-    match load(&Sources {
-        main: fixtures().join(main),
-    }) {
+    match load(&Sources { main: fixtures().join(main) }) {
         Ok(loaded) => panic!("{main} loads: {:?}", loaded.config),
         Err(errors) => errors.errors,
     }
@@ -111,9 +109,7 @@ fn every_fault_has_its_line_its_code_and_its_cure() {
     assert!(FAULTS.len() >= 30, "{} faults", FAULTS.len());
     for (name, line, code, cure) in FAULTS {
         let errors = errors_of(&format!("{name}.toml"));
-        let [error] = errors.as_slice() else {
-            panic!("{name} has {} errors: {errors:#?}", errors.len())
-        };
+        let [error] = errors.as_slice() else { panic!("{name} has {} errors: {errors:#?}", errors.len()) };
         assert_eq!(facts(error), (*line, *code, *cure), "{name}");
         assert!(
             error.severity == Severity::Error && error.place.column > 0 && error.place.width > 0,
@@ -128,10 +124,7 @@ fn every_file_of_the_table_is_tested() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let elsewhere = ["several", "two-files", "broken-beside"].contains(&name.as_str());
-        assert!(
-            elsewhere || FAULTS.iter().any(|fault| fault.0 == name),
-            "{name} is in no table"
-        );
+        assert!(elsewhere || FAULTS.iter().any(|fault| fault.0 == name), "{name} is in no table");
     }
 }
 
@@ -144,50 +137,28 @@ fn all_faults_of_a_file_are_reported_at_once_in_the_order_of_its_lines() {
 #[test]
 fn a_vip_in_two_files_is_told_with_both_places() {
     let errors = errors_of("two-files/lbd.toml");
-    let [error] = errors.as_slice() else {
-        panic!("{errors:#?}")
-    };
+    let [error] = errors.as_slice() else { panic!("{errors:#?}") };
     assert_eq!(error.code, Code::DuplicateName);
-    assert!(
-        error.place.path.ends_with("two-files/conf.d/pacs.toml") && error.place.line == 2,
-        "{error}"
-    );
+    assert!(error.place.path.ends_with("two-files/conf.d/pacs.toml") && error.place.line == 2, "{error}");
     let (first, _) = error.also.as_ref().unwrap();
-    assert!(
-        first.path.ends_with("two-files/lbd.toml") && first.line == 1,
-        "{error}"
-    );
+    assert!(first.path.ends_with("two-files/lbd.toml") && first.line == 1, "{error}");
 }
 
 #[test]
 fn a_syntax_error_in_one_file_hides_no_fault_of_another_and_invents_none() {
     // The pool stands in the file that is broken: that it is unknown must not be said.
     let errors = errors_of("broken-beside/lbd.toml");
-    let seen: Vec<_> = errors
-        .iter()
-        .map(|e| (e.place.path.file_name().unwrap().to_str().unwrap(), e.code))
-        .collect();
-    assert_eq!(
-        seen,
-        [("lbd.toml", Code::UnknownKey), ("pools.toml", Code::Syntax)]
-    );
+    let seen: Vec<_> =
+        errors.iter().map(|e| (e.place.path.file_name().unwrap().to_str().unwrap(), e.code)).collect();
+    assert_eq!(seen, [("lbd.toml", Code::UnknownKey), ("pools.toml", Code::Syntax)]);
     assert_eq!(errors[1].help, "write text in quotes: `A = \"10.0.0.1\"`");
 }
 
 #[test]
 fn a_missing_file_is_told_with_its_cure() {
     let errors = errors_of("no-such-file.toml");
-    let [error] = errors.as_slice() else {
-        panic!("{errors:#?}")
-    };
-    assert_eq!(
-        facts(error),
-        (
-            0,
-            Code::Unreadable,
-            "create it, or name another file with `--config`"
-        )
-    );
+    let [error] = errors.as_slice() else { panic!("{errors:#?}") };
+    assert_eq!(facts(error), (0, Code::Unreadable, "create it, or name another file with `--config`"));
 }
 
 #[test]
@@ -198,10 +169,7 @@ fn a_fault_is_rendered_with_its_line_and_a_caret() {
         lines[0],
         "error[config::dr-port]: \"10.0.0.1:8080\" names port 8080: direct routing cannot translate ports"
     );
-    assert!(
-        lines[1].ends_with("tests/config_errors/dr-server-port.toml:5:17"),
-        "{rendered}"
-    );
+    assert!(lines[1].ends_with("tests/config_errors/dr-server-port.toml:5:17"), "{rendered}");
     assert_eq!(
         &lines[2..],
         [

@@ -1,9 +1,6 @@
 //! The shipped configurations load without a warning and mean what the guides say.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking, like the tests"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
 use std::{path::Path, time::Duration};
 
@@ -18,19 +15,12 @@ fn load_example(name: &str) -> Loaded {
     assert_eq!(loaded.warnings, [], "{name} warns");
     let shown = Texts::single("shown.toml", show(&loaded.config));
     let again = load_texts(shown).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(
-        again.config, loaded.config,
-        "{name}: what is shown does not mean the same"
-    );
+    assert_eq!(again.config, loaded.config, "{name}: what is shown does not mean the same");
     loaded
 }
 
 fn rip(name: &str, ip: &str) -> Rip {
-    Rip {
-        name: name.into(),
-        ip: ip.parse().unwrap(),
-        weight: 100,
-    }
+    Rip { name: name.into(), ip: ip.parse().unwrap(), weight: 100 }
 }
 
 /// A layer-4 service of the guide: persistence 3600 s, everything else by default (R10 to R13).
@@ -43,11 +33,7 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         protocol: Protocol::Tcp,
         interface: None,
         scheduler: Scheduler::Wrr,
-        persist: Persist::SourceIp {
-            prefix_v4: 32,
-            prefix_v6: 128,
-            timeout: Duration::from_secs(3600),
-        },
+        persist: Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(3600) },
         check: Check {
             kind: CheckKind::Connect,
             port: check_port,
@@ -67,43 +53,20 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
 fn the_medical_imaging_guide_is_configured_value_by_value() {
     let vips = load_example("deployments/medical-imaging.toml").config.vips;
     let dicom_server = rip("DICOM1", "10.12.1.110");
-    let dicom = guide_p(
-        "DICOM-Modalities",
-        "10.12.1.100",
-        &[104, 11112],
-        Some(104),
-        dicom_server,
-    );
-    let xds = guide_p(
-        "XDS-Registry",
-        "10.12.1.140",
-        &[17035],
-        None,
-        rip("XDS1", "10.12.1.150"),
-    );
+    let dicom = guide_p("DICOM-Modalities", "10.12.1.100", &[104, 11112], Some(104), dicom_server);
+    let xds = guide_p("XDS-Registry", "10.12.1.140", &[17035], None, rip("XDS1", "10.12.1.150"));
     assert_eq!(vips, [dicom, xds]);
 }
 
 #[test]
 fn the_demo_is_what_the_lab_builds() {
     let vips = load_example("demo.toml").config.vips;
-    let [vip] = vips.as_slice() else {
-        panic!("{vips:?}")
-    };
-    assert_eq!(
-        (vip.name.as_str(), vip.mode, vip.scheduler),
-        ("DICOM", Mode::L4Dr, Scheduler::Wrr)
-    );
-    assert_eq!(
-        (vip.ip, vip.ports.as_slice()),
-        ("10.10.0.100".parse().unwrap(), &[104, 11112][..])
-    );
+    let [vip] = vips.as_slice() else { panic!("{vips:?}") };
+    assert_eq!((vip.name.as_str(), vip.mode, vip.scheduler), ("DICOM", Mode::L4Dr, Scheduler::Wrr));
+    assert_eq!((vip.ip, vip.ports.as_slice()), ("10.10.0.100".parse().unwrap(), &[104, 11112][..]));
     assert_eq!(vip.rips, [rip("PACS1", "10.10.0.11"), rip("PACS2", "10.10.0.12")]);
     let check = Check {
-        kind: CheckKind::DicomEcho {
-            calling_aet: "LBD".into(),
-            called_aet: "ORTHANC".into(),
-        },
+        kind: CheckKind::DicomEcho { calling_aet: "LBD".into(), called_aet: "ORTHANC".into() },
         port: None,
         interval: Duration::from_millis(500),
         timeout: Duration::from_millis(400),
@@ -118,23 +81,9 @@ fn the_commented_example_states_true_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/lbd.toml");
     let text = std::fs::read_to_string(path).unwrap();
     // With each commented default made live the meaning must be the same, but for what has no default.
-    let live: String = text
-        .lines()
-        .map(|line| format!("{}\n", uncomment(line)))
-        .collect();
-    for key in [
-        "scheduler",
-        "idle_timeout",
-        "fallback",
-        "enabled",
-        "protocol",
-        "flows_v4",
-        "half_open",
-    ] {
-        assert!(
-            live.contains(&format!("\n{key} ")),
-            "{key} is not among the defaults:\n{live}"
-        );
+    let live: String = text.lines().map(|line| format!("{}\n", uncomment(line))).collect();
+    for key in ["scheduler", "idle_timeout", "fallback", "enabled", "protocol", "flows_v4", "half_open"] {
+        assert!(live.contains(&format!("\n{key} ")), "{key} is not among the defaults:\n{live}");
     }
     let before = load_example("lbd.toml").config;
     let loaded = load_texts(Texts::single("live.toml", live)).unwrap_or_else(|errors| panic!("{errors}"));

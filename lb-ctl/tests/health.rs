@@ -31,24 +31,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What comes, or a failed test: nothing here waits for ever.
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work)
-        .await
-        .expect("it must come within the patience of a test")
+    tokio::time::timeout(PATIENCE, work).await.expect("it must come within the patience of a test")
 }
 
 fn dicom_echo() -> CheckKind {
-    CheckKind::DicomEcho {
-        calling_aet: "LOADBALANCER".to_owned(),
-        called_aet: "LB-SCP".to_owned(),
-    }
+    CheckKind::DicomEcho { calling_aet: "LOADBALANCER".to_owned(), called_aet: "LB-SCP".to_owned() }
 }
 
 fn target(rip: &str, addr: SocketAddr, kind: CheckKind) -> Target {
     Target {
-        id: RipId {
-            vip: "PACS".to_owned(),
-            rip: rip.to_owned(),
-        },
+        id: RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
         addr,
         check: Check {
             kind,
@@ -79,11 +71,7 @@ where
 
 /// An address on loopback where nothing listens.
 async fn closed_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
 }
 
 async fn read_pdu(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
@@ -103,29 +91,19 @@ async fn write_pdu(stream: &mut TcpStream, kind: u8, body: &[u8]) {
 /// A-ASSOCIATE-AC that gives our one presentation context this result.
 fn accept_body(result: u8) -> Vec<u8> {
     let item = |kind: u8, body: &[u8]| {
-        [
-            &[kind, 0],
-            &u16::try_from(body.len()).unwrap().to_be_bytes()[..],
-            body,
-        ]
-        .concat()
+        [&[kind, 0], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat()
     };
     let mut body = vec![0, 1, 0, 0];
     body.extend_from_slice(&[b' '; 32]);
     body.extend_from_slice(&[0; 32]);
     body.extend(item(0x10, b"1.2.840.10008.3.1.1.1"));
-    body.extend(item(
-        0x21,
-        &[&[1, 0, result, 0], &item(0x40, b"1.2.840.10008.1.2")[..]].concat(),
-    ));
+    body.extend(item(0x21, &[&[1, 0, result, 0], &item(0x40, b"1.2.840.10008.1.2")[..]].concat()));
     body.extend(item(0x50, &item(0x51, &16_384_u32.to_be_bytes())));
     body
 }
 
 fn echo_response(status: u16) -> Vec<u8> {
-    let mut command = vec![
-        0, 0, 0, 1, 2, 0, 0, 0, 0x30, 0x80, 0, 0, 0x20, 1, 2, 0, 0, 0, 1, 0,
-    ];
+    let mut command = vec![0, 0, 0, 1, 2, 0, 0, 0, 0x30, 0x80, 0, 0, 0x20, 1, 2, 0, 0, 0, 1, 0];
     command.extend_from_slice(&[0, 0, 0, 9, 2, 0, 0, 0]);
     command.extend_from_slice(&status.to_le_bytes());
     let length = u32::try_from(command.len() + 2).unwrap().to_be_bytes();
@@ -136,14 +114,7 @@ fn echo_response(status: u16) -> Vec<u8> {
 fn assert_failed(result: &CheckResult, reason: FailureReason, text: &str, steps: &[&str]) {
     let failure = result.failure.as_ref().expect("the check must fail");
     assert_eq!((failure.reason, failure.text.as_str()), (reason, text));
-    assert_eq!(
-        result
-            .steps
-            .iter()
-            .map(|step| step.name.as_str())
-            .collect::<Vec<_>>(),
-        steps
-    );
+    assert_eq!(result.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), steps);
     assert!(result.took < TIMEOUT + SLACK, "took {:?}", result.took);
 }
 
@@ -243,12 +214,7 @@ async fn a_server_that_hangs_after_the_association_is_aborted_at_the_deadline() 
 #[tokio::test]
 async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() {
     for (context_result, status, reason, text) in [
-        (
-            0,
-            0x0211,
-            FailureReason::EchoFailed,
-            "C-ECHO: status 0x0211, unrecognised operation",
-        ),
+        (0, 0x0211, FailureReason::EchoFailed, "C-ECHO: status 0x0211, unrecognised operation"),
         (
             3,
             0,
@@ -274,17 +240,10 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
         })
         .await;
         let result = run_once(&target("A", addr, dicom_echo())).await;
-        let steps: &[&str] = if context_result == 0 {
-            &["connect", "associate", "echo"]
-        } else {
-            &["connect", "associate"]
-        };
+        let steps: &[&str] =
+            if context_result == 0 { &["connect", "associate", "echo"] } else { &["connect", "associate"] };
         assert_failed(&result, reason, text, steps);
-        assert_eq!(
-            within(releases.recv()).await,
-            Some((0x05, true)),
-            "A-RELEASE-RQ, then closed"
-        );
+        assert_eq!(within(releases.recv()).await, Some((0x05, true)), "A-RELEASE-RQ, then closed");
     }
 }
 
@@ -301,11 +260,7 @@ async fn a_server_that_echoes_but_never_releases_passes_within_the_deadline() {
     let result = run_once(&target("A", addr, dicom_echo())).await;
     assert_eq!(result.failure, None);
     assert_eq!(result.steps.last().unwrap().name, "release");
-    assert!(
-        (TIMEOUT..TIMEOUT + SLACK).contains(&result.took),
-        "took {:?}",
-        result.took
-    );
+    assert!((TIMEOUT..TIMEOUT + SLACK).contains(&result.took), "took {:?}", result.took);
 }
 
 #[tokio::test]
@@ -316,26 +271,10 @@ async fn servers_that_speak_something_else_are_named() {
             FailureReason::ProtocolError,
             "it answered with text: \"220 ma\"",
         ),
-        (
-            &[0x15, 3, 3, 0, 2, 2, 80],
-            FailureReason::ProtocolError,
-            "the port wants TLS",
-        ),
-        (
-            &[0x02, 0, 0x7f, 0xff, 0xff, 0xff],
-            FailureReason::ProtocolError,
-            "a PDU of 2147483647 bytes",
-        ),
-        (
-            &[0x02, 0, 0, 0, 0, 4, 1, 2, 3, 4],
-            FailureReason::ProtocolError,
-            "malformed PDU",
-        ),
-        (
-            &[0x02, 0, 0],
-            FailureReason::ConnectionClosed,
-            "associate: connection",
-        ),
+        (&[0x15, 3, 3, 0, 2, 2, 80], FailureReason::ProtocolError, "the port wants TLS"),
+        (&[0x02, 0, 0x7f, 0xff, 0xff, 0xff], FailureReason::ProtocolError, "a PDU of 2147483647 bytes"),
+        (&[0x02, 0, 0, 0, 0, 4, 1, 2, 3, 4], FailureReason::ProtocolError, "malformed PDU"),
+        (&[0x02, 0, 0], FailureReason::ConnectionClosed, "associate: connection"),
         (&[], FailureReason::ConnectionClosed, "associate: connection"),
     ] {
         let (addr, _server) = server(move |mut stream| async move {
@@ -368,12 +307,7 @@ impl Running {
         let engine = tokio::spawn(engine.run(async {
             let _ = stopped.await;
         }));
-        Self {
-            targets,
-            health,
-            stop,
-            engine,
-        }
+        Self { targets, health, stop, engine }
     }
 
     /// Waits until what is published satisfies the condition.
@@ -386,19 +320,12 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        tokio::time::timeout(PATIENCE, self.engine)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(PATIENCE, self.engine).await.unwrap().unwrap();
     }
 }
 
 fn verdict(map: &HealthMap, rip: &str) -> Option<Verdict> {
-    map.get(&RipId {
-        vip: "PACS".to_owned(),
-        rip: rip.to_owned(),
-    })
-    .map(|health| health.verdict)
+    map.get(&RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }).map(|health| health.verdict)
 }
 
 #[tokio::test]
@@ -408,11 +335,7 @@ async fn the_engine_follows_servers_and_the_list_of_targets() {
     let up = target("A", addr, CheckKind::Connect);
     let down = target("B", closed_port().await, CheckKind::Connect);
     let mut engine = Running::start(vec![up.clone(), down.clone()]);
-    engine
-        .until("unknown at first", |map| {
-            verdict(map, "B") == Some(Verdict::Unknown)
-        })
-        .await;
+    engine.until("unknown at first", |map| verdict(map, "B") == Some(Verdict::Unknown)).await;
     let map = engine
         .until("A up, B down", |map| {
             verdict(map, "A") == Some(Verdict::Up) && verdict(map, "B") == Some(Verdict::Down)
@@ -420,29 +343,16 @@ async fn the_engine_follows_servers_and_the_list_of_targets() {
         .await;
     let since = map[&up.id].since;
     drop(listener);
-    let map = engine
-        .until("A down", |map| verdict(map, "A") == Some(Verdict::Down))
-        .await;
+    let map = engine.until("A down", |map| verdict(map, "A") == Some(Verdict::Down)).await;
     assert!(map[&up.id].since > since);
     assert_eq!(
-        map[&up.id]
-            .last
-            .as_ref()
-            .unwrap()
-            .failure
-            .as_ref()
-            .unwrap()
-            .reason,
+        map[&up.id].last.as_ref().unwrap().failure.as_ref().unwrap().reason,
         FailureReason::ConnectRefused
     );
     let _listener = TcpListener::bind(addr).await.unwrap();
-    engine
-        .until("A up again", |map| verdict(map, "A") == Some(Verdict::Up))
-        .await;
+    engine.until("A up again", |map| verdict(map, "A") == Some(Verdict::Up)).await;
     engine.targets.send(vec![down]).unwrap();
-    engine
-        .until("A gone", |map| map.len() == 1 && verdict(map, "A").is_none())
-        .await;
+    engine.until("A gone", |map| map.len() == 1 && verdict(map, "A").is_none()).await;
     engine.stop().await;
 }
 
@@ -490,9 +400,7 @@ async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
             write_pdu(&mut stream, 0x02, &accept_body(0)).await;
             read_pdu(&mut stream).await;
             write_pdu(&mut stream, 0x04, &echo_response(0)).await;
-            said.send(Ok(read_pdu(&mut stream).await.map(|(kind, _)| kind)))
-                .await
-                .unwrap();
+            said.send(Ok(read_pdu(&mut stream).await.map(|(kind, _)| kind))).await.unwrap();
         }
     })
     .await;
@@ -502,15 +410,8 @@ async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
     let go_on = within(heard.recv()).await.unwrap().unwrap_err();
     engine.stop.send(()).unwrap();
     go_on.send(()).unwrap();
-    assert_eq!(
-        within(heard.recv()).await.unwrap().unwrap(),
-        Some(0x05),
-        "A-RELEASE-RQ"
-    );
-    tokio::time::timeout(PATIENCE, engine.engine)
-        .await
-        .unwrap()
-        .unwrap();
+    assert_eq!(within(heard.recv()).await.unwrap().unwrap(), Some(0x05), "A-RELEASE-RQ");
+    tokio::time::timeout(PATIENCE, engine.engine).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -535,20 +436,8 @@ async fn one_server_behind_many_vips_is_asked_once_per_interval() {
     let mut engine = Running::start(targets);
     let all_down = |map: &HealthMap| map.len() == 50 && map.values().all(|h| h.verdict == Verdict::Down);
     let map = engine.until("all down", all_down).await;
-    let failure = map
-        .values()
-        .next()
-        .unwrap()
-        .last
-        .as_ref()
-        .unwrap()
-        .failure
-        .as_ref()
-        .unwrap();
-    assert_eq!(
-        failure.text,
-        "A-ASSOCIATE-RJ: called AE title not recognised (LB-SCP)"
-    );
+    let failure = map.values().next().unwrap().last.as_ref().unwrap().failure.as_ref().unwrap();
+    assert_eq!(failure.text, "A-ASSOCIATE-RJ: called AE title not recognised (LB-SCP)");
     assert!(connections.try_recv().is_ok());
     assert!(connections.try_recv().is_err(), "one connection for 50 targets");
     engine.stop().await;
@@ -561,11 +450,8 @@ async fn two_thousand_servers_all_get_their_verdict_in_few_updates() {
     let targets: Targets = (0..2000_u32)
         .map(|n| {
             let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + n);
-            let mut target = target(
-                &n.to_string(),
-                SocketAddr::new(IpAddr::V4(ip), port),
-                CheckKind::Connect,
-            );
+            let mut target =
+                target(&n.to_string(), SocketAddr::new(IpAddr::V4(ip), port), CheckKind::Connect);
             target.check.interval = Duration::from_secs(1);
             target.check.timeout = PATIENCE;
             target
@@ -579,14 +465,10 @@ async fn two_thousand_servers_all_get_their_verdict_in_few_updates() {
     let mut updates = 0;
     let rounds_ago = first.values().map(|h| h.last.as_ref().unwrap().at).max().unwrap();
     let fresh = |map: &HealthMap| {
-        map.values()
-            .all(|h| h.last.as_ref().unwrap().at > rounds_ago + Duration::from_secs(1))
+        map.values().all(|h| h.last.as_ref().unwrap().at > rounds_ago + Duration::from_secs(1))
     };
     while !fresh(&engine.health.borrow_and_update()) {
-        tokio::time::timeout(PATIENCE, engine.health.changed())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(PATIENCE, engine.health.changed()).await.unwrap().unwrap();
         updates += 1;
     }
     let at_most = started.elapsed().as_millis() / 100 + 2;

@@ -27,11 +27,7 @@ async fn two_hundred_checks_of_every_outcome_leave_no_descriptor() {
     hung.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let hung = hung.listen(1024).unwrap();
     let garbage = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     let addrs = [hung.local_addr().unwrap(), garbage.local_addr().unwrap(), closed];
     let speaking = tokio::spawn(async move {
         while let Ok((mut stream, _)) = garbage.accept().await {
@@ -42,18 +38,12 @@ async fn two_hundred_checks_of_every_outcome_leave_no_descriptor() {
     });
     let kinds = [
         CheckKind::Connect,
-        CheckKind::DicomEcho {
-            calling_aet: "LOADBALANCER".to_owned(),
-            called_aet: "LB-SCP".to_owned(),
-        },
+        CheckKind::DicomEcho { calling_aet: "LOADBALANCER".to_owned(), called_aet: "LB-SCP".to_owned() },
     ];
     let before = open_descriptors();
     for n in 0..200 {
         let target = Target {
-            id: RipId {
-                vip: "PACS".to_owned(),
-                rip: "A".to_owned(),
-            },
+            id: RipId { vip: "PACS".to_owned(), rip: "A".to_owned() },
             addr: addrs[n % addrs.len()],
             check: Check {
                 kind: kinds[n % kinds.len()].clone(),

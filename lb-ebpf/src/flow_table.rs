@@ -105,14 +105,14 @@ pub type Bucket<W, const WORDS: usize> = [[W; WORDS]; WAYS];
 pub struct Key<const KEY: usize> {
     /// Key words as `lb_common::flow` lays them out.
     pub words: [u64; KEY],
-    /// Hash of them. Bits 0-7 are the tag, 8-9 the first way tried, 32 and up the bucket.
+    /// Hash of them. Bits 32 and up are the bucket, 54-55 the first way tried, 56-63 the tag.
     pub hash: u64,
 }
 
 impl<const KEY: usize> Key<KEY> {
     #[inline(always)]
     const fn tag(&self) -> u8 {
-        self.hash as u8
+        (self.hash >> 56) as u8
     }
 
     /// Bucket in a table of `mask + 1` buckets.
@@ -125,7 +125,7 @@ impl<const KEY: usize> Key<KEY> {
     /// The n-th way to try. Each flow starts at its own, so that a hit usually touches one cache line.
     #[inline(always)]
     const fn way(&self, n: usize) -> usize {
-        ((self.hash >> 8) as usize + n) & (WAYS - 1)
+        ((self.hash >> 54) as usize + n) & (WAYS - 1)
     }
 }
 
@@ -177,11 +177,12 @@ fn read<W: Word, const WORDS: usize, const KEY: usize>(
     }
     let decision = entry[1 + KEY].load();
     // The entry may have been retired and claimed for another flow meanwhile; its seq tells.
+    // One that was retired and no more is still whole: this packet came just before.
     let again = Control(entry[0].load());
-    if again.seq() != control.seq() || !again.is_live() {
+    if again.seq() != control.seq() {
         return None;
     }
-    Some(Hit { way, control: again, decision })
+    Some(Hit { way, control, decision })
 }
 
 /// What became of an insertion.
@@ -382,10 +383,10 @@ pub fn copy<W: Word, const WORDS: usize>(entry: &[W; WORDS]) -> Option<[u64; WOR
         *word = cell.load();
     }
     let after = Control(entry[0].load());
-    if after.seq() != before.seq() || !after.is_live() {
+    if after.seq() != before.seq() {
         return None;
     }
-    words[0] = after.0;
+    words[0] = before.0;
     Some(words)
 }
 

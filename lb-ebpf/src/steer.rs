@@ -156,7 +156,7 @@ fn schedule<E: Env>(
 #[inline(always)]
 fn steering_hash(ends: &Ends) -> u64 {
     let ports = u64::from(ends.ports) | u64::from(ends.proto) << 32;
-    hash::flow6(hash::STEER_SEED, ends.client, ends.vip, ports)
+    hash::steer(ends.client, ends.vip, ports)
 }
 
 /// Maps a hash evenly onto `0..len` without a division.

@@ -1,5 +1,7 @@
-//! What the tests are made of. [`packet`] drives the real XDP program frame by frame, [`model`] says what it must do.
+//! What the tests are made of. [`lab`] is a small hospital network of namespaces with real servers and clients,
+//! [`packet`] runs single frames through the real program, [`bench`] measures what they cost.
 
+pub mod bench;
 pub mod lab;
 pub mod model;
 pub mod packet;

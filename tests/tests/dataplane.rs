@@ -71,11 +71,7 @@ macro_rules! root_tests {
 
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn unique() -> String {
@@ -108,20 +104,11 @@ impl BpfFs {
     }
 
     fn open_with_flows(&self, [flows_v4, flows_v6, half_open]: [u32; 3]) -> Result<Opened, String> {
-        open(Options {
-            pin_dir: self.pin_dir(),
-            flows_v4,
-            flows_v6,
-            half_open,
-        })
-        .map_err(|e| e.to_string())
+        open(Options { pin_dir: self.pin_dir(), flows_v4, flows_v6, half_open }).map_err(|e| e.to_string())
     }
 
     fn pins(&self) -> BTreeSet<String> {
-        fs::read_dir(self.pin_dir())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect()
+        fs::read_dir(self.pin_dir()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(&self, name: &str) -> T {
@@ -146,11 +133,7 @@ impl BpfFs {
 
     /// Id of a pinned map, to tell one from its replacement.
     fn map_id(&self, name: &str) -> u32 {
-        MapData::from_pin(self.pin_dir().join(name))
-            .unwrap()
-            .info()
-            .unwrap()
-            .id()
+        MapData::from_pin(self.pin_dir().join(name)).unwrap().info().unwrap().id()
     }
 
     fn link_id(&self, ifindex: u32) -> u32 {
@@ -242,10 +225,7 @@ const fn key(ip: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
 }
 
 fn service_identity(name: &str) -> ServiceIdentity {
-    ServiceIdentity {
-        name: name.into(),
-        idle_timeout_secs: IDLE_SECS,
-    }
+    ServiceIdentity { name: name.into(), idle_timeout_secs: IDLE_SECS }
 }
 
 fn record() -> Service {
@@ -260,11 +240,7 @@ fn record() -> Service {
 }
 
 fn put_service(service: u16) -> Op {
-    Op::PutService {
-        service,
-        identity: service_identity("DICOM"),
-        record: record(),
-    }
+    Op::PutService { service, identity: service_identity("DICOM"), record: record() }
 }
 
 fn backend(generation: u16) -> Backend {
@@ -280,11 +256,7 @@ fn backend(generation: u16) -> Backend {
 fn put_backend(slot: u16, name: &str, generation: u16) -> Op {
     Op::PutBackend {
         slot,
-        identity: BackendIdentity {
-            service: SERVICE,
-            name: name.into(),
-            ip: rip(slot as u8),
-        },
+        identity: BackendIdentity { service: SERVICE, name: name.into(), ip: rip(slot as u8) },
         backend: backend(generation),
     }
 }
@@ -300,11 +272,7 @@ fn table_spec(filling: Filling, weights: &[(u16, u16)]) -> TableSpec {
         filling,
         entrants: weights
             .iter()
-            .map(|&(slot, weight)| TableEntrant {
-                slot,
-                weight,
-                ip: rip(slot as u8),
-            })
+            .map(|&(slot, weight)| TableEntrant { slot, weight, ip: rip(slot as u8) })
             .collect(),
     }
 }
@@ -314,12 +282,7 @@ fn now(reader: &mut BpfReader, fs: &BpfFs) -> u32 {
     let mut table = fs.array::<Bucket4>(map::HALF_OPEN_V4);
     let there = table.get(&255, 0).unwrap();
     let mut probe = there;
-    probe.0[3] = entry4(
-        State::New,
-        0,
-        1,
-        Decision::new(mode::DR, SERVICE, SLOT, GENERATION),
-    );
+    probe.0[3] = entry4(State::New, 0, 1, Decision::new(mode::DR, SERVICE, SLOT, GENERATION));
     table.set(255, probe, 0).unwrap();
     let (flows, _) = reader.flows(usize::MAX).unwrap();
     let idle = flows.iter().map(|f| f.idle_millis).max().unwrap();

@@ -52,20 +52,11 @@ impl Archive {
         let listening = timeout(PATIENCE, async {
             let mut tick = interval(Duration::from_millis(20));
             while TcpStream::connect(addr).await.is_err() {
-                assert_eq!(
-                    archive.child.try_wait().unwrap(),
-                    None,
-                    "{program} ended:\n{}",
-                    archive.log()
-                );
+                assert_eq!(archive.child.try_wait().unwrap(), None, "{program} ended:\n{}", archive.log());
                 tick.tick().await;
             }
         });
-        assert!(
-            listening.await.is_ok(),
-            "{program} never listened:\n{}",
-            archive.log()
-        );
+        assert!(listening.await.is_ok(), "{program} never listened:\n{}", archive.log());
         archive
     }
 
@@ -121,18 +112,12 @@ impl Archive {
 
 /// An address on loopback that was free a moment ago.
 fn free_addr() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 fn target(addr: SocketAddr, calling_aet: &str, called_aet: &str) -> Target {
     Target {
-        id: RipId {
-            vip: "PACS".to_owned(),
-            rip: "ARCHIVE".to_owned(),
-        },
+        id: RipId { vip: "PACS".to_owned(), rip: "ARCHIVE".to_owned() },
         addr,
         check: Check {
             kind: CheckKind::DicomEcho {
@@ -156,11 +141,7 @@ fn assert_passed(result: &CheckResult) {
     assert_eq!(result.failure, None);
     let steps: Vec<&str> = result.steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(steps, ["connect", "associate", "echo", "release"]);
-    assert!(
-        result.took < TIMEOUT,
-        "the release was answered: took {:?}",
-        result.took
-    );
+    assert!(result.took < TIMEOUT, "the release was answered: took {:?}", result.took);
 }
 
 fn assert_failed(result: &CheckResult, reason: FailureReason, text: &str) {
@@ -183,11 +164,7 @@ async fn storescp_is_up_and_sees_its_association_released() {
 async fn storescp_that_refuses_is_down_without_a_reason() {
     let archive = Archive::storescp(&["--refuse"], free_addr(), TempDir::new().unwrap()).await;
     let result = echo(&archive, "LOADBALANCER", "LB-SCP").await;
-    assert_failed(
-        &result,
-        FailureReason::Rejected,
-        "A-ASSOCIATE-RJ: no reason given",
-    );
+    assert_failed(&result, FailureReason::Rejected, "A-ASSOCIATE-RJ: no reason given");
     archive.kill().await;
 }
 
@@ -248,11 +225,7 @@ async fn orthanc_killed_and_restarted_goes_down_and_comes_up_again() {
     }));
     let mut until = async |verdict: Verdict| {
         let turned = published.wait_for(|map| map.get(&id).is_some_and(|h| h.verdict == verdict));
-        timeout(PATIENCE, turned)
-            .await
-            .expect("the verdict never came")
-            .unwrap()[&id]
-            .clone()
+        timeout(PATIENCE, turned).await.expect("the verdict never came").unwrap()[&id].clone()
     };
     let first = until(Verdict::Up).await;
     archive.kill().await;

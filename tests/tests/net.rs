@@ -45,22 +45,13 @@ fn facts_are_whole_and_name_the_servers_macs() {
             let net = Net::watch(&[HOST1, HOST1_V6, "10.12.1.5", "192.0.2.1", "203.0.113.9"]);
             let facts = net
                 .until(DEADLINE, "both MACs", |facts| {
-                    [HOST1, HOST1_V6]
-                        .iter()
-                        .all(|ip| mac(facts, ip).as_deref() == Some(MAC1))
+                    [HOST1, HOST1_V6].iter().all(|ip| mac(facts, ip).as_deref() == Some(MAC1))
                 })
                 .await;
             assert!(facts.complete);
-            let eth0 = facts
-                .links
-                .values()
-                .find(|link| link.name == "eth0")
-                .expect("eth0");
+            let eth0 = facts.links.values().find(|link| link.name == "eth0").expect("eth0");
             assert_eq!(eth0.kind.as_deref(), Some("veth"));
-            assert_eq!(
-                (eth0.mtu, eth0.up, eth0.carrier, eth0.parent),
-                (1500, true, true, None)
-            );
+            assert_eq!((eth0.mtu, eth0.up, eth0.carrier, eth0.parent), (1500, true, true, None));
             assert_eq!(eth0.mac.to_string(), "02:00:00:00:01:05");
             assert!(facts.links.values().any(|link| link.name == "lo"));
 
@@ -84,8 +75,7 @@ fn facts_follow_links_addresses_and_routes() {
         let lb = lab.name("lb");
         lab.inside("lb", async move {
             let net = Net::watch(&[HOST1, VIP4]);
-            net.until(DEADLINE, "a MAC", |facts| mac(facts, HOST1).is_some())
-                .await;
+            net.until(DEADLINE, "a MAC", |facts| mac(facts, HOST1).is_some()).await;
 
             ip_in(&lb, "link set eth0 down");
             net.until(SOON, "link down, no path", |facts| {
@@ -111,10 +101,7 @@ fn facts_follow_links_addresses_and_routes() {
             .await;
 
             ip_in(&lb, &format!("route add {VIP4}/32 via {HOST1}"));
-            net.until(SOON, "a gateway", |facts| {
-                facts.paths[&ip(VIP4)].gateway == Some(ip(HOST1))
-            })
-            .await;
+            net.until(SOON, "a gateway", |facts| facts.paths[&ip(VIP4)].gateway == Some(ip(HOST1))).await;
         });
     });
 }
@@ -124,15 +111,9 @@ fn an_address_watched_later_is_resolved_at_once() {
     lab(|lab| {
         lab.inside("lb", async {
             let net = Net::watch(&[]);
-            net.until(DEADLINE, "complete facts", |facts| {
-                facts.complete && facts.paths.is_empty()
-            })
-            .await;
+            net.until(DEADLINE, "complete facts", |facts| facts.complete && facts.paths.is_empty()).await;
             net.watched.send_replace(Watched::from([ip(HOST1)]));
-            net.until(SOON, "its MAC", |facts| {
-                mac(facts, HOST1).as_deref() == Some(MAC1)
-            })
-            .await;
+            net.until(SOON, "its MAC", |facts| mac(facts, HOST1).as_deref() == Some(MAC1)).await;
         });
     });
 }
@@ -143,40 +124,17 @@ fn a_mac_that_changes_is_published_whether_or_not_the_server_says_so() {
         let host = lab.name("host1");
         lab.inside("lb", async move {
             let net = Net::watch(&[HOST1]);
-            net.until(DEADLINE, "the first MAC", |facts| {
-                mac(facts, HOST1).as_deref() == Some(MAC1)
-            })
-            .await;
+            net.until(DEADLINE, "the first MAC", |facts| mac(facts, HOST1).as_deref() == Some(MAC1)).await;
 
             // The kernel announces a new MAC when it is told to.
-            run(
-                "ip",
-                &[
-                    "netns",
-                    "exec",
-                    &host,
-                    "sysctl",
-                    "-qw",
-                    "net.ipv4.conf.eth0.arp_notify=1",
-                ],
-            );
+            run("ip", &["netns", "exec", &host, "sysctl", "-qw", "net.ipv4.conf.eth0.arp_notify=1"]);
             ip_in(&host, "link set eth0 address 02:00:00:00:aa:01");
             net.until(SOON, "the announced MAC", |facts| {
                 mac(facts, HOST1).as_deref() == Some("02:00:00:00:aa:01")
             })
             .await;
 
-            run(
-                "ip",
-                &[
-                    "netns",
-                    "exec",
-                    &host,
-                    "sysctl",
-                    "-qw",
-                    "net.ipv4.conf.eth0.arp_notify=0",
-                ],
-            );
+            run("ip", &["netns", "exec", &host, "sysctl", "-qw", "net.ipv4.conf.eth0.arp_notify=0"]);
             ip_in(&host, "link set eth0 address 02:00:00:00:aa:02");
             net.until(DEADLINE, "the MAC nobody announced", |facts| {
                 mac(facts, HOST1).as_deref() == Some("02:00:00:00:aa:02")
@@ -192,8 +150,7 @@ fn facts_are_whole_again_after_more_changes_than_the_socket_holds() {
         let lb = lab.name("lb");
         lab.inside("lb", async move {
             let net = Net::watch(&[HOST1]);
-            net.until(DEADLINE, "complete facts", |facts| facts.complete)
-                .await;
+            net.until(DEADLINE, "complete facts", |facts| facts.complete).await;
             // The watch task shares this thread, and so reads nothing while it waits for ip(8).
             let batch = |verb: &str| -> String {
                 (0..MANY)
@@ -202,20 +159,12 @@ fn facts_are_whole_again_after_more_changes_than_the_socket_holds() {
             };
             let file = tempfile::NamedTempFile::new().expect("a file");
             let many = |facts: &NetFacts| {
-                facts
-                    .addresses
-                    .iter()
-                    .filter(|a| a.ip.to_string().starts_with("10.200."))
-                    .count()
+                facts.addresses.iter().filter(|a| a.ip.to_string().starts_with("10.200.")).count()
             };
             for (verb, expected) in [("add", MANY), ("del", 0)] {
                 std::fs::write(file.path(), batch(verb)).expect("written");
-                run(
-                    "ip",
-                    &["-n", &lb, "-batch", file.path().to_str().expect("a path")],
-                );
-                net.until(DEADLINE, "all of them", |facts| many(facts) == expected)
-                    .await;
+                run("ip", &["-n", &lb, "-batch", file.path().to_str().expect("a path")]);
+                net.until(DEADLINE, "all of them", |facts| many(facts) == expected).await;
             }
         });
     });
@@ -243,10 +192,8 @@ fn a_neighbour_that_does_not_answer_is_failed_stays_failed_and_comes_back() {
             assert!(flapped.await.is_err(), "failed neighbours must not flap");
 
             ip_in(&host, &format!("address add {NOBODY}/24 dev eth0"));
-            net.until(DEADLINE, "the newcomer's MAC", |facts| {
-                mac(facts, NOBODY).as_deref() == Some(MAC1)
-            })
-            .await;
+            net.until(DEADLINE, "the newcomer's MAC", |facts| mac(facts, NOBODY).as_deref() == Some(MAC1))
+                .await;
             assert!(!net.facts.borrow().paths[&ip(NOBODY)].failed);
         });
     });
@@ -257,10 +204,7 @@ fn an_administrators_permanent_entry_is_used_and_left_alone() {
     lab(|lab| {
         let lb = lab.name("lb");
         lab.inside("lb", async move {
-            ip_in(
-                &lb,
-                &format!("neigh add {NOBODY} lladdr 02:00:00:00:99:99 nud permanent dev eth0"),
-            );
+            ip_in(&lb, &format!("neigh add {NOBODY} lladdr 02:00:00:00:99:99 nud permanent dev eth0"));
             let net = Net::watch(&[NOBODY, HOST1]);
             net.until(DEADLINE, "the permanent MAC", |facts| {
                 mac(facts, NOBODY).as_deref() == Some("02:00:00:00:99:99") && mac(facts, HOST1).is_some()
@@ -278,20 +222,15 @@ fn a_vlan_interface_names_its_tag_and_its_parent() {
         let lb = lab.name("lb");
         lab.inside("lb", async move {
             let net = Net::watch(&["10.13.0.9"]);
-            net.until(DEADLINE, "complete facts", |facts| facts.complete)
-                .await;
-            let add = [
-                "-n", &lb, "link", "add", "link", "eth0", "name", "eth0.104", "type", "vlan", "id", "104",
-            ];
+            net.until(DEADLINE, "complete facts", |facts| facts.complete).await;
+            let add =
+                ["-n", &lb, "link", "add", "link", "eth0", "name", "eth0.104", "type", "vlan", "id", "104"];
             let added = Command::new("ip").args(add).output().expect("ip");
             if String::from_utf8_lossy(&added.stderr).contains("Unknown device type") {
                 skipped("this kernel has no VLAN interfaces (8021q)");
                 return;
             }
-            ip_in(
-                &lb,
-                "link add link eth0 name eth0.200 type vlan proto 802.1ad id 200",
-            );
+            ip_in(&lb, "link add link eth0 name eth0.200 type vlan proto 802.1ad id 200");
             ip_in(&lb, "address add 10.13.0.5/24 dev eth0.104");
             ip_in(&lb, "link set eth0.104 up");
             let facts = net
@@ -302,20 +241,8 @@ fn a_vlan_interface_names_its_tag_and_its_parent() {
                 .await;
             let parent = link(&facts, "eth0").index;
             for (name, tag) in [
-                (
-                    "eth0.104",
-                    VlanTag {
-                        id: 104,
-                        tpid: 0x8100,
-                    },
-                ),
-                (
-                    "eth0.200",
-                    VlanTag {
-                        id: 200,
-                        tpid: 0x88a8,
-                    },
-                ),
+                ("eth0.104", VlanTag { id: 104, tpid: 0x8100 }),
+                ("eth0.200", VlanTag { id: 200, tpid: 0x88a8 }),
             ] {
                 let vlan = link(&facts, name);
                 assert_eq!(
@@ -334,24 +261,15 @@ fn a_free_vip_is_claimed_announced_and_removed_and_an_existing_one_is_told_apart
         let (lb, host) = (lab.name("lb"), lab.name("host1"));
         lab.inside("lb", async move {
             // The host knows somebody else at the VIP's address: only an announcement corrects that in time.
-            ip_in(
-                &host,
-                &format!("neigh add {VIP4} lladdr 02:00:00:00:ee:ee nud stale dev eth0"),
-            );
-            ip_in(
-                &host,
-                &format!("neigh add {VIP6} lladdr 02:00:00:00:ee:ee nud stale dev eth0"),
-            );
+            ip_in(&host, &format!("neigh add {VIP4} lladdr 02:00:00:00:ee:ee nud stale dev eth0"));
+            ip_in(&host, &format!("neigh add {VIP6} lladdr 02:00:00:00:ee:ee nud stale dev eth0"));
             let vips = [vip(&lb, VIP4), vip(&lb, VIP6)];
             for claim in addresses::add_all(&vips).await {
                 assert_eq!(claim.expect("free"), Claim::Added);
             }
             let shown = ip_in(&lb, "address show dev eth0");
             assert!(shown.contains(&format!("inet {VIP4}/32")), "{shown}");
-            assert!(
-                shown.contains(&format!("inet6 {VIP6}/128 scope global deprecated")),
-                "{shown}"
-            );
+            assert!(shown.contains(&format!("inet6 {VIP6}/128 scope global deprecated")), "{shown}");
             for ip in [VIP4, VIP6] {
                 wait_for(SOON, "the host to learn the MAC", || {
                     ip_in(&host, &format!("neigh show {ip} dev eth0")).contains("02:00:00:00:01:05")
@@ -361,9 +279,7 @@ fn a_free_vip_is_claimed_announced_and_removed_and_an_existing_one_is_told_apart
             for vip in vips {
                 assert_eq!(addresses::add(vip).await.expect("ours"), Claim::Existed);
                 addresses::remove(vip).await.expect("removed");
-                addresses::remove(vip)
-                    .await
-                    .expect("removing twice is removing once");
+                addresses::remove(vip).await.expect("removing twice is removing once");
             }
             let shown = ip_in(&lb, "address show dev eth0");
             assert!(!shown.contains(VIP4) && !shown.contains(VIP6), "{shown}");
@@ -405,17 +321,16 @@ fn of_two_machines_that_claim_an_address_at_the_same_time_at_most_one_gets_it() 
         let (lb, host) = (lab.name("lb"), lab.name("host1"));
         let claims = [("lb", lb), ("host1", host)].map(|(role, name)| {
             let wanted = vip(&name, VIP4);
-            lab.start_inside(role, async move {
-                addresses::add(wanted).await.map_err(|error| error.to_string())
-            })
+            lab.start_inside(
+                role,
+                async move { addresses::add(wanted).await.map_err(|error| error.to_string()) },
+            )
         });
         let claims = claims.map(|claim| claim.join().expect("no panic"));
         let refusals: Vec<_> = claims.iter().filter_map(|claim| claim.as_ref().err()).collect();
         assert!(!refusals.is_empty(), "{claims:?}");
         assert!(
-            refusals
-                .iter()
-                .all(|text| text.contains("is already used by 02:00:00:00:01:")),
+            refusals.iter().all(|text| text.contains("is already used by 02:00:00:00:01:")),
             "{refusals:?}"
         );
     });
@@ -427,30 +342,16 @@ fn an_ipv6_address_in_use_is_found_by_duplicate_address_detection_and_its_owner_
         let (lb, host) = (lab.name("lb"), lab.name("host1"));
         lab.inside("lb", async move {
             ip_in(&host, &format!("address add {VIP6}/64 dev eth0 nodad"));
-            let error = addresses::add(vip(&lb, VIP6))
-                .await
-                .expect_err("in use")
-                .to_string();
-            assert!(
-                error.starts_with(&format!("{VIP6} is already used by {MAC1} on eth0; ")),
-                "{error}"
-            );
-            assert!(
-                !ip_in(&lb, "address show dev eth0").contains(VIP6),
-                "it is taken off again"
-            );
+            let error = addresses::add(vip(&lb, VIP6)).await.expect_err("in use").to_string();
+            assert!(error.starts_with(&format!("{VIP6} is already used by {MAC1} on eth0; ")), "{error}");
+            assert!(!ip_in(&lb, "address show dev eth0").contains(VIP6), "it is taken off again");
 
             // What a controller that was killed in the middle leaves behind does not stand in the way.
             ip_in(&lb, &format!("address add {VIP6}/128 dev eth0"));
-            wait_for(DEADLINE, "dadfailed", || {
-                ip_in(&lb, "address show dev eth0").contains("dadfailed")
-            })
-            .await;
+            wait_for(DEADLINE, "dadfailed", || ip_in(&lb, "address show dev eth0").contains("dadfailed"))
+                .await;
             ip_in(&host, &format!("address del {VIP6}/64 dev eth0"));
-            assert_eq!(
-                addresses::add(vip(&lb, VIP6)).await.expect("free now"),
-                Claim::Added
-            );
+            assert_eq!(addresses::add(vip(&lb, VIP6)).await.expect("free now"), Claim::Added);
         });
     });
 }
@@ -463,19 +364,11 @@ fn nothing_is_claimed_on_a_dead_or_missing_interface() {
             let wanted = vip(&lb, VIP4);
             ip_in(&lb, "link set eth0 down");
             let error = addresses::add(wanted).await.expect_err("down").to_string();
-            assert!(
-                error.starts_with(&format!("{VIP4} was not claimed: eth0 is down")),
-                "{error}"
-            );
-            let nowhere = VipAddress {
-                ifindex: 4095,
-                ..wanted
-            };
+            assert!(error.starts_with(&format!("{VIP4} was not claimed: eth0 is down")), "{error}");
+            let nowhere = VipAddress { ifindex: 4095, ..wanted };
             let error = addresses::add(nowhere).await.expect_err("missing").to_string();
             assert!(error.contains("no interface with index 4095"), "{error}");
-            addresses::remove(nowhere)
-                .await
-                .expect("what is not there is removed");
+            addresses::remove(nowhere).await.expect("what is not there is removed");
         });
     });
 }
@@ -498,17 +391,7 @@ fn the_doctor_gathers_the_truth_of_its_namespace() {
     lab(|lab| {
         let (lb, host) = (lab.name("lb"), lab.name("host1"));
         lab.inside("lb", async move {
-            run(
-                "ip",
-                &[
-                    "netns",
-                    "exec",
-                    &lb,
-                    "sysctl",
-                    "-qw",
-                    "net.ipv4.conf.eth0.arp_ignore=2",
-                ],
-            );
+            run("ip", &["netns", "exec", &lb, "sysctl", "-qw", "net.ipv4.conf.eth0.arp_ignore=2"]);
             ip_in(&host, &format!("address add {VIP4}/32 dev lo"));
             let config = direct_routing(VIP4, &[("A", HOST1), ("B", NOBODY), ("C", "192.0.2.1")]);
             let facts = doctor::gather(&config).await;
@@ -517,31 +400,11 @@ fn the_doctor_gathers_the_truth_of_its_namespace() {
             let findings = doctor::examine(&facts, &config);
             for (check, severity, text) in [
                 ("driver", Severity::Ok, "eth0: veth runs XDP natively".to_owned()),
-                (
-                    "arp",
-                    Severity::Problem,
-                    "eth0 does not answer ARP for a VIP: arp_ignore=2".to_owned(),
-                ),
-                (
-                    "vip-address",
-                    Severity::Problem,
-                    format!("and {MAC1} answers for it"),
-                ),
-                (
-                    "real-server",
-                    Severity::Ok,
-                    format!("VIP1/A {HOST1} is at {MAC1} on eth0"),
-                ),
-                (
-                    "real-server",
-                    Severity::Warning,
-                    format!("VIP1/B {NOBODY} does not answer ARP on eth0"),
-                ),
-                (
-                    "real-server",
-                    Severity::Problem,
-                    format!("reached by gateway {HOST1}"),
-                ),
+                ("arp", Severity::Problem, "eth0 does not answer ARP for a VIP: arp_ignore=2".to_owned()),
+                ("vip-address", Severity::Problem, format!("and {MAC1} answers for it")),
+                ("real-server", Severity::Ok, format!("VIP1/A {HOST1} is at {MAC1} on eth0")),
+                ("real-server", Severity::Warning, format!("VIP1/B {NOBODY} does not answer ARP on eth0")),
+                ("real-server", Severity::Problem, format!("reached by gateway {HOST1}")),
             ] {
                 assert!(
                     findings
@@ -555,11 +418,7 @@ fn the_doctor_gathers_the_truth_of_its_namespace() {
 }
 
 fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
-    let rips = servers.iter().map(|&(name, address)| Rip {
-        name: name.into(),
-        ip: ip(address),
-        weight: 100,
-    });
+    let rips = servers.iter().map(|&(name, address)| Rip { name: name.into(), ip: ip(address), weight: 100 });
     let vip = Vip {
         name: "VIP1".into(),
         mode: Mode::L4Dr,
@@ -582,17 +441,8 @@ fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
         enabled: true,
         rips: rips.collect(),
     };
-    let node = Node {
-        name: None,
-        interfaces: Vec::new(),
-        flows_v4: 1024,
-        flows_v6: 1024,
-        half_open: 1024,
-    };
-    Config {
-        node,
-        vips: vec![vip],
-    }
+    let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
+    Config { node, vips: vec![vip] }
 }
 
 /// A running watch task.
@@ -606,16 +456,9 @@ impl Net {
     fn watch(addresses: &[&str]) -> Self {
         let (watched, watched_rx) = watch::channel(addresses.iter().map(|text| ip(text)).collect());
         let (facts_tx, facts) = watch::channel(NetFacts::default());
-        let _task = tokio::spawn(async move {
-            net_watch::run(watched_rx, facts_tx)
-                .await
-                .expect("the watch task")
-        });
-        Self {
-            watched,
-            facts,
-            _task,
-        }
+        let _task =
+            tokio::spawn(async move { net_watch::run(watched_rx, facts_tx).await.expect("the watch task") });
+        Self { watched, facts, _task }
     }
 
     async fn until(&self, deadline: Duration, what: &str, holds: impl Fn(&NetFacts) -> bool) -> NetFacts {
@@ -654,29 +497,19 @@ fn skipped(why: &str) {
 impl Lab {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let id = format!(
-            "lbnet{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = format!("lbnet{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let lab = Self { id };
         let hub = lab.add_namespace("hub");
         ip_in(&hub, "link add br0 type bridge mcast_snooping 0");
         ip_in(&hub, "link set br0 up");
         for (role, mac, host) in [("lb", "02:00:00:00:01:05", 5), ("host1", MAC1, 110)] {
             let name = lab.add_namespace(role);
-            ip_in(
-                &hub,
-                &format!("link add {role} type veth peer name eth0 address {mac} netns {name}"),
-            );
+            ip_in(&hub, &format!("link add {role} type veth peer name eth0 address {mac} netns {name}"));
             ip_in(&hub, &format!("link set {role} master br0 up"));
             ip_in(&name, "link set lo up");
             ip_in(&name, "link set eth0 up");
             ip_in(&name, &format!("address add 10.12.1.{host}/24 dev eth0"));
-            ip_in(
-                &name,
-                &format!("address add 2001:db8:12::{host}/64 dev eth0 nodad"),
-            );
+            ip_in(&name, &format!("address add 2001:db8:12::{host}/64 dev eth0 nodad"));
         }
         ip_in(&lab.name("lb"), &format!("route add 192.0.2.0/24 via {HOST1}"));
         lab
@@ -701,18 +534,14 @@ impl Lab {
         let namespace = File::open(format!("/run/netns/{}", self.name(role))).expect("namespace");
         std::thread::spawn(move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(future)
         })
     }
 
     fn inside<T: Send + 'static>(&self, role: &str, future: impl Future<Output = T> + Send + 'static) -> T {
-        self.start_inside(role, future)
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.start_inside(role, future).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -737,25 +566,13 @@ fn mac(facts: &NetFacts, address: &str) -> Option<String> {
 }
 
 fn link(facts: &NetFacts, name: &str) -> lb_ctl::model::net::Link {
-    facts
-        .links
-        .values()
-        .find(|link| link.name == name)
-        .unwrap_or_else(|| panic!("no {name}"))
-        .clone()
+    facts.links.values().find(|link| link.name == name).unwrap_or_else(|| panic!("no {name}")).clone()
 }
 
 fn vip(namespace: &str, address: &str) -> VipAddress {
     let shown = ip_in(namespace, "-o link show dev eth0");
-    let ifindex = shown
-        .split(':')
-        .next()
-        .and_then(|index| index.parse().ok())
-        .expect("an index");
-    VipAddress {
-        ifindex,
-        ip: ip(address),
-    }
+    let ifindex = shown.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
+    VipAddress { ifindex, ip: ip(address) }
 }
 
 /// `ip -n NAMESPACE ARGUMENTS`; its output.
@@ -766,10 +583,8 @@ fn ip_in(namespace: &str, arguments: &str) -> String {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output =
+        Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(
         output.status.success(),
         "{program} {}: {}",
@@ -786,7 +601,5 @@ async fn wait_for(deadline: Duration, what: &str, holds: impl Fn() -> bool) {
             polls.tick().await;
         }
     };
-    timeout(deadline, wait)
-        .await
-        .unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"));
+    timeout(deadline, wait).await.unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"));
 }

@@ -108,7 +108,7 @@ fn maglev_sends_every_flow_where_the_shared_table_says() {
         // The contract with the other nodes: this hash, the upper half of it, mapped onto the places.
         let ports = ports_word(wire_port(port), wire_port(104), PROTO_TCP);
         let words = |ip: [u8; 4]| [u64::from(addr4(ip.into())), 0];
-        let hash = hash::flow6(hash::STEER_SEED, words(client), words([10, 0, 0, 100]), ports);
+        let hash = hash::steer(words(client), words([10, 0, 0, 100]), ports);
         assert_eq!(is, places.slots[(hash >> 48) as usize]);
         *seen.entry(is).or_insert(0) += 1;
     }

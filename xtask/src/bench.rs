@@ -16,16 +16,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
     let mut command = cargo();
-    command.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "lb-tests",
-        "--bin",
-        "bench",
-        "--",
-    ]);
+    command.args(["run", "--quiet", "--release", "--package", "lb-tests", "--bin", "bench", "--"]);
     if args.quick {
         command.arg("--quick");
     }

@@ -14,15 +14,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Everything that runs in user space, tests and benchmarks included.
 pub(crate) fn host() -> Result<()> {
-    exec(cargo().args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    exec(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
 /// The packet path and its programs, for the target they run on.
@@ -32,10 +24,7 @@ pub(crate) fn host() -> Result<()> {
 pub(crate) fn bpf() -> Result<()> {
     let toolchain = lb_ebpf_build::find()?;
     let cargo_clippy = toolchain.compiler.cargo_clippy().with_context(|| {
-        format!(
-            "no clippy beside {}; run `cargo xtask setup` as root",
-            toolchain.compiler.rustc.display()
-        )
+        format!("no clippy beside {}; run `cargo xtask setup` as root", toolchain.compiler.rustc.display())
     })?;
     let plain = lb_ebpf_build::cargo(&toolchain, place::root(), &place::target()?.join("bpf"), "clippy");
     let mut command = Command::new(cargo_clippy);

@@ -22,16 +22,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binaries = place::binaries()?;
     let mut command = cargo();
     command
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "lb-tests",
-            "--bin",
-            "demo",
-            "--",
-            "--lbd",
-        ])
+        .args(["run", "--quiet", "--package", "lb-tests", "--bin", "demo", "--", "--lbd"])
         .arg(binaries.join("lbd"))
         .arg("--lbctl")
         .arg(binaries.join("lbctl"));

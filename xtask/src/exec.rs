@@ -10,9 +10,7 @@ use anyhow::{Context, Result, bail};
 /// Runs a command that shares our terminal; the error is the command line to repeat.
 pub(crate) fn exec(command: &mut Command) -> Result<()> {
     let line = command_line(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{line}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
     if status.success() {
         return Ok(());
     }
@@ -22,19 +20,12 @@ pub(crate) fn exec(command: &mut Command) -> Result<()> {
 /// Standard output of a command that must succeed; the error holds the command line and what it said.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = command_line(command);
-    let run = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{line}`"))?;
+    let run = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     if run.status.success() {
         return Ok(String::from_utf8_lossy(&run.stdout).into_owned());
     }
     let said = [run.stdout, run.stderr].concat();
-    bail!(
-        "`{line}` failed ({}):\n{}",
-        run.status,
-        last_lines(&String::from_utf8_lossy(&said), 30)
-    )
+    bail!("`{line}` failed ({}):\n{}", run.status, last_lines(&String::from_utf8_lossy(&said), 30))
 }
 
 /// The cargo that runs us.
@@ -59,11 +50,7 @@ pub(crate) fn command_line(command: &Command) -> String {
         path if Some(path) == env::var_os("CARGO").as_deref() => "cargo".to_owned(),
         path => quoted(path),
     };
-    variables
-        .chain([program])
-        .chain(command.get_args().map(quoted))
-        .collect::<Vec<_>>()
-        .join(" ")
+    variables.chain([program]).chain(command.get_args().map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted(word: &OsStr) -> String {
@@ -87,10 +74,7 @@ mod tests {
     #[test]
     fn a_failed_command_is_named_so_that_it_can_be_repeated() {
         let mut command = Command::new("sh");
-        command
-            .args(["-c", "echo \"it's broken\" >&2; exit 3"])
-            .env("MODE", "a b")
-            .env_remove("GONE");
+        command.args(["-c", "echo \"it's broken\" >&2; exit 3"]).env("MODE", "a b").env_remove("GONE");
         let error = output(&mut command).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -101,10 +85,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_an_error_with_its_name() {
         let error = exec(&mut Command::new("/nonexistent/program")).unwrap_err();
-        assert!(
-            error.to_string().contains("cannot start `/nonexistent/program`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("cannot start `/nonexistent/program`"), "{error}");
     }
 
     #[test]

@@ -13,11 +13,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.check {
-        check()
-    } else {
-        exec(cargo().args(["fmt", "--all"]))
-    }
+    if args.check { check() } else { exec(cargo().args(["fmt", "--all"])) }
 }
 
 /// Fails when a file is not formatted.

@@ -9,26 +9,19 @@ use anyhow::{Context, Result};
 
 /// The workspace root.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or_else(|| Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."))
 }
 
 /// Where cargo puts binaries of the profile that we were built with ourselves (`target/debug`).
 pub(crate) fn binaries() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find out where cargo put this program")?;
-    own.parent()
-        .map(Path::to_owned)
-        .context("this program stands in no directory")
+    own.parent().map(Path::to_owned).context("this program stands in no directory")
 }
 
 /// Cargo's target directory.
 pub(crate) fn target() -> Result<PathBuf> {
     let binaries = binaries()?;
-    binaries
-        .parent()
-        .map(Path::to_owned)
-        .context("the directory of binaries has no parent")
+    binaries.parent().map(Path::to_owned).context("the directory of binaries has no parent")
 }
 
 /// A program in `PATH`, or where Debian keeps programs for administrators.

@@ -18,17 +18,9 @@ const STEPS: [Step; 9] = [
     ("lints, host", "cargo xtask clippy", clippy::host),
     ("lints, BPF", "cargo xtask clippy", clippy::bpf),
     ("budget", "cargo xtask budget", budget::run),
-    (
-        "unit tests",
-        "cargo test --workspace --exclude lb-tests",
-        unit_tests,
-    ),
+    ("unit tests", "cargo test --workspace --exclude lb-tests", unit_tests),
     ("packet and lab tests", "cargo test --package lb-tests", lab_tests),
-    (
-        "documentation",
-        "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps",
-        documentation,
-    ),
+    ("documentation", "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps", documentation),
 ];
 
 pub(crate) fn run() -> Result<()> {
@@ -37,16 +29,9 @@ pub(crate) fn run() -> Result<()> {
         note(format_args!("== {}/{} {name}", number + 1, STEPS.len()));
         let begun = Instant::now();
         step().with_context(|| format!("step `{name}` failed; to repeat it alone: {repeat}"))?;
-        note(format_args!(
-            "== {name}: ok in {:.1} s",
-            begun.elapsed().as_secs_f32()
-        ));
+        note(format_args!("== {name}: ok in {:.1} s", begun.elapsed().as_secs_f32()));
     }
-    let skipped = if place::is_root() {
-        ""
-    } else {
-        "; NOT root, so packet and lab tests were skipped"
-    };
+    let skipped = if place::is_root() { "" } else { "; NOT root, so packet and lab tests were skipped" };
     note(format_args!(
         "== all {} steps passed in {:.0} s{skipped}",
         STEPS.len(),
@@ -78,13 +63,7 @@ fn lab_tests() -> Result<()> {
 fn documentation() -> Result<()> {
     exec(
         cargo()
-            .args([
-                "doc",
-                "--quiet",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ])
+            .args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }

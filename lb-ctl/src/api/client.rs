@@ -43,10 +43,7 @@ impl Client {
     /// A client of the daemon that listens on `socket`; no request takes longer than `deadline`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, deadline: Duration) -> Self {
-        Self {
-            socket: socket.into(),
-            deadline,
-        }
+        Self { socket: socket.into(), deadline }
     }
 
     /// `GET /v1/status`.
@@ -57,10 +54,8 @@ impl Client {
     /// `POST /v1/command`. The deadline ends the waiting, not the command: the daemon finishes what it began.
     pub async fn command(&self, command: &Command) -> Result<Outcome, ClientError> {
         let call = "POST /v1/command";
-        let body = serde_json::to_vec(command).map_err(|error| ClientError::Encode {
-            call: call.to_owned(),
-            error,
-        })?;
+        let body = serde_json::to_vec(command)
+            .map_err(|error| ClientError::Encode { call: call.to_owned(), error })?;
         self.ask(Method::POST, "/v1/command", body).await
     }
 
@@ -97,11 +92,9 @@ impl Client {
         let call = format!("{method} {path}");
         match tokio::time::timeout(self.deadline, self.exchange(method, path, body, &call)).await {
             Ok(answer) => read_answer(&call, &answer?),
-            Err(_elapsed) => Err(ClientError::Deadline {
-                socket: self.socket.clone(),
-                call,
-                deadline: self.deadline,
-            }),
+            Err(_elapsed) => {
+                Err(ClientError::Deadline { socket: self.socket.clone(), call, deadline: self.deadline })
+            }
         }
     }
 
@@ -117,12 +110,10 @@ impl Client {
             call: call.to_owned(),
             error,
         };
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| unreachable(&self.socket, error))?;
-        let (mut sender, connection) = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&self.socket, error))?;
+        let (mut sender, connection) =
+            http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(broken)?;
         // The host of a Unix socket means nothing, but HTTP/1.1 demands one (RFC 9112 3.2).
         let request = Request::builder()
             .method(method)
@@ -130,10 +121,7 @@ impl Client {
             .header(HOST, "lbd")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| ClientError::BadRequest {
-                call: call.to_owned(),
-                error,
-            })?;
+            .map_err(|error| ClientError::BadRequest { call: call.to_owned(), error })?;
 
         // The connection is driven beside the request, in this task: when the deadline drops one, both go. It
         // ends first when the daemon closes behind its answer, which is then already in the sender's hands.
@@ -142,20 +130,11 @@ impl Client {
             let status = response.status();
             let server = server_version(response.headers());
             let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
-            let body = body
-                .collect()
-                .await
-                .map_err(|error| match error.downcast::<hyper::Error>() {
-                    Ok(error) => broken(*error),
-                    Err(_limit) => ClientError::TooLong {
-                        call: call.to_owned(),
-                    },
-                })?;
-            Ok(Answer {
-                status,
-                server,
-                body: body.to_bytes(),
-            })
+            let body = body.collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => broken(*error),
+                Err(_limit) => ClientError::TooLong { call: call.to_owned() },
+            })?;
+            Ok(Answer { status, server, body: body.to_bytes() })
         };
         tokio::pin!(answer);
         tokio::select! {
@@ -323,21 +302,11 @@ fn read_answer<T: DeserializeOwned>(call: &str, answer: &Answer) -> Result<T, Cl
 
 /// The version in `server: lbd/VERSION`.
 fn server_version(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get(SERVER)?
-        .to_str()
-        .ok()?
-        .strip_prefix("lbd/")
-        .map(str::to_owned)
+    headers.get(SERVER)?.to_str().ok()?.strip_prefix("lbd/").map(str::to_owned)
 }
 
 fn flows_path(query: &FlowQuery) -> String {
-    let FlowQuery {
-        limit,
-        vip,
-        rip,
-        client,
-    } = query;
+    let FlowQuery { limit, vip, rip, client } = query;
     let pairs = [
         ("limit", limit.map(|limit| limit.to_string())),
         ("vip", vip.clone()),

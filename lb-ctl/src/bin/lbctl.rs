@@ -16,22 +16,13 @@ async fn main() -> ExitCode {
         Err(answer) => {
             // Help and version are answers too. When even this cannot be printed there is nobody to tell.
             let _unheard = answer.print();
-            return if answer.use_stderr() {
-                ExitCode::from(1)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if answer.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
         }
     };
     let screen = io::stdout().is_terminal();
     // Any value but the empty one means no colour (no-color.org).
     let colour = screen && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut terminal = Terminal {
-        out: io::BufWriter::new(io::stdout()),
-        err: io::stderr(),
-        colour,
-        screen,
-    };
+    let mut terminal = Terminal { out: io::BufWriter::new(io::stdout()), err: io::stderr(), colour, screen };
 
     let done = run(&cli, &mut terminal).await;
     let done = done.and_then(|done| Ok(terminal.out.flush().map(|()| done)?));

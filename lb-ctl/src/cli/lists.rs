@@ -31,9 +31,7 @@ pub fn vips_into(out: &mut impl Write, vips: &[VipStatus], form: ListForm, colou
     let wide = match form {
         ListForm::Json => return json_into(out, &vips),
         ListForm::Name => {
-            return vips
-                .iter()
-                .try_for_each(|vip| writeln!(out, "{}", plain(&vip.name)));
+            return vips.iter().try_for_each(|vip| writeln!(out, "{}", plain(&vip.name)));
         }
         ListForm::Table => false,
         ListForm::Wide => true,
@@ -41,11 +39,7 @@ pub fn vips_into(out: &mut impl Write, vips: &[VipStatus], form: ListForm, colou
     if vips.is_empty() {
         return writeln!(out, "No Virtual Services configured.");
     }
-    let more: &[&str] = if wide {
-        &["SCHEDULER", "FLOWS", "PACKETS", "BYTES"]
-    } else {
-        &[]
-    };
+    let more: &[&str] = if wide { &["SCHEDULER", "FLOWS", "PACKETS", "BYTES"] } else { &[] };
     let mut columns = vip_columns(more, colour);
     for vip in vips {
         let mut cells = vip_cells(vip);
@@ -68,26 +62,17 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
     let (method, mode) = method_and_mode(vip.mode);
     let facts = [
         ("Address", vip.ip.to_string()),
-        (
-            "Ports",
-            format!("{} {}", protocol(vip.protocol), ports(&vip.ports)),
-        ),
+        ("Ports", format!("{} {}", protocol(vip.protocol), ports(&vip.ports))),
         ("Mode", format!("{method} {mode}")),
         ("Scheduler", scheduler(vip.scheduler).to_owned()),
         ("Connections", vip.connections.to_string()),
         ("In all", in_all(vip)),
-        (
-            "Problem",
-            vip.problem.clone().unwrap_or_else(|| "none".to_owned()),
-        ),
+        ("Problem", vip.problem.clone().unwrap_or_else(|| "none".to_owned())),
     ];
     let mut columns = Columns::bare(&[], colour);
     columns.push(vec![
         cell("VIP"),
-        painted(
-            format!("{} {} ({})", look.symbol, vip.name, vip_health(vip)),
-            look,
-        ),
+        painted(format!("{} {} ({})", look.symbol, vip.name, vip_health(vip)), look),
     ]);
     for (name, value) in facts {
         columns.push(vec![cell(name), cell(value)]);
@@ -98,18 +83,8 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
     if vip.rips.is_empty() {
         return writeln!(out, "No real servers.");
     }
-    let header = [
-        "",
-        "REAL SERVER",
-        "IP",
-        "MAC",
-        "WEIGHT",
-        "CONNS",
-        "PACKETS",
-        "BYTES",
-        "LAST CHECK",
-        "HEALTH",
-    ];
+    let header =
+        ["", "REAL SERVER", "IP", "MAC", "WEIGHT", "CONNS", "PACKETS", "BYTES", "LAST CHECK", "HEALTH"];
     let mut columns = Columns::new(&header, &[4, 5, 6, 7], colour);
     for rip in &vip.rips {
         let look = rip_look(rip);
@@ -153,18 +128,9 @@ pub fn rips_into(
                 .iter()
                 .try_for_each(|line| writeln!(out, "{}/{}", plain(line.vip), plain(&line.rip.name)));
         }
-        ListForm::Table => (
-            &[
-                "",
-                "VIRTUAL SERVICE",
-                "REAL SERVER",
-                "IP",
-                "WEIGHT",
-                "CONNS",
-                "HEALTH",
-            ],
-            &[4, 5],
-        ),
+        ListForm::Table => {
+            (&["", "VIRTUAL SERVICE", "REAL SERVER", "IP", "WEIGHT", "CONNS", "HEALTH"], &[4, 5])
+        }
         ListForm::Wide => (
             &[
                 "",
@@ -213,15 +179,7 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
     if list.flows.is_empty() {
         return writeln!(out, "No flows.");
     }
-    let header = [
-        "PROTO",
-        "CLIENT",
-        "VIRTUAL",
-        "VIRTUAL SERVICE",
-        "REAL SERVER",
-        "STATE",
-        "IDLE",
-    ];
+    let header = ["PROTO", "CLIENT", "VIRTUAL", "VIRTUAL SERVICE", "REAL SERVER", "STATE", "IDLE"];
     let mut columns = Columns::new(&header, &[], colour);
     for flow in &list.flows {
         columns.push(vec![
@@ -267,10 +225,7 @@ pub fn flow_counts_into(
 
 /// Since the counters began: `345 flows, 12 packets, 1.5 KiB`.
 fn in_all(vip: &VipStatus) -> String {
-    let (flows, packets) = (
-        plural(vip.flows_total, "flow"),
-        plural(vip.packets_total, "packet"),
-    );
+    let (flows, packets) = (plural(vip.flows_total, "flow"), plural(vip.packets_total, "packet"));
     format!("{flows}, {packets}, {}", bytes(vip.bytes_total))
 }
 

@@ -107,11 +107,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
         Verb::Doctor(args) => {
             let report = offline::doctor(&args.config).await.map_err(RunError::Local)?;
             writeln!(terminal.out, "{}", report.text)?;
-            Ok(if report.healthy {
-                Done::Well
-            } else {
-                Done::Degraded
-            })
+            Ok(if report.healthy { Done::Well } else { Done::Degraded })
         }
         Verb::Flows(verb) => flows(&client, terminal, verb).await,
         Verb::Rip(verb) => rip(&client, terminal, verb).await,
@@ -133,11 +129,7 @@ async fn status(
         Form::Json => json_into(&mut terminal.out, &status)?,
         Form::Table => overview_into(&mut terminal.out, &status, terminal.colour)?,
     }
-    Ok(if status.health == Colour::Green {
-        Done::Well
-    } else {
-        Done::Degraded
-    })
+    Ok(if status.health == Colour::Green { Done::Well } else { Done::Degraded })
 }
 
 /// Shows the status until the reader has had enough or the user interrupts. A daemon that is away, as in a
@@ -177,12 +169,7 @@ async fn vip(
 ) -> Result<Done, RunError> {
     match verb {
         VipVerb::List { output } => {
-            vips_into(
-                &mut terminal.out,
-                &client.status().await?.vips,
-                *output,
-                terminal.colour,
-            )?;
+            vips_into(&mut terminal.out, &client.status().await?.vips, *output, terminal.colour)?;
             Ok(Done::Well)
         }
         VipVerb::Show { vip, output } => {
@@ -195,15 +182,8 @@ async fn vip(
             Ok(Done::Well)
         }
         VipVerb::Add(args) => edit(client, terminal, Edit::VipAdd(vip_spec(args)), args.dry_run).await,
-        VipVerb::Set {
-            vip,
-            assignments,
-            dry_run,
-        } => {
-            let change = Edit::VipSet {
-                vip: vip.clone(),
-                assignments: assignments.clone(),
-            };
+        VipVerb::Set { vip, assignments, dry_run } => {
+            let change = Edit::VipSet { vip: vip.clone(), assignments: assignments.clone() };
             edit(client, terminal, change, *dry_run).await
         }
         VipVerb::Delete { vip, dry_run } => {
@@ -231,29 +211,13 @@ async fn rip(
             rips_into(&mut terminal.out, &rips, *output, terminal.colour)?;
             Ok(Done::Well)
         }
-        RipVerb::Add {
-            vip,
-            rip,
-            weight,
-            dry_run,
-        } => {
-            let change = Edit::RipAdd {
-                vip: vip.clone(),
-                rip: rip.name.clone(),
-                ip: rip.ip,
-                weight: *weight,
-            };
+        RipVerb::Add { vip, rip, weight, dry_run } => {
+            let change =
+                Edit::RipAdd { vip: vip.clone(), rip: rip.name.clone(), ip: rip.ip, weight: *weight };
             edit(client, terminal, change, *dry_run).await
         }
-        RipVerb::Set {
-            rip,
-            assignments,
-            dry_run,
-        } => {
-            let change = Edit::RipSet {
-                id: id_of(rip),
-                assignments: assignments.clone(),
-            };
+        RipVerb::Set { rip, assignments, dry_run } => {
+            let change = Edit::RipSet { id: id_of(rip), assignments: assignments.clone() };
             edit(client, terminal, change, *dry_run).await
         }
         RipVerb::Delete { rip, dry_run } => {
@@ -278,11 +242,7 @@ async fn config(
         }
         ConfigVerb::Diff => {
             let outcome = client.config_diff().await?;
-            outcome_into(
-                terminal,
-                &outcome,
-                "the files say what is in force: nothing to apply",
-            )
+            outcome_into(terminal, &outcome, "the files say what is in force: nothing to apply")
         }
         ConfigVerb::Apply => command(client, terminal, &Command::Apply).await,
         ConfigVerb::Show => {
@@ -299,19 +259,8 @@ async fn flows(
     verb: &FlowsVerb,
 ) -> Result<Done, RunError> {
     match verb {
-        FlowsVerb::List {
-            vip,
-            rip,
-            client: from,
-            limit,
-            output,
-        } => {
-            let query = FlowQuery {
-                limit: Some(*limit),
-                vip: vip.clone(),
-                rip: rip.clone(),
-                client: *from,
-            };
+        FlowsVerb::List { vip, rip, client: from, limit, output } => {
+            let query = FlowQuery { limit: Some(*limit), vip: vip.clone(), rip: rip.clone(), client: *from };
             let list = client.flows(&query).await?;
             match output {
                 Form::Json => json_into(&mut terminal.out, &list)?,
@@ -335,11 +284,7 @@ async fn set_state(
     targets: &RipTargets,
     state: OperatorState,
 ) -> Result<Done, RunError> {
-    let rips = if targets
-        .rips
-        .iter()
-        .any(|target| matches!(target, RipTarget::Everywhere(_)))
-    {
+    let rips = if targets.rips.iter().any(|target| matches!(target, RipTarget::Everywhere(_))) {
         expand(&targets.rips, &client.status().await?.vips)
     } else {
         expand(&targets.rips, &[])
@@ -399,11 +344,7 @@ fn vip_spec(args: &VipAddArgs) -> VipSpec {
         check: args.check.clone(),
         calling_aet: args.calling_aet.clone(),
         called_aet: args.called_aet.clone(),
-        rips: args
-            .rips
-            .iter()
-            .map(|rip| (rip.name.clone(), rip.address.clone()))
-            .collect(),
+        rips: args.rips.iter().map(|rip| (rip.name.clone(), rip.address.clone())).collect(),
     }
 }
 

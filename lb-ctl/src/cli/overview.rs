@@ -22,12 +22,7 @@ pub fn overview_into(out: &mut impl Write, status: &Status, colour: bool) -> io:
         span(status.uptime_secs),
         tally(&status.vips),
     )?;
-    writeln!(
-        out,
-        "links {}   flows {}",
-        links(&status.links),
-        flows(&status.flows)
-    )?;
+    writeln!(out, "links {}   flows {}", links(&status.links), flows(&status.flows))?;
     if status.vips.is_empty() {
         writeln!(out, "No Virtual Services configured.")?;
     } else {
@@ -45,21 +40,9 @@ pub fn overview_into(out: &mut impl Write, status: &Status, colour: bool) -> io:
 
 /// Columns of VIPs, with `more` behind the last.
 pub(super) fn vip_columns(more: &[&str], colour: bool) -> Columns {
-    let header = [
-        &[
-            "",
-            "VIRTUAL SERVICE",
-            "IP",
-            "PORTS",
-            "CONNS",
-            "PROTO",
-            "METHOD",
-            "MODE",
-            "HEALTH",
-        ],
-        more,
-    ]
-    .concat();
+    let header =
+        [&["", "VIRTUAL SERVICE", "IP", "PORTS", "CONNS", "PROTO", "METHOD", "MODE", "HEALTH"], more]
+            .concat();
     // CONNS, and the numbers of a wide list.
     Columns::new(&header, &[4, 10, 11, 12], colour)
 }
@@ -94,11 +77,8 @@ pub(super) fn vip_health(vip: &VipStatus) -> String {
     }
     let count = |state| vip.rips.iter().filter(|rip| rip.state == state).count();
     let mut health = format!("{}/{} up", count(RipState::Active), vip.rips.len());
-    let others = [
-        (RipState::Checking, "checking"),
-        (RipState::Drain, "draining"),
-        (RipState::Halt, "halted"),
-    ];
+    let others =
+        [(RipState::Checking, "checking"), (RipState::Drain, "draining"), (RipState::Halt, "halted")];
     for (state, word) in others {
         match count(state) {
             0 => {}
@@ -157,20 +137,12 @@ fn rip_cells(rip: &RipStatus) -> Vec<comfy_table::Cell> {
 }
 
 fn joined(head: &str, separator: &str, tail: &str) -> String {
-    if tail.is_empty() {
-        head.to_owned()
-    } else {
-        format!("{head}{separator}{tail}")
-    }
+    if tail.is_empty() { head.to_owned() } else { format!("{head}{separator}{tail}") }
 }
 
 /// `3 VIPs: 1 green, 1 red, 1 disabled`.
 fn tally(vips: &[VipStatus]) -> String {
-    let coloured = |colour| {
-        vips.iter()
-            .filter(|vip| vip.enabled && vip.colour == colour)
-            .count()
-    };
+    let coloured = |colour| vips.iter().filter(|vip| vip.enabled && vip.colour == colour).count();
     let counts = [
         (coloured(Colour::Green), "green"),
         (coloured(Colour::Yellow), "yellow"),

@@ -22,50 +22,23 @@ pub(super) struct Look {
 /// Look of a VIP (R79).
 pub(super) const fn vip_look(vip: &VipStatus) -> Look {
     if !vip.enabled {
-        return Look {
-            symbol: "-",
-            colour: Color::DarkGrey,
-        };
+        return Look { symbol: "-", colour: Color::DarkGrey };
     }
     match vip.colour {
-        Colour::Green => Look {
-            symbol: "^",
-            colour: Color::DarkGreen,
-        },
-        Colour::Yellow => Look {
-            symbol: "!",
-            colour: Color::DarkYellow,
-        },
-        Colour::Red => Look {
-            symbol: "v",
-            colour: Color::DarkRed,
-        },
+        Colour::Green => Look { symbol: "^", colour: Color::DarkGreen },
+        Colour::Yellow => Look { symbol: "!", colour: Color::DarkYellow },
+        Colour::Red => Look { symbol: "v", colour: Color::DarkRed },
     }
 }
 
 /// Look of a real server.
 pub(super) const fn rip_look(rip: &RipStatus) -> Look {
     match rip.state {
-        RipState::Active => Look {
-            symbol: "^",
-            colour: Color::DarkGreen,
-        },
-        RipState::Checking => Look {
-            symbol: "?",
-            colour: Color::DarkYellow,
-        },
-        RipState::Down => Look {
-            symbol: "v",
-            colour: Color::DarkRed,
-        },
-        RipState::Drain => Look {
-            symbol: "=",
-            colour: Color::DarkCyan,
-        },
-        RipState::Halt => Look {
-            symbol: "-",
-            colour: Color::DarkGrey,
-        },
+        RipState::Active => Look { symbol: "^", colour: Color::DarkGreen },
+        RipState::Checking => Look { symbol: "?", colour: Color::DarkYellow },
+        RipState::Down => Look { symbol: "v", colour: Color::DarkRed },
+        RipState::Drain => Look { symbol: "=", colour: Color::DarkCyan },
+        RipState::Halt => Look { symbol: "-", colour: Color::DarkGrey },
     }
 }
 
@@ -147,10 +120,7 @@ pub(super) const NONE: &str = "-";
 pub(super) fn utc(epoch_secs: u64) -> String {
     // The year 9999 is the last that the format has room for.
     let time = UNIX_EPOCH + Duration::from_secs(epoch_secs.min(253_402_300_799));
-    humantime::format_rfc3339_seconds(time)
-        .to_string()
-        .replace('T', " ")
-        .replace('Z', " UTC")
+    humantime::format_rfc3339_seconds(time).to_string().replace('T', " ").replace('Z', " UTC")
 }
 
 /// A time span in its two largest units: `45s`, `2m`, `3h 5m`, `4d 2h`. Seconds are left out from a minute on.
@@ -233,14 +203,7 @@ mod tests {
 
     #[test]
     fn spans_have_at_most_two_units() {
-        let spans = [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m"),
-            (3599, "59m"),
-            (3600, "1h"),
-            (11_100, "3h 5m"),
-        ];
+        let spans = [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (11_100, "3h 5m")];
         for (secs, text) in spans {
             assert_eq!(span(secs), text);
         }
@@ -251,13 +214,8 @@ mod tests {
 
     #[test]
     fn byte_counts_stay_short() {
-        let counts = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (1_048_575, "1023.9 KiB"),
-        ];
+        let counts =
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1_048_575, "1023.9 KiB")];
         for (count, text) in counts {
             assert_eq!(bytes(count), text);
         }

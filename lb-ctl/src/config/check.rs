@@ -24,16 +24,7 @@ const PERSIST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest AE title (PS3.5 6.2, value representation AE).
 const MAX_AET: usize = 16;
 
-const CHECKS_LATER: [&str; 8] = [
-    "agent",
-    "http",
-    "https",
-    "mllp",
-    "negotiate",
-    "ping",
-    "script",
-    "smtp",
-];
+const CHECKS_LATER: [&str; 8] = ["agent", "http", "https", "mllp", "negotiate", "ping", "script", "smtp"];
 const PERSIST_LATER: [&str; 3] = ["cookie", "last-successful", "url-param"];
 
 /// A word in `check` or `persist`.
@@ -44,11 +35,8 @@ enum CheckWord {
     Off,
 }
 
-const CHECKS: [(&str, CheckWord); 3] = [
-    ("connect", CheckWord::Connect),
-    ("dicom-echo", CheckWord::DicomEcho),
-    ("off", CheckWord::Off),
-];
+const CHECKS: [(&str, CheckWord); 3] =
+    [("connect", CheckWord::Connect), ("dicom-echo", CheckWord::DicomEcho), ("off", CheckWord::Off)];
 
 /// Reads `check`; without one, servers are checked by connecting (R40). `named`: the name of the VIP or profile.
 pub(super) fn read_check(
@@ -73,14 +61,7 @@ pub(super) fn read_check(
         Some(kind) => read::word(kind, &CHECKS, &CHECKS_LATER, report)?,
         None => CheckWord::Connect,
     };
-    refuse_meaningless(
-        &table,
-        CHECKS
-            .iter()
-            .find(|(_, w)| *w == word)
-            .map_or("", |(name, _)| name),
-        report,
-    );
+    refuse_meaningless(&table, CHECKS.iter().find(|(_, w)| *w == word).map_or("", |(name, _)| name), report);
 
     let rise = count(&table, "rise", report);
     let fall = count(&table, "fall", report);
@@ -104,23 +85,12 @@ pub(super) fn read_check(
         );
         return None;
     }
-    Some(Check {
-        kind: kind?,
-        port,
-        interval: interval?,
-        timeout: timeout?,
-        rise: rise?,
-        fall: fall?,
-    })
+    Some(Check { kind: kind?, port, interval: interval?, timeout: timeout?, rise: rise?, fall: fall? })
 }
 
 /// Keys that another type of check or persistence would take.
 fn refuse_meaningless(table: &Table, kind: &str, report: &mut Report<'_>) {
-    for Entry { key, .. } in table
-        .entries
-        .iter()
-        .filter(|entry| !has_meaning(kind, &entry.key.value))
-    {
+    for Entry { key, .. } in table.entries.iter().filter(|entry| !has_meaning(kind, &entry.key.value)) {
         let name = &key.value;
         let help = if name.ends_with("_aet") {
             format!("write `type = \"dicom-echo\"` beside it, or remove `{name}`")
@@ -167,10 +137,7 @@ fn times(
         && timeout > interval
     {
         let span = table.get("timeout").map_or(place, |entry| entry.node.span);
-        let (timeout, interval) = (
-            humantime::format_duration(timeout),
-            humantime::format_duration(interval),
-        );
+        let (timeout, interval) = (humantime::format_duration(timeout), humantime::format_duration(interval));
         report.error(
             Code::CheckTimeout,
             span,
@@ -202,10 +169,7 @@ fn dicom_echo(table: &Table, part: Part, place: Span, report: &mut Report<'_>) -
             None
         }
     };
-    Some(CheckKind::DicomEcho {
-        calling_aet: calling?,
-        called_aet: called?,
-    })
+    Some(CheckKind::DicomEcho { calling_aet: calling?, called_aet: called? })
 }
 
 /// An AE title (PS3.5 6.2): 1 to 16 characters of ISO 646 without backslash and control characters. Leading and
@@ -219,29 +183,14 @@ fn ae_title(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
             "write the AE title that the archive is configured with".to_owned(),
         ))
     } else if let Some(bad) = text.chars().find(|c| !matches!(c, ' '..='~') || *c == '\\') {
-        let message = format!(
-            "`{key}` contains `{}`, which no AE title may have",
-            bad.escape_debug()
-        );
-        Some((
-            message,
-            "use letters, digits and signs of ASCII, but no backslash".to_owned(),
-        ))
+        let message = format!("`{key}` contains `{}`, which no AE title may have", bad.escape_debug());
+        Some((message, "use letters, digits and signs of ASCII, but no backslash".to_owned()))
     } else if text.trim() != text {
-        let help = format!(
-            "write \"{}\": such spaces are no part of an AE title",
-            text.trim()
-        );
+        let help = format!("write \"{}\": such spaces are no part of an AE title", text.trim());
         Some((format!("`{key}` begins or ends with a space"), help))
     } else if text.len() > MAX_AET {
-        let message = format!(
-            "`{key}` has {} characters, an AE title has at most {MAX_AET}",
-            text.len()
-        );
-        Some((
-            message,
-            format!("shorten it to {MAX_AET} characters, as the archive has it"),
-        ))
+        let message = format!("`{key}` has {} characters, an AE title has at most {MAX_AET}", text.len());
+        Some((message, format!("shorten it to {MAX_AET} characters, as the archive has it")))
     } else {
         None
     };
@@ -269,21 +218,12 @@ pub(super) fn read_persist(
         missing("type", "`persist`", entry.key.span, "\"source-ip\"", report);
         return None;
     };
-    let source_ip = read::word(
-        kind,
-        &[("source-ip", true), ("none", false)],
-        &PERSIST_LATER,
-        report,
-    )?;
+    let source_ip = read::word(kind, &[("source-ip", true), ("none", false)], &PERSIST_LATER, report)?;
     if !source_ip {
         refuse_meaningless(&table, "none", report);
         return Some(Persist::None);
     }
-    let limits = Times {
-        range: Duration::from_secs(1)..=MAX_IDLE,
-        whole_secs: true,
-        example: "1h",
-    };
+    let limits = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
     let timeout = match table.get("timeout") {
         Some(entry) => read::duration(entry, &limits, report),
         None => Some(PERSIST_TIMEOUT),
@@ -294,11 +234,7 @@ pub(super) fn read_persist(
         let bits = read::number(prefix, 1..=if v4 { 32 } else { 128 }, report)?;
         *(if v4 { &mut prefix_v4 } else { &mut prefix_v6 }) = u8::try_from(bits).ok()?;
     }
-    Some(Persist::SourceIp {
-        prefix_v4,
-        prefix_v6,
-        timeout: timeout?,
-    })
+    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout? })
 }
 
 #[cfg(test)]
@@ -310,26 +246,10 @@ mod tests {
     };
 
     fn title(text: &str) -> bool {
-        let files = [Text {
-            path: "t".into(),
-            text: String::new(),
-        }];
-        let span = Span {
-            file: 0,
-            start: 0,
-            end: 0,
-        };
-        let key = At {
-            value: "called_aet".to_owned(),
-            span,
-        };
-        let entry = Entry {
-            key,
-            node: At {
-                value: Value::String(text.to_owned()),
-                span,
-            },
-        };
+        let files = [Text { path: "t".into(), text: String::new() }];
+        let span = Span { file: 0, start: 0, end: 0 };
+        let key = At { value: "called_aet".to_owned(), span };
+        let entry = Entry { key, node: At { value: Value::String(text.to_owned()), span } };
         ae_title(&entry, &mut Report::new(&files)).is_some()
     }
 
@@ -338,17 +258,7 @@ mod tests {
         for good in ["A", "LB-SCP", "EXACTLY_16_CHARS", "PACS MAIN", "a~!"] {
             assert!(title(good), "{good}");
         }
-        for bad in [
-            "",
-            " ",
-            " A",
-            "A ",
-            "SEVENTEEN_LETTERS",
-            "A\\B",
-            "A\tB",
-            "RÖNTGEN",
-            "\u{7f}",
-        ] {
+        for bad in ["", " ", " A", "A ", "SEVENTEEN_LETTERS", "A\\B", "A\tB", "RÖNTGEN", "\u{7f}"] {
             assert!(!title(bad), "{bad}");
         }
     }

@@ -51,13 +51,7 @@ impl Place {
     /// The file as a whole.
     #[must_use]
     pub const fn file(path: PathBuf) -> Self {
-        Self {
-            path,
-            line: 0,
-            column: 0,
-            width: 0,
-            text: String::new(),
-        }
+        Self { path, line: 0, column: 0, width: 0, text: String::new() }
     }
 
     /// The line and columns of bytes `start..end`; what runs over the line's end is cut there.
@@ -83,24 +77,11 @@ impl Place {
         }
         let gutter = self.line.to_string().len();
         let (shown, caret, width) = self.window();
-        writeln!(
-            f,
-            "{:gutter$} {arrow} {}:{}:{}",
-            "",
-            self.path.display(),
-            self.line,
-            self.column
-        )?;
+        writeln!(f, "{:gutter$} {arrow} {}:{}:{}", "", self.path.display(), self.line, self.column)?;
         writeln!(f, "{:gutter$} |", "")?;
         writeln!(f, "{} | {shown}", self.line)?;
         let marks = mark.to_string().repeat(width);
-        writeln!(
-            f,
-            "{:gutter$} | {:caret$}{marks}{}{note}",
-            "",
-            "",
-            if note.is_empty() { "" } else { " " }
-        )
+        writeln!(f, "{:gutter$} | {:caret$}{marks}{}{note}", "", "", if note.is_empty() { "" } else { " " })
     }
 
     /// At most [`WINDOW`] characters of the line around the caret, the caret's offset in them, and its width.
@@ -127,11 +108,7 @@ impl Place {
             shown.push_str("...");
         }
         let caret = caret - skip;
-        (
-            format!("{lead}{shown}"),
-            caret + lead.len(),
-            self.width.min(WINDOW.saturating_sub(caret)).max(1),
-        )
+        (format!("{lead}{shown}"), caret + lead.len(), self.width.min(WINDOW.saturating_sub(caret)).max(1))
     }
 }
 
@@ -182,12 +159,7 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(files: &'a [Text]) -> Self {
-        Self {
-            files,
-            seen: HashSet::new(),
-            errors: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Self { files, seen: HashSet::new(), errors: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn error(
@@ -208,14 +180,7 @@ impl<'a> Report<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.push(
-            Severity::Error,
-            code,
-            span,
-            Some(also),
-            message.into(),
-            help.into(),
-        );
+        self.push(Severity::Error, code, span, Some(also), message.into(), help.into());
     }
 
     pub(super) fn warning(
@@ -256,14 +221,7 @@ impl<'a> Report<'a> {
         }
         let place = |span: Span| Place::of(&self.files[span.file], span.start, span.end);
         let also = also.map(|(span, note)| (place(span), note));
-        let diagnostic = Diagnostic {
-            severity,
-            code,
-            message,
-            place: place(span),
-            also,
-            help,
-        };
+        let diagnostic = Diagnostic { severity, code, message, place: place(span), also, help };
         match severity {
             Severity::Error => self.errors.push((span, diagnostic)),
             Severity::Warning => self.warnings.push((span, diagnostic)),
@@ -301,10 +259,7 @@ mod tests {
     use super::*;
 
     fn text(content: &str) -> Text {
-        Text {
-            path: "lbd.toml".into(),
-            text: content.to_owned(),
-        }
+        Text { path: "lbd.toml".into(), text: content.to_owned() }
     }
 
     #[test]
@@ -326,18 +281,11 @@ mod tests {
         let mut report = Report::new(&files);
         report.error(
             Code::UnknownKey,
-            Span {
-                file: 0,
-                start: 6,
-                end: 15,
-            },
+            Span { file: 0, start: 6, end: 15 },
             "unknown key",
             "write `scheduler`",
         );
-        let rendered = ConfigErrors {
-            errors: report.finish().0,
-        }
-        .to_string();
+        let rendered = ConfigErrors { errors: report.finish().0 }.to_string();
         let expected = "error[config::unknown-key]: unknown key\n  --> lbd.toml:2:1\n  |\n2 | schedular = \"wrr\"\n  | \
                         ^^^^^^^^^\n   = help: write `scheduler`\n\n1 error";
         assert_eq!(rendered, expected);
@@ -356,24 +304,9 @@ mod tests {
     fn control_characters_never_reach_the_terminal() {
         let files = [text("a = \"\u{1b}[2J\"")];
         let mut report = Report::new(&files);
-        report.error(
-            Code::BadName,
-            Span {
-                file: 0,
-                start: 0,
-                end: 1,
-            },
-            "name \u{1b}[2J",
-            "\u{7}",
-        );
-        let rendered = ConfigErrors {
-            errors: report.finish().0,
-        }
-        .to_string();
-        assert!(
-            rendered.chars().all(|c| c == '\n' || !c.is_control()),
-            "{rendered:?}"
-        );
+        report.error(Code::BadName, Span { file: 0, start: 0, end: 1 }, "name \u{1b}[2J", "\u{7}");
+        let rendered = ConfigErrors { errors: report.finish().0 }.to_string();
+        assert!(rendered.chars().all(|c| c == '\n' || !c.is_control()), "{rendered:?}");
     }
 
     #[test]

@@ -13,11 +13,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
     let names = |config: &Config| config.vips.iter().map(|vip| vip.name.clone()).collect::<Vec<_>>();
     let before: BTreeMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
     let after: BTreeMap<_, _> = new.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
-    for vip in old
-        .vips
-        .iter()
-        .filter(|vip| !after.contains_key(vip.name.as_str()))
-    {
+    for vip in old.vips.iter().filter(|vip| !after.contains_key(vip.name.as_str())) {
         lines.push(format!("- {}", summary(vip)));
     }
     for vip in &new.vips {
@@ -36,12 +32,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
 fn summary(vip: &Vip) -> String {
     let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
     let (mode, protocol) = (mode_word(vip.mode), protocol_word(vip.protocol));
-    format!(
-        "vip {}: {mode} {} {protocol} {}",
-        vip.name,
-        vip.ip,
-        ports.join(",")
-    )
+    format!("vip {}: {mode} {} {protocol} {}", vip.name, vip.ip, ports.join(","))
 }
 
 fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {
@@ -52,10 +43,7 @@ fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {
 
 fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
     let mut lines = Vec::new();
-    for was in old
-        .iter()
-        .filter(|was| new.iter().all(|rip| rip.name != was.name))
-    {
+    for was in old.iter().filter(|was| new.iter().all(|rip| rip.name != was.name)) {
         lines.push(format!("vip {vip}: - {} {} w{}", was.name, was.ip, was.weight));
     }
     for rip in new {
@@ -67,52 +55,32 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
             lines.push(format!("vip {vip}: {} ip {} -> {}", rip.name, was.ip, rip.ip));
         }
         if was.weight != rip.weight {
-            lines.push(format!(
-                "vip {vip}: {} weight {} -> {}",
-                rip.name, was.weight, rip.weight
-            ));
+            lines.push(format!("vip {vip}: {} weight {} -> {}", rip.name, was.weight, rip.weight));
         }
     }
     let names = |rips: &[Rip]| rips.iter().map(|rip| rip.name.clone()).collect::<Vec<_>>();
-    lines.extend(order(
-        &format!("vip {vip}: order of servers"),
-        &names(old),
-        &names(new),
-    ));
+    lines.extend(order(&format!("vip {vip}: order of servers"), &names(old), &names(new)));
     lines
 }
 
 /// A line when the names common to both stand in another order.
 fn order(what: &str, old: &[String], new: &[String]) -> Option<String> {
     let (had, has): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
-    let was: Vec<_> = old
-        .iter()
-        .filter(|name| has.contains(name))
-        .map(String::as_str)
-        .collect();
-    let is: Vec<_> = new
-        .iter()
-        .filter(|name| had.contains(name))
-        .map(String::as_str)
-        .collect();
+    let was: Vec<_> = old.iter().filter(|name| has.contains(name)).map(String::as_str).collect();
+    let is: Vec<_> = new.iter().filter(|name| had.contains(name)).map(String::as_str).collect();
     (was != is).then(|| format!("{what} {} -> {}", was.join(", "), is.join(", ")))
 }
 
 fn settings(owner: &str, old: Vec<Setting>, new: Vec<Setting>) -> Vec<String> {
     let (old, new) = (flat(old), flat(new));
     let value = |keys: &[(String, String)], key: &str| {
-        keys.iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.clone())
+        keys.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
     };
     let mut lines = Vec::new();
     for (key, is) in &new {
         let was = value(&old, key);
         if was.as_ref() != Some(is) {
-            lines.push(format!(
-                "{owner}: {key} {} -> {is}",
-                was.as_deref().unwrap_or("(not set)")
-            ));
+            lines.push(format!("{owner}: {key} {} -> {is}", was.as_deref().unwrap_or("(not set)")));
         }
     }
     for (key, was) in old.iter().filter(|(key, _)| value(&new, key).is_none()) {
@@ -128,10 +96,9 @@ fn flat(settings: Vec<Setting>) -> Vec<(String, String)> {
         .into_iter()
         .flat_map(|setting| match setting {
             Setting::Plain(key, value) => vec![(key.to_owned(), bare(value))],
-            Setting::Table(key, inner) => inner
-                .into_iter()
-                .map(|(name, value)| (format!("{key}.{name}"), bare(value)))
-                .collect(),
+            Setting::Table(key, inner) => {
+                inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), bare(value))).collect()
+            }
         })
         .collect()
 }

@@ -36,11 +36,7 @@ pub(super) enum Value {
 impl Value {
     /// Its text, if it is a string.
     pub(super) const fn as_str(&self) -> Option<&str> {
-        if let Self::String(text) = self {
-            Some(text.as_str())
-        } else {
-            None
-        }
+        if let Self::String(text) = self { Some(text.as_str()) } else { None }
     }
 
     /// As people say it.
@@ -97,45 +93,21 @@ pub(super) fn parse(file: usize, text: &str, report: &mut Report<'_>) -> File {
         // Past its first fault a line is noise.
         let line = text[..start].matches('\n').count();
         if last_line.replace(line) != Some(line) {
-            let span = Span {
-                file,
-                start,
-                end: range.end,
-            };
-            report.error(
-                Code::Syntax,
-                span,
-                error.message().trim_end_matches('.'),
-                syntax_cure(text, start),
-            );
+            let span = Span { file, start, end: range.end };
+            report.error(Code::Syntax, span, error.message().trim_end_matches('.'), syntax_cure(text, start));
         }
     }
-    File {
-        table: convert_table(file, table.get_ref()),
-        sound: errors.is_empty(),
-    }
+    File { table: convert_table(file, table.get_ref()), sound: errors.is_empty() }
 }
 
 /// The parser's own limit on nesting bounds the recursion.
 fn convert_table(file: usize, table: &DeTable<'_>) -> Table {
-    let at = |span: std::ops::Range<usize>| Span {
-        file,
-        start: span.start,
-        end: span.end,
-    };
+    let at = |span: std::ops::Range<usize>| Span { file, start: span.start, end: span.end };
     let entries = table.iter().map(|(key, value)| Entry {
-        key: At {
-            value: key.get_ref().to_string(),
-            span: at(key.span()),
-        },
-        node: At {
-            value: convert(file, value.get_ref()),
-            span: at(value.span()),
-        },
+        key: At { value: key.get_ref().to_string(), span: at(key.span()) },
+        node: At { value: convert(file, value.get_ref()), span: at(value.span()) },
     });
-    Table {
-        entries: entries.collect(),
-    }
+    Table { entries: entries.collect() }
 }
 
 fn convert(file: usize, value: &DeValue<'_>) -> Value {
@@ -146,18 +118,11 @@ fn convert(file: usize, value: &DeValue<'_>) -> Value {
         DeValue::Boolean(truth) => Value::Boolean(*truth),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Array(items) => {
-            let at = |span: std::ops::Range<usize>| Span {
-                file,
-                start: span.start,
-                end: span.end,
-            };
+            let at = |span: std::ops::Range<usize>| Span { file, start: span.start, end: span.end };
             let items = items.iter();
             Value::Array(
                 items
-                    .map(|item| At {
-                        value: convert(file, item.get_ref()),
-                        span: at(item.span()),
-                    })
+                    .map(|item| At { value: convert(file, item.get_ref()), span: at(item.span()) })
                     .collect(),
             )
         }
@@ -170,15 +135,9 @@ fn syntax_cure(text: &str, at: usize) -> String {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[start..].lines().next().unwrap_or_default();
     // The assignment that the parser stumbled in.
-    let equals = line[..(at - start).min(line.len())]
-        .rfind('=')
-        .or_else(|| line.find('='));
+    let equals = line[..(at - start).min(line.len())].rfind('=').or_else(|| line.find('='));
     if let Some(equals) = equals {
-        let key = line[..equals]
-            .trim_end()
-            .rsplit([' ', '\t', '{', ','])
-            .next()
-            .unwrap_or_default();
+        let key = line[..equals].trim_end().rsplit([' ', '\t', '{', ',']).next().unwrap_or_default();
         let rest = line[equals + 1..].trim_start();
         if start + equals > at && text[at..start + equals].trim_end().ends_with(key) {
             return format!(

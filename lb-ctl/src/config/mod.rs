@@ -77,11 +77,7 @@ pub fn load_texts(texts: Texts) -> Result<Loaded, ConfigErrors> {
     if failed {
         return Err(ConfigErrors { errors });
     }
-    Ok(Loaded {
-        config,
-        warnings,
-        texts,
-    })
+    Ok(Loaded { config, warnings, texts })
 }
 
 /// The configuration, as far as the report has no errors.
@@ -93,19 +89,12 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         .map(|(number, file)| file::parse(number, &file.text, report))
         .collect();
     let sections = Sections::collect(files, report);
-    let pools: Vec<_> = sections
-        .pools
-        .iter()
-        .map(|pool| service::read_pool(pool, report))
-        .collect();
+    let pools: Vec<_> = sections.pools.iter().map(|pool| service::read_pool(pool, report)).collect();
     for profile in &sections.profiles {
         service::check_profile(profile, &sections, report);
     }
-    let drafts: Vec<_> = sections
-        .vips
-        .iter()
-        .map(|vip| service::read_vip(vip, &sections, &pools, report))
-        .collect();
+    let drafts: Vec<_> =
+        sections.vips.iter().map(|vip| service::read_vip(vip, &sections, &pools, report)).collect();
     rules::check(&drafts, report);
     sections.advise_unused(report);
     Config {

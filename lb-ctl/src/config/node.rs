@@ -32,10 +32,7 @@ pub(super) fn read_node(section: Option<&Entry>, report: &mut Report<'_>) -> Nod
     if let Some(name) = table.get("name")
         && let Some(text) = read::string(name, "\"lb1\"", report)
     {
-        let at = At {
-            value: text.to_owned(),
-            span: name.node.span,
-        };
+        let at = At { value: text.to_owned(), span: name.node.span };
         node.name = read::check_name(&at, "node", report).then_some(at.value);
     }
     if let Some(interfaces) = table.get("interfaces") {
@@ -62,12 +59,7 @@ fn read_interfaces(entry: &Entry, report: &mut Report<'_>) -> Vec<String> {
     for item in items {
         let Value::String(text) = &item.value else {
             let message = format!("an interface must be a name, not {}", item.value.kind());
-            report.error(
-                Code::WrongType,
-                item.span,
-                message,
-                "write `interfaces = [\"eth0\"]`",
-            );
+            report.error(Code::WrongType, item.span, message, "write `interfaces = [\"eth0\"]`");
             continue;
         };
         let Some(name) = read::interface(text, item.span, report) else {

@@ -36,12 +36,7 @@ pub(super) fn check_keys(
             || format!("remove it; {owner} takes: {}", known.join(", ")),
             |near| format!("did you mean `{near}`?"),
         );
-        report.error(
-            Code::UnknownKey,
-            key.span,
-            format!("unknown key `{name}` in {owner}"),
-            help,
-        );
+        report.error(Code::UnknownKey, key.span, format!("unknown key `{name}` in {owner}"), help);
     }
 }
 
@@ -107,9 +102,7 @@ pub(super) fn number(entry: &Entry, range: RangeInclusive<u32>, report: &mut Rep
         wrong_type(entry, "a whole number", &low.max(1).to_string(), report);
         return None;
     };
-    let fits = number
-        .and_then(|number| u32::try_from(number).ok())
-        .filter(|number| range.contains(number));
+    let fits = number.and_then(|number| u32::try_from(number).ok()).filter(|number| range.contains(number));
     if fits.is_none() {
         let said = number.map_or_else(|| "too large".to_owned(), |number| number.to_string());
         report.error(
@@ -133,9 +126,7 @@ pub(super) fn port(node: &At<Value>, report: &mut Report<'_>) -> Option<u16> {
         );
         return None;
     };
-    let port = number
-        .and_then(|number| u16::try_from(number).ok())
-        .filter(|port| *port != 0);
+    let port = number.and_then(|number| u16::try_from(number).ok()).filter(|port| *port != 0);
     if port.is_none() {
         let said = number.map_or_else(|| "this number".to_owned(), |number| number.to_string());
         report.error(
@@ -203,17 +194,9 @@ pub(super) fn duration(entry: &Entry, times: &Times, report: &mut Report<'_>) ->
         );
         return None;
     }
-    let fine = if times.whole_secs {
-        u128::from(time.subsec_nanos())
-    } else {
-        time.as_nanos() % 1_000_000
-    };
+    let fine = if times.whole_secs { u128::from(time.subsec_nanos()) } else { time.as_nanos() % 1_000_000 };
     if fine != 0 {
-        let unit = if times.whole_secs {
-            "seconds"
-        } else {
-            "milliseconds"
-        };
+        let unit = if times.whole_secs { "seconds" } else { "milliseconds" };
         report.error(
             Code::OutOfRange,
             span,
@@ -234,10 +217,7 @@ pub(super) fn word<T: Copy>(
 ) -> Option<T> {
     let example = known.first().map_or("", |(name, _)| name);
     let typed = string(entry, &format!("\"{example}\""), report)?;
-    let found = known
-        .iter()
-        .find(|(name, _)| *name == typed)
-        .map(|(_, value)| *value);
+    let found = known.iter().find(|(name, _)| *name == typed).map(|(_, value)| *value);
     if found.is_none() {
         let key = &entry.key.value;
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
@@ -247,12 +227,7 @@ pub(super) fn word<T: Copy>(
             report.error(Code::NotSupported, entry.node.span, message, all);
         } else {
             let help = nearest(typed, names).map_or(all, |near| format!("did you mean \"{near}\"?"));
-            report.error(
-                Code::UnknownValue,
-                entry.node.span,
-                format!("`{key}` cannot be \"{typed}\""),
-                help,
-            );
+            report.error(Code::UnknownValue, entry.node.span, format!("`{key}` cannot be \"{typed}\""), help);
         }
     }
     found
@@ -280,10 +255,7 @@ pub(super) fn host_address(text: &str, owner: &str, span: Span, report: &mut Rep
         IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
         IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240 => "a reserved address",
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            return refuse(
-                format!("{ip} is an IPv4 address in IPv6 dress"),
-                "write the IPv4 address itself",
-            );
+            return refuse(format!("{ip} is an IPv4 address in IPv6 dress"), "write the IPv4 address itself");
         }
         IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address, which clients cannot route to",
         IpAddr::V4(_) | IpAddr::V6(_) => return Some(ip),
@@ -303,18 +275,12 @@ pub(super) fn check_name(name: &At<String>, what: &str, report: &mut Report<'_>)
         return refuse(format!("a {what} has an empty name"), "give it a name".to_owned());
     }
     if text.len() > MAX_NAME {
-        let message = format!(
-            "the name of {what} `{text}` has {} bytes, the limit is {MAX_NAME}",
-            text.len()
-        );
+        let message =
+            format!("the name of {what} `{text}` has {} bytes, the limit is {MAX_NAME}", text.len());
         return refuse(message, format!("shorten it to {MAX_NAME} bytes"));
     }
     if let Some(bad) = text.chars().find(|c| !good(*c)) {
-        let described = if bad == ' ' {
-            "a space".to_owned()
-        } else {
-            format!("`{}`", bad.escape_debug())
-        };
+        let described = if bad == ' ' { "a space".to_owned() } else { format!("`{}`", bad.escape_debug()) };
         let cure: String = text.chars().map(|c| if good(c) { c } else { '_' }).collect();
         return refuse(
             format!("the name of {what} `{text}` contains {described}"),
@@ -333,9 +299,7 @@ pub(super) fn interface(text: &str, span: Span, report: &mut Report<'_>) -> Opti
     let bad = text.is_empty()
         || text.len() > 15
         || matches!(text, "." | "..")
-        || text
-            .chars()
-            .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+        || text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
     if bad {
         let message = format!("\"{text}\" cannot be the name of an interface");
         report.error(

@@ -15,11 +15,7 @@ use crate::model::config::{CheckKind, Persist, Scheduler};
 pub(super) fn check(vips: &[Draft], report: &mut Report<'_>) {
     let addresses: HashMap<IpAddr, (&str, Span)> = vips
         .iter()
-        .filter_map(|vip| {
-            vip.ip
-                .as_ref()
-                .map(|ip| (ip.value, (vip.name.value.as_str(), ip.span)))
-        })
+        .filter_map(|vip| vip.ip.as_ref().map(|ip| (ip.value, (vip.name.value.as_str(), ip.span))))
         .collect();
     for vip in vips {
         servers(vip, &addresses, report);
@@ -56,10 +52,7 @@ fn servers(vip: &Draft, vips: &HashMap<IpAddr, (&str, Span)>, report: &mut Repor
                 Code::FamilyMismatch,
                 span,
                 (virtual_ip.span, "the virtual address"),
-                format!(
-                    "vip `{}` and server {address} are not both IPv4 or both IPv6",
-                    vip.name.value
-                ),
+                format!("vip `{}` and server {address} are not both IPv4 or both IPv6", vip.name.value),
                 "write an address of the same family; direct routing translates nothing",
             );
         }
@@ -76,10 +69,7 @@ fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
         report.error(
             Code::AllWeightsZero,
             weight.span,
-            format!(
-                "every server of vip `{}` has weight 0: nothing would be served",
-                vip.name.value
-            ),
+            format!("every server of vip `{}` has weight 0: nothing would be served", vip.name.value),
             "give one server a weight from 1 to 256, or write `enabled = false` for the VIP",
         );
     }
@@ -88,11 +78,7 @@ fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
 /// Warnings.
 fn advise(vip: &Draft, report: &mut Report<'_>) {
     let (name, span) = (&vip.name.value, vip.name.span);
-    if vip
-        .check
-        .as_ref()
-        .is_some_and(|check| check.kind == CheckKind::Off)
-    {
+    if vip.check.as_ref().is_some_and(|check| check.kind == CheckKind::Off) {
         report.warning(
             Code::CheckOff,
             span,
@@ -118,11 +104,7 @@ fn advise(vip: &Draft, report: &mut Report<'_>) {
             "choose scheduler \"wrr\" beside `persist`, or remove `persist`",
         );
     }
-    let weights = vip
-        .rips
-        .iter()
-        .flatten()
-        .filter_map(|rip| rip.weight.as_ref().map(|weight| weight.value));
+    let weights = vip.rips.iter().flatten().filter_map(|rip| rip.weight.as_ref().map(|weight| weight.value));
     let mut weights = weights.filter(|weight| *weight != 0);
     let first = weights.next();
     if vip.scheduler == Some(Scheduler::First) && weights.any(|weight| Some(weight) != first) {
@@ -151,10 +133,7 @@ fn overlaps(vips: &[Draft], report: &mut Report<'_>) {
                 Code::VipOverlap,
                 port.span,
                 (span, "and here"),
-                format!(
-                    "vips `{other}` and `{}` are both {} port {}",
-                    vip.name.value, ip.value, port.value
-                ),
+                format!("vips `{other}` and `{}` are both {} port {}", vip.name.value, ip.value, port.value),
                 "give one of them another address or port, or write `enabled = false` for it",
             );
         }
@@ -167,10 +146,7 @@ fn capacity(vips: &[Draft], report: &mut Report<'_>) {
         if count <= most as usize {
             return false;
         }
-        let message = format!(
-            "vip `{}` brings the {what} to {count}, the limit is {most}",
-            vip.name.value
-        );
+        let message = format!("vip `{}` brings the {what} to {count}, the limit is {most}", vip.name.value);
         report.error(
             Code::TooMany,
             vip.name.span,

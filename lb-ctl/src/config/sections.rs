@@ -37,27 +37,10 @@ const VIP_KEYS_LATER: [&str; 9] = [
     "acl",
 ];
 /// Keys of a check of any type.
-pub(super) const CHECK_KEYS: [&str; 8] = [
-    "type",
-    "calling_aet",
-    "called_aet",
-    "port",
-    "interval",
-    "timeout",
-    "rise",
-    "fall",
-];
-const CHECK_KEYS_LATER: [&str; 9] = [
-    "path",
-    "host",
-    "sni",
-    "client_cert",
-    "body",
-    "status",
-    "script",
-    "any",
-    "all",
-];
+pub(super) const CHECK_KEYS: [&str; 8] =
+    ["type", "calling_aet", "called_aet", "port", "interval", "timeout", "rise", "fall"];
+const CHECK_KEYS_LATER: [&str; 9] =
+    ["path", "host", "sni", "client_cert", "body", "status", "script", "any", "all"];
 pub(super) const PERSIST_KEYS: [&str; 3] = ["type", "timeout", "prefix"];
 const PERSIST_KEYS_LATER: [&str; 3] = ["name", "entries", "key_len"];
 const SECTIONS: [&str; 4] = ["node", "pool", "profile", "vip"];
@@ -77,10 +60,7 @@ pub(super) struct Sections {
 impl Sections {
     /// Sorts the files' tables into sections. A file that is not sound is left out: half of it may be garbled.
     pub(super) fn collect(files: Vec<File>, report: &mut Report<'_>) -> Self {
-        let mut sections = Self {
-            incomplete: files.iter().any(|file| !file.sound),
-            ..Self::default()
-        };
+        let mut sections = Self { incomplete: files.iter().any(|file| !file.sound), ..Self::default() };
         for file in files.into_iter().filter(|file| file.sound) {
             check_keys(&file.table, "the file", &SECTIONS, &SECTIONS_LATER, report);
             for entry in file.table.entries {
@@ -93,11 +73,9 @@ impl Sections {
                 }
             }
         }
-        for (list, what) in [
-            (&mut sections.pools, "pool"),
-            (&mut sections.profiles, "profile"),
-            (&mut sections.vips, "vip"),
-        ] {
+        for (list, what) in
+            [(&mut sections.pools, "pool"), (&mut sections.profiles, "profile"), (&mut sections.vips, "vip")]
+        {
             keep_first(list, what, report);
         }
         for pool in &sections.pools {
@@ -154,10 +132,8 @@ impl Sections {
             if path.contains(&name) {
                 // A ring is met once from each of its profiles, and from what uses them: the first by name tells it.
                 if path.first() == Some(&name) && path.iter().min() == Some(&name) {
-                    let message = format!(
-                        "profile `{name}` rests on itself: {} -> {name}",
-                        path.join(" -> ")
-                    );
+                    let message =
+                        format!("profile `{name}` rests on itself: {} -> {name}", path.join(" -> "));
                     report.error(
                         Code::ProfileCycle,
                         reference.node.span,
@@ -179,20 +155,11 @@ impl Sections {
     pub(super) fn advise_unused(&self, report: &mut Report<'_>) {
         for (what, list) in [("pool", &self.pools), ("profile", &self.profiles)] {
             let services = self.profiles.iter().chain(&self.vips);
-            let used: HashSet<&str> = services
-                .filter_map(|service| entries(service).get(what)?.node.value.as_str())
-                .collect();
-            for entry in list
-                .iter()
-                .filter(|entry| !used.contains(entry.key.value.as_str()))
-            {
+            let used: HashSet<&str> =
+                services.filter_map(|service| entries(service).get(what)?.node.value.as_str()).collect();
+            for entry in list.iter().filter(|entry| !used.contains(entry.key.value.as_str())) {
                 let message = format!("{} is not used", owner(what, entry));
-                report.warning(
-                    Code::Unused,
-                    entry.key.span,
-                    message,
-                    "remove it, or name it in a VIP",
-                );
+                report.warning(Code::Unused, entry.key.span, message, "remove it, or name it in a VIP");
             }
         }
     }
@@ -210,12 +177,7 @@ impl Sections {
             || format!("define `[{what}.{name}]`, or remove the reference"),
             |near| format!("did you mean \"{near}\"?"),
         );
-        report.error(
-            Code::UnknownName,
-            reference.node.span,
-            format!("there is no {what} `{name}`"),
-            help,
-        );
+        report.error(Code::UnknownName, reference.node.span, format!("there is no {what} `{name}`"), help);
     }
 }
 
@@ -227,11 +189,7 @@ pub(super) fn find<'l>(list: &'l [Entry], name: &str) -> Option<&'l Entry> {
 /// Its table; sections hold nothing else.
 pub(super) const fn entries(entry: &Entry) -> &Table {
     const EMPTY: &Table = &Table { entries: Vec::new() };
-    if let Value::Table(table) = &entry.node.value {
-        table
-    } else {
-        EMPTY
-    }
+    if let Value::Table(table) = &entry.node.value { table } else { EMPTY }
 }
 
 /// ``vip `DICOM` ``.
@@ -304,10 +262,9 @@ fn check_service_keys(service: &Entry, what: &str, report: &mut Report<'_>) {
         _ => true,
     });
     check_keys(&visible, &named, &VIP_KEYS, &VIP_KEYS_LATER, report);
-    for (key, known, later) in [
-        ("check", &CHECK_KEYS[..], &CHECK_KEYS_LATER[..]),
-        ("persist", &PERSIST_KEYS, &PERSIST_KEYS_LATER),
-    ] {
+    for (key, known, later) in
+        [("check", &CHECK_KEYS[..], &CHECK_KEYS_LATER[..]), ("persist", &PERSIST_KEYS, &PERSIST_KEYS_LATER)]
+    {
         if let Some(Value::Table(inner)) = table.get(key).map(|entry| &entry.node.value) {
             check_keys(inner, &format!("`{key}` of {named}"), known, later, report);
         }
@@ -352,16 +309,8 @@ pub(super) fn typed(node: &At<Value>) -> Option<Table> {
     match &node.value {
         Value::Table(table) => Some(table.clone()),
         Value::String(_) => {
-            let key = At {
-                value: "type".to_owned(),
-                span: node.span,
-            };
-            Some(Table {
-                entries: vec![Entry {
-                    key,
-                    node: node.clone(),
-                }],
-            })
+            let key = At { value: "type".to_owned(), span: node.span };
+            Some(Table { entries: vec![Entry { key, node: node.clone() }] })
         }
         Value::Array(_) | Value::Boolean(_) | Value::Integer(_) | Value::Other(_) => None,
     }
@@ -369,14 +318,9 @@ pub(super) fn typed(node: &At<Value>) -> Option<Table> {
 
 /// Keys of the lower table that mean nothing for the upper one's type fall away.
 fn merge_typed(lower: Table, mut upper: Table) -> Table {
-    let kind = upper
-        .get("type")
-        .and_then(|entry| entry.node.value.as_str())
-        .map(str::to_owned);
+    let kind = upper.get("type").and_then(|entry| entry.node.value.as_str()).map(str::to_owned);
     for under in lower.entries {
-        let means_nothing = kind
-            .as_deref()
-            .is_some_and(|kind| !has_meaning(kind, &under.key.value));
+        let means_nothing = kind.as_deref().is_some_and(|kind| !has_meaning(kind, &under.key.value));
         if !means_nothing && !upper.has(&under.key.value) {
             upper.entries.push(under);
         }

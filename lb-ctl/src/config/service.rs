@@ -59,13 +59,8 @@ pub(super) struct DraftRip {
 impl Draft {
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
-        let rip = |rip: DraftRip| {
-            Some(Rip {
-                name: rip.name.value,
-                ip: rip.ip?.value,
-                weight: rip.weight?.value,
-            })
-        };
+        let rip =
+            |rip: DraftRip| Some(Rip { name: rip.name.value, ip: rip.ip?.value, weight: rip.weight?.value });
         Some(Vip {
             name: self.name.value,
             mode: self.mode?,
@@ -94,11 +89,7 @@ pub(super) fn read_vip(
     let table = sections.resolve_vip(vip, report);
     let named = owner("vip", vip);
     let span = vip.key.span;
-    for (key, example) in [
-        ("mode", "\"l4-dr\""),
-        ("ip", "\"10.12.1.100\""),
-        ("ports", "[104, 11112]"),
-    ] {
+    for (key, example) in [("mode", "\"l4-dr\""), ("ip", "\"10.12.1.100\""), ("ports", "[104, 11112]")] {
         if !table.has(key) {
             missing(key, &named, span, example, report);
         }
@@ -137,13 +128,7 @@ pub(super) fn check_profile(profile: &Entry, sections: &Sections, report: &mut R
 /// The servers of a pool.
 pub(super) fn read_pool(pool: &Entry, report: &mut Report<'_>) -> Option<Vec<DraftRip>> {
     let Some(servers) = entries(pool).get("servers") else {
-        missing(
-            "servers",
-            &owner("pool", pool),
-            pool.key.span,
-            SERVERS_EXAMPLE,
-            report,
-        );
+        missing("servers", &owner("pool", pool), pool.key.span, SERVERS_EXAMPLE, report);
         return None;
     };
     read_servers(servers, report)
@@ -159,28 +144,18 @@ pub(super) enum Part {
 fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_>) -> Draft {
     let text = |key: &str, example: &str, report: &mut Report<'_>| {
         let entry = table.get(key)?;
-        Some(At {
-            value: read::string(entry, example, report)?.to_owned(),
-            span: entry.node.span,
-        })
+        Some(At { value: read::string(entry, example, report)?.to_owned(), span: entry.node.span })
     };
     let ip = text("ip", "\"10.12.1.100\"", report).and_then(|ip| {
-        Some(At {
-            value: read::host_address(&ip.value, "a vip", ip.span, report)?,
-            span: ip.span,
-        })
+        Some(At { value: read::host_address(&ip.value, "a vip", ip.span, report)?, span: ip.span })
     });
     let interface = text("interface", "\"eth0\"", report);
-    let mode = table
-        .get("mode")
-        .and_then(|entry| read::word(entry, &[("l4-dr", Mode::L4Dr)], &MODES_LATER, report));
+    let mode =
+        table.get("mode").and_then(|entry| read::word(entry, &[("l4-dr", Mode::L4Dr)], &MODES_LATER, report));
     let protocol = match table.get("protocol") {
-        Some(entry) => read::word(
-            entry,
-            &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)],
-            &["sctp"],
-            report,
-        ),
+        Some(entry) => {
+            read::word(entry, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)], &["sctp"], report)
+        }
         None => Some(Protocol::Tcp),
     };
     let scheduler = match table.get("scheduler") {
@@ -194,11 +169,7 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
         }
         None => Some(Fallback::Reject),
     };
-    let idle = Times {
-        range: Duration::from_secs(1)..=MAX_IDLE,
-        whole_secs: true,
-        example: "1h",
-    };
+    let idle = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
     let idle_timeout = match table.get("idle_timeout") {
         Some(entry) => read::duration(entry, &idle, report),
         None => Some(IDLE_TIMEOUT),
@@ -206,10 +177,7 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
     let enabled = table.get("enabled").map(|entry| read::boolean(entry, report));
     Draft {
         name: named.key.clone(),
-        ports: table
-            .get("ports")
-            .map(|entry| read_ports(entry, report))
-            .unwrap_or_default(),
+        ports: table.get("ports").map(|entry| read_ports(entry, report)).unwrap_or_default(),
         persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report),
         check: read_check(table.get("check"), part, named.key.span, protocol, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
@@ -228,15 +196,8 @@ fn read_ports(entry: &Entry, report: &mut Report<'_>) -> Vec<At<u16>> {
     let Value::Array(items) = &entry.node.value else {
         let example = match &entry.node.value {
             Value::Integer(Some(port)) => format!("[{port}]"),
-            Value::String(ports)
-                if ports
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || matches!(b, b',' | b' ')) =>
-            {
-                format!(
-                    "[{}]",
-                    ports.split(',').map(str::trim).collect::<Vec<_>>().join(", ")
-                )
+            Value::String(ports) if ports.bytes().all(|b| b.is_ascii_digit() || matches!(b, b',' | b' ')) => {
+                format!("[{}]", ports.split(',').map(str::trim).collect::<Vec<_>>().join(", "))
             }
             Value::Array(_)
             | Value::Boolean(_)
@@ -267,10 +228,7 @@ fn read_ports(entry: &Entry, report: &mut Report<'_>) -> Vec<At<u16>> {
                 "remove one of them",
             );
         } else {
-            ports.push(At {
-                value: port,
-                span: item.span,
-            });
+            ports.push(At { value: port, span: item.span });
         }
     }
     ports
@@ -278,39 +236,21 @@ fn read_ports(entry: &Entry, report: &mut Report<'_>) -> Vec<At<u16>> {
 
 fn read_servers(servers: &Entry, report: &mut Report<'_>) -> Option<Vec<DraftRip>> {
     let table = read::table(servers, SERVERS_EXAMPLE, report)?;
-    Some(
-        table
-            .entries
-            .iter()
-            .map(|entry| read_server(entry, report))
-            .collect(),
-    )
+    Some(table.entries.iter().map(|entry| read_server(entry, report)).collect())
 }
 
 fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
     let named = owner("server", entry);
     read::check_name(&entry.key, "server", report);
-    let default = At {
-        value: WEIGHT,
-        span: entry.key.span,
-    };
-    let mut rip = DraftRip {
-        name: entry.key.clone(),
-        ip: None,
-        weight: Some(default),
-    };
+    let default = At { value: WEIGHT, span: entry.key.span };
+    let mut rip = DraftRip { name: entry.key.clone(), ip: None, weight: Some(default) };
     match &entry.node.value {
         Value::String(text) => rip.ip = server_address(text, entry.node.span, report),
         Value::Table(table) => {
             read_server_table(table, &named, &mut rip, report);
         }
         Value::Array(_) | Value::Boolean(_) | Value::Integer(_) | Value::Other(_) => {
-            wrong_type(
-                entry,
-                "an address or a table",
-                "{ ip = \"10.12.1.110\", weight = 100 }",
-                report,
-            );
+            wrong_type(entry, "an address or a table", "{ ip = \"10.12.1.110\", weight = 100 }", report);
         }
     }
     rip
@@ -318,24 +258,14 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
 
 fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mut Report<'_>) {
     let known = ["ip", "weight", "min_connections", "max_connections"];
-    let (ports, others): (Vec<_>, Vec<_>) = table
-        .entries
-        .iter()
-        .partition(|entry| matches!(entry.key.value.as_str(), "port" | "rip_port"));
+    let (ports, others): (Vec<_>, Vec<_>) =
+        table.entries.iter().partition(|entry| matches!(entry.key.value.as_str(), "port" | "rip_port"));
     for port in ports {
-        let message = format!(
-            "{named} has a `{}`: direct routing cannot translate ports",
-            port.key.value
-        );
-        let help = format!(
-            "remove `{}` and let the server listen on the VIP's port",
-            port.key.value
-        );
+        let message = format!("{named} has a `{}`: direct routing cannot translate ports", port.key.value);
+        let help = format!("remove `{}` and let the server listen on the VIP's port", port.key.value);
         report.error(Code::DrPort, port.key.span, message, help);
     }
-    let others = Table {
-        entries: others.into_iter().cloned().collect(),
-    };
+    let others = Table { entries: others.into_iter().cloned().collect() };
     read::check_keys(&others, named, &known, &["backup", "tls"], report);
     match table.get("ip") {
         Some(ip) => {
@@ -347,10 +277,7 @@ fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mu
     if let Some(weight) = table.get("weight") {
         let number = read::number(weight, 0..=u32::from(MAX_WEIGHT), report);
         let number = number.and_then(|number| u16::try_from(number).ok());
-        rip.weight = number.map(|value| At {
-            value,
-            span: weight.node.span,
-        });
+        rip.weight = number.map(|value| At { value, span: weight.node.span });
     }
     for key in ["min_connections", "max_connections"] {
         if let Some(entry) = table.get(key)
@@ -379,8 +306,5 @@ fn server_address(text: &str, span: Span, report: &mut Report<'_>) -> Option<At<
         );
         return None;
     }
-    Some(At {
-        value: read::host_address(text, "a server", span, report)?,
-        span,
-    })
+    Some(At { value: read::host_address(text, "a server", span, report)?, span })
 }

@@ -19,10 +19,7 @@ pub fn show(config: &Config) -> String {
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
         for Rip { name, ip, weight } in &vip.rips {
-            text.push_str(&format!(
-                "{} = {{ ip = \"{ip}\", weight = {weight} }}\n",
-                Key::new(name)
-            ));
+            text.push_str(&format!("{} = {{ ip = \"{ip}\", weight = {weight} }}\n", Key::new(name)));
         }
     }
     text
@@ -41,10 +38,7 @@ pub(super) fn node_keys(node: &Node) -> Vec<Setting> {
         keys.push(Setting::Plain("name", quoted(name)));
     }
     let interfaces: Vec<_> = node.interfaces.iter().map(quoted).collect();
-    keys.push(Setting::Plain(
-        "interfaces",
-        format!("[{}]", interfaces.join(", ")),
-    ));
+    keys.push(Setting::Plain("interfaces", format!("[{}]", interfaces.join(", "))));
     keys.push(Setting::Plain("flows_v4", node.flows_v4.to_string()));
     keys.push(Setting::Plain("flows_v6", node.flows_v6.to_string()));
     keys.push(Setting::Plain("half_open", node.half_open.to_string()));
@@ -79,17 +73,9 @@ pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
 fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
     match vip.persist {
         Persist::None => vec![("type", quoted("none"))],
-        Persist::SourceIp {
-            prefix_v4,
-            prefix_v6,
-            timeout,
-        } => {
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
-            vec![
-                ("type", quoted("source-ip")),
-                ("timeout", time(timeout)),
-                ("prefix", prefix.to_string()),
-            ]
+            vec![("type", quoted("source-ip")), ("timeout", time(timeout)), ("prefix", prefix.to_string())]
         }
     }
 }
@@ -98,10 +84,7 @@ fn check_keys(check: &Check) -> Vec<(&'static str, String)> {
     let mut keys = match &check.kind {
         CheckKind::Off => return vec![("type", quoted("off"))],
         CheckKind::Connect => vec![("type", quoted("connect"))],
-        CheckKind::DicomEcho {
-            calling_aet,
-            called_aet,
-        } => vec![
+        CheckKind::DicomEcho { calling_aet, called_aet } => vec![
             ("type", quoted("dicom-echo")),
             ("calling_aet", quoted(calling_aet)),
             ("called_aet", quoted(called_aet)),
@@ -122,10 +105,7 @@ fn write_keys(text: &mut String, keys: &[Setting]) {
         match key {
             Setting::Plain(key, value) => text.push_str(&format!("{key} = {value}\n")),
             Setting::Table(key, inner) => {
-                let inner: Vec<_> = inner
-                    .iter()
-                    .map(|(key, value)| format!("{key} = {value}"))
-                    .collect();
+                let inner: Vec<_> = inner.iter().map(|(key, value)| format!("{key} = {value}")).collect();
                 text.push_str(&format!("{key} = {{ {} }}\n", inner.join(", ")));
             }
         }

@@ -36,13 +36,7 @@ impl Texts {
     #[must_use]
     pub fn single(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         let path = path.into();
-        Self {
-            additions: path.clone(),
-            files: vec![Text {
-                path,
-                text: text.into(),
-            }],
-        }
+        Self { additions: path.clone(), files: vec![Text { path, text: text.into() }] }
     }
 
     /// Reads the main file and the `*.toml` files of `conf.d` beside it, in the order of their names. Hidden files
@@ -62,11 +56,7 @@ impl Texts {
                 additions = conf_d.join("lbctl.toml");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => errors.push(unreadable(
-                &conf_d,
-                &error.to_string(),
-                "make the directory readable",
-            )),
+            Err(error) => errors.push(unreadable(&conf_d, &error.to_string(), "make the directory readable")),
         }
         let mut files = Vec::new();
         for path in paths {
@@ -75,11 +65,7 @@ impl Texts {
                 Err(error) => errors.push(*error),
             }
         }
-        if errors.is_empty() {
-            Ok(Self { files, additions })
-        } else {
-            Err(ConfigErrors { errors })
-        }
+        if errors.is_empty() { Ok(Self { files, additions }) } else { Err(ConfigErrors { errors }) }
     }
 }
 
@@ -87,9 +73,7 @@ fn toml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
             files.push(path);
         }
@@ -132,14 +116,7 @@ fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
             severity: Severity::Error,
             code: Code::Syntax,
             message: format!("byte {at} is not UTF-8"),
-            place: Place::of(
-                &Text {
-                    path: path.to_owned(),
-                    text,
-                },
-                at,
-                at + 1,
-            ),
+            place: Place::of(&Text { path: path.to_owned(), text }, at, at + 1),
             also: None,
             help: "save the file as UTF-8".to_owned(),
         })
@@ -179,21 +156,14 @@ impl Rewrite {
             Ok(bytes) => Some(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => {
-                return Err(WriteError::Io {
-                    path: self.path.clone(),
-                    source,
-                });
+                return Err(WriteError::Io { path: self.path.clone(), source });
             }
         };
         if now.as_deref() != self.before.as_ref().map(String::as_bytes) {
-            return Err(WriteError::Changed {
-                path: self.path.clone(),
-            });
+            return Err(WriteError::Changed { path: self.path.clone() });
         }
-        write_atomically(&self.path, &self.after).map_err(|source| WriteError::Io {
-            path: self.path.clone(),
-            source,
-        })
+        write_atomically(&self.path, &self.after)
+            .map_err(|source| WriteError::Io { path: self.path.clone(), source })
     }
 }
 
@@ -234,9 +204,7 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let name = target
-        .file_name()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = target.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     // Hidden, so that it is no part of conf.d while it exists; one writer per process, so the pid makes it unique.
     let temporary = directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     let written = write_new(&temporary, &target, text).and_then(|()| fs::rename(&temporary, &target));
@@ -254,11 +222,7 @@ fn write_new(temporary: &Path, target: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
     let mode = match fs::metadata(target) {
         Ok(old) => {
             use std::os::unix::fs::MetadataExt as _;
@@ -278,9 +242,7 @@ mod tests {
     use super::*;
 
     fn sources(directory: &Path) -> Sources {
-        Sources {
-            main: directory.join("lbd.toml"),
-        }
+        Sources { main: directory.join("lbd.toml") }
     }
 
     #[test]
@@ -305,18 +267,11 @@ mod tests {
         fs::create_dir_all(conf_d.join("a.toml")).unwrap();
         fs::write(conf_d.join("b.toml"), b"# one\nx = \"\xff\"").unwrap();
         let errors = Texts::read(&sources(directory.path())).unwrap_err().errors;
-        let seen: Vec<_> = errors
-            .iter()
-            .map(|e| (e.code, e.place.line, e.help.as_str()))
-            .collect();
+        let seen: Vec<_> = errors.iter().map(|e| (e.code, e.place.line, e.help.as_str())).collect();
         assert_eq!(
             seen,
             [
-                (
-                    Code::Unreadable,
-                    0,
-                    "create it, or name another file with `--config`"
-                ),
+                (Code::Unreadable, 0, "create it, or name another file with `--config`"),
                 (Code::Unreadable, 0, "correct the file's type or permissions"),
                 (Code::Syntax, 2, "save the file as UTF-8"),
             ]
@@ -326,10 +281,7 @@ mod tests {
     #[test]
     fn replacing_a_file_keeps_its_mode_and_its_link_and_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
-        let (real, link) = (
-            directory.path().join("real.toml"),
-            directory.path().join("lbd.toml"),
-        );
+        let (real, link) = (directory.path().join("real.toml"), directory.path().join("lbd.toml"));
         fs::write(&real, "old").unwrap();
         fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
@@ -345,19 +297,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lbd.toml");
         fs::write(&path, "theirs").unwrap();
-        let rewrite = Rewrite {
-            path: path.clone(),
-            before: Some("ours".into()),
-            after: "new".into(),
-        };
+        let rewrite = Rewrite { path: path.clone(), before: Some("ours".into()), after: "new".into() };
         assert!(matches!(rewrite.write(), Err(WriteError::Changed { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
-        Rewrite {
-            before: Some("theirs".into()),
-            ..rewrite
-        }
-        .write()
-        .unwrap();
+        Rewrite { before: Some("theirs".into()), ..rewrite }.write().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
 }

@@ -24,48 +24,27 @@ const SERVERS: &str = "servers = { A = '10.0.0.1' }";
 const ECHO: &str = "[profile.p]\ncheck = { type = 'dicom-echo', called_aet = 'PACS', interval = '2s' }\n";
 
 fn echo(called_aet: &str) -> CheckKind {
-    CheckKind::DicomEcho {
-        calling_aet: "LOADBALANCER".into(),
-        called_aet: called_aet.into(),
-    }
+    CheckKind::DicomEcho { calling_aet: "LOADBALANCER".into(), called_aet: called_aet.into() }
 }
 
 #[test]
 fn a_vip_lays_its_keys_upon_those_of_its_profile() {
-    let check = vip(
-        ECHO,
-        &format!("profile = 'p'\ncheck.called_aet = 'MINE'\n{SERVERS}"),
-    )
-    .check;
-    assert_eq!(
-        (check.kind, check.interval),
-        (echo("MINE"), Duration::from_secs(2))
-    );
+    let check = vip(ECHO, &format!("profile = 'p'\ncheck.called_aet = 'MINE'\n{SERVERS}")).check;
+    assert_eq!((check.kind, check.interval), (echo("MINE"), Duration::from_secs(2)));
 }
 
 #[test]
 fn the_nearest_profile_wins() {
     let base = format!("{ECHO}[profile.q]\nprofile = 'p'\ncheck.called_aet = 'Q'\nidle_timeout = '2h'\n");
     let vip = vip(&base, &format!("profile = 'q'\n{SERVERS}"));
-    assert_eq!(
-        (vip.check.kind, vip.idle_timeout),
-        (echo("Q"), Duration::from_secs(7200))
-    );
+    assert_eq!((vip.check.kind, vip.idle_timeout), (echo("Q"), Duration::from_secs(7200)));
 }
 
 #[test]
 fn another_type_of_check_keeps_what_has_meaning_for_it() {
     let check = vip(ECHO, &format!("profile = 'p'\ncheck = 'connect'\n{SERVERS}")).check;
-    assert_eq!(
-        (check.kind, check.interval),
-        (CheckKind::Connect, Duration::from_secs(2))
-    );
-    assert_eq!(
-        vip(ECHO, &format!("profile = 'p'\ncheck = 'off'\n{SERVERS}"))
-            .check
-            .kind,
-        CheckKind::Off
-    );
+    assert_eq!((check.kind, check.interval), (CheckKind::Connect, Duration::from_secs(2)));
+    assert_eq!(vip(ECHO, &format!("profile = 'p'\ncheck = 'off'\n{SERVERS}")).check.kind, CheckKind::Off);
 }
 
 #[test]
@@ -79,23 +58,13 @@ fn servers_of_its_own_replace_the_pool_of_the_profile() {
 #[test]
 fn a_short_interval_shortens_the_default_timeout() {
     let check = vip("", &format!("check.interval = '1s'\n{SERVERS}")).check;
-    assert_eq!(
-        (check.kind, check.timeout),
-        (CheckKind::Connect, Duration::from_secs(1))
-    );
+    assert_eq!((check.kind, check.timeout), (CheckKind::Connect, Duration::from_secs(1)));
 }
 
 #[test]
 fn persistence_by_source_address_lasts_five_minutes_by_default() {
-    let expected = Persist::SourceIp {
-        prefix_v4: 32,
-        prefix_v6: 128,
-        timeout: Duration::from_secs(300),
-    };
-    assert_eq!(
-        vip("", &format!("persist = 'source-ip'\n{SERVERS}")).persist,
-        expected
-    );
+    let expected = Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(300) };
+    assert_eq!(vip("", &format!("persist = 'source-ip'\n{SERVERS}")).persist, expected);
 }
 
 #[test]
@@ -132,18 +101,9 @@ fn more_vips_than_the_tables_hold_are_refused_once() {
             n % 250 + 1
         )
     };
-    let text = |count| {
-        (0..count)
-            .map(vip)
-            .fold("[vip]\n".to_owned(), |text, line| text + &line)
-    };
+    let text = |count| (0..count).map(vip).fold("[vip]\n".to_owned(), |text, line| text + &line);
     assert_eq!(load(&text(2048)).config.vips.len(), 2048);
-    let errors = load_texts(Texts::single("lbd.toml", text(2060)))
-        .unwrap_err()
-        .errors;
-    let seen: Vec<_> = errors
-        .iter()
-        .map(|error| (error.code, error.place.line))
-        .collect();
+    let errors = load_texts(Texts::single("lbd.toml", text(2060))).unwrap_err().errors;
+    let seen: Vec<_> = errors.iter().map(|error| (error.code, error.place.line)).collect();
     assert_eq!(seen, [(Code::TooMany, 2050)]);
 }

@@ -8,9 +8,14 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{backend::Backend, counter::ServiceTraffic, event::Event, service::Service};
+use lb_common::{
+    backend::Backend, counter::ServiceTraffic, event::Event, service::Service, settings::Settings,
+};
 
 use crate::model::config::Protocol;
+
+#[cfg(test)]
+pub mod fake;
 
 /// Address, port and protocol that packets are matched on.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -181,6 +186,9 @@ pub trait Writer: Send {
     /// What the kernel holds now.
     fn installed(&self) -> &Installed;
 
+    /// What the maps were made with: the unit of time that records are written in.
+    fn settings(&self) -> Settings;
+
     /// Retires flows and persistence entries that are past their time or whose backend no longer counts, and
     /// counts the rest. Reads memory; a million flows take milliseconds.
     ///
@@ -277,4 +285,24 @@ pub struct Error {
     /// What the library or the kernel said.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// The text and what lies below it, in one line. Of a cause that has several lines (the verifier's log) it
+    /// gives the first.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = self.text.clone();
+        let mut below = self.source.as_ref().map(|s| s.as_ref() as &dyn std::error::Error);
+        while let Some(error) = below {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            // Libraries like to repeat their cause in their own text.
+            if !line.ends_with(first) {
+                line.push_str(&format!(": {first}"));
+            }
+            below = error.source();
+        }
+        line
+    }
 }

@@ -32,10 +32,9 @@ pub(super) fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
 fn place(facts: &Facts, vip: &Vip) -> Finding {
     let Vip { name, ip, .. } = vip;
     match (&vip.interface, subnet::connected(&facts.net, *ip)) {
-        (Some(interface), _) => Finding::ok(
-            "vip-subnet",
-            format!("VIP {name} {ip} goes onto {interface}, as configured"),
-        ),
+        (Some(interface), _) => {
+            Finding::ok("vip-subnet", format!("VIP {name} {ip} goes onto {interface}, as configured"))
+        }
         (None, Some(address)) => Finding::ok(
             "vip-subnet",
             format!(
@@ -97,11 +96,7 @@ fn real_server(facts: &Facts, vip: &Vip, rip: &Rip) -> Finding {
     let ip = rip.ip;
     let who = format!("{}/{} {ip}", vip.name, rip.name);
     let Some(path) = facts.net.paths.get(&ip) else {
-        return Finding::note(
-            "real-server",
-            format!("{who} was not looked up"),
-            "run lbctl doctor again",
-        );
+        return Finding::note("real-server", format!("{who} was not looked up"), "run lbctl doctor again");
     };
     if path.local {
         return Finding::problem(
@@ -112,10 +107,8 @@ fn real_server(facts: &Facts, vip: &Vip, rip: &Rip) -> Finding {
     }
     let (ifindex, gateway) = (path.ifindex, path.gateway);
     let Some(ifindex) = ifindex.filter(|_| gateway.is_none()) else {
-        let reached = gateway.map_or_else(
-            || "no route".to_owned(),
-            |gateway| format!("reached by gateway {gateway}"),
-        );
+        let reached =
+            gateway.map_or_else(|| "no route".to_owned(), |gateway| format!("reached by gateway {gateway}"));
         return Finding::problem(
             "real-server",
             format!(
@@ -148,9 +141,5 @@ const fn question(ip: IpAddr) -> &'static str {
 }
 
 fn link_name(facts: &Facts, ifindex: u32) -> String {
-    facts
-        .net
-        .links
-        .get(&ifindex)
-        .map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
+    facts.net.links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
 }

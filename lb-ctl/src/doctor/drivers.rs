@@ -22,11 +22,7 @@ const fn driver(name: &'static str, since: (u32, u32), jumbo_since: Option<(u32,
         Some((major, minor)) => Some(KernelVersion(major, minor)),
         None => None,
     };
-    Driver {
-        name,
-        since: KernelVersion(since.0, since.1),
-        jumbo_since,
-    }
+    Driver { name, since: KernelVersion(since.0, since.1), jumbo_since }
 }
 
 const DRIVERS: [Driver; 25] = [

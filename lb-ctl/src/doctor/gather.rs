@@ -23,25 +23,12 @@ const ETHTOOL_DEADLINE: Duration = Duration::from_secs(2);
 /// for by ARP and neighbour discovery. Changes nothing but the kernel's neighbour table.
 pub async fn gather(config: &Config) -> Facts {
     let mut facts = Facts {
-        kernel_release: text("/proc/sys/kernel/osrelease")
-            .await
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        kernel_release: text("/proc/sys/kernel/osrelease").await.unwrap_or_default().trim().to_owned(),
         btf: exists("/sys/kernel/btf/vmlinux").await,
-        jit: number("/proc/sys/net/core/bpf_jit_enable")
-            .await
-            .map(|value| value != 0),
-        bpffs: text("/proc/self/mounts")
-            .await
-            .is_some_and(|mounts| has_bpffs(&mounts)),
-        capabilities: text("/proc/self/status")
-            .await
-            .and_then(|status| capabilities(&status))
-            .unwrap_or(0),
-        memory_available_bytes: text("/proc/meminfo")
-            .await
-            .and_then(|meminfo| memory_available(&meminfo)),
+        jit: number("/proc/sys/net/core/bpf_jit_enable").await.map(|value| value != 0),
+        bpffs: text("/proc/self/mounts").await.is_some_and(|mounts| has_bpffs(&mounts)),
+        capabilities: text("/proc/self/status").await.and_then(|status| capabilities(&status)).unwrap_or(0),
+        memory_available_bytes: text("/proc/meminfo").await.and_then(|meminfo| memory_available(&meminfo)),
         ..Facts::default()
     };
     if let Err(error) = gather_net(config, &mut facts).await {
@@ -51,26 +38,18 @@ pub async fn gather(config: &Config) -> Facts {
 }
 
 async fn gather_net(config: &Config, facts: &mut Facts) -> Result<(), Error> {
-    let watched: Watched = config
-        .vips
-        .iter()
-        .flat_map(|vip| vip.rips.iter().map(|rip| rip.ip).chain([vip.ip]))
-        .collect();
+    let watched: Watched =
+        config.vips.iter().flat_map(|vip| vip.rips.iter().map(|rip| rip.ip).chain([vip.ip])).collect();
     facts.net = watch::snapshot(&watched, NEIGHBOUR_PATIENCE).await?;
-    let links = Netlink::open()?
-        .dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))
-        .await?;
+    let links =
+        Netlink::open()?.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
     for message in links {
         if let RouteNetlinkMessage::NewLink(message) = message
             && let Some(link) = facts.net.links.get(&message.header.index)
         {
             let kind = link.kind.clone();
             let interface = Interface {
-                driver: if kind.is_some() {
-                    kind
-                } else {
-                    driver(&message).await
-                },
+                driver: if kind.is_some() { kind } else { driver(&message).await },
                 xdp: xdp(&message),
                 offloads: offloads(&link.name).await,
                 rp_filter: sysctl(&link.name, "rp_filter").await,
@@ -93,11 +72,7 @@ async fn driver(message: &LinkMessage) -> Option<String> {
             bus = Some(name);
         }
     }
-    let link = Path::new("/sys/bus")
-        .join(bus?)
-        .join("devices")
-        .join(device?)
-        .join("driver");
+    let link = Path::new("/sys/bus").join(bus?).join("devices").join(device?).join("driver");
     let target = fs::read_link(link).await.ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
@@ -106,21 +81,9 @@ fn xdp(message: &LinkMessage) -> Xdp {
     let attached = message
         .attributes
         .iter()
-        .filter_map(|attribute| {
-            if let LinkAttribute::Xdp(xdp) = attribute {
-                Some(xdp)
-            } else {
-                None
-            }
-        })
+        .filter_map(|attribute| if let LinkAttribute::Xdp(xdp) = attribute { Some(xdp) } else { None })
         .flatten()
-        .find_map(|xdp| {
-            if let LinkXdp::Attached(how) = xdp {
-                Some(*how)
-            } else {
-                None
-            }
-        });
+        .find_map(|xdp| if let LinkXdp::Attached(how) = xdp { Some(*how) } else { None });
     match attached {
         Some(XdpAttached::Driver | XdpAttached::Hardware | XdpAttached::Multiple) => Xdp::Native,
         Some(XdpAttached::SocketBuffer) => Xdp::Generic,
@@ -130,15 +93,9 @@ fn xdp(message: &LinkMessage) -> Xdp {
 
 async fn offloads(interface: &str) -> Option<BTreeMap<String, bool>> {
     let mut command = Command::new("ethtool");
-    command
-        .args(["-k", interface])
-        .env("LC_ALL", "C")
-        .kill_on_drop(true);
+    command.args(["-k", interface]).env("LC_ALL", "C").kill_on_drop(true);
     let output = timeout(ETHTOOL_DEADLINE, command.output()).await.ok()?.ok()?;
-    output
-        .status
-        .success()
-        .then(|| features(&String::from_utf8_lossy(&output.stdout)))
+    output.status.success().then(|| features(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Reads `ethtool -k`: `large-receive-offload: off [fixed]`.
@@ -182,9 +139,7 @@ fn capabilities(status: &str) -> Option<u64> {
 }
 
 fn memory_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -195,20 +150,10 @@ mod tests {
 
     #[test]
     fn the_kernels_own_tables_are_read() {
-        assert!(has_bpffs(
-            "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n"
-        ));
-        assert!(!has_bpffs(
-            "tmpfs /sys/fs/bpf tmpfs rw 0 0\nbpf /mnt bpf rw 0 0\n"
-        ));
-        assert_eq!(
-            capabilities("Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n"),
-            Some(0x1ff_ffff_ffff)
-        );
-        assert_eq!(
-            memory_available("MemFree: 1 kB\nMemAvailable:     2048 kB\n"),
-            Some(2 << 20)
-        );
+        assert!(has_bpffs("proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n"));
+        assert!(!has_bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0\nbpf /mnt bpf rw 0 0\n"));
+        assert_eq!(capabilities("Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n"), Some(0x1ff_ffff_ffff));
+        assert_eq!(memory_available("MemFree: 1 kB\nMemAvailable:     2048 kB\n"), Some(2 << 20));
         let features = features(
             "Features for eth0:\nrx-gro-hw: on\n\ttx-checksum-ipv4: on [fixed]\nlarge-receive-offload: off [fixed]\n",
         );

@@ -11,12 +11,8 @@ const OLDEST: KernelVersion = KernelVersion(5, 18);
 const TESTED: KernelVersion = KernelVersion(6, 1);
 
 /// What the daemon needs: capability number (linux/capability.h) and name.
-const NEEDED: [(u32, &str); 4] = [
-    (12, "CAP_NET_ADMIN"),
-    (13, "CAP_NET_RAW"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
+const NEEDED: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 /// Includes what the later CAP_BPF and CAP_PERFMON allow, but nothing of the network's.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -87,11 +83,7 @@ fn bpffs(facts: &Facts) -> Finding {
 fn privileges(facts: &Facts) -> Finding {
     let set = |bit: u32| facts.capabilities >> bit & 1 == 1;
     let has = |bit: u32| set(bit) || (bit > CAP_SYS_ADMIN && set(CAP_SYS_ADMIN));
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
-        .filter(|&(bit, _)| !has(bit))
-        .map(|(_, name)| name)
-        .collect();
+    let missing: Vec<&str> = NEEDED.into_iter().filter(|&(bit, _)| !has(bit)).map(|(_, name)| name).collect();
     if missing.is_empty() {
         return Finding::ok("privileges", "this process may do all that lbd does");
     }
@@ -109,16 +101,8 @@ fn memory(facts: &Facts, config: &Config) -> Option<Finding> {
     let available = facts.memory_available_bytes?;
     let node = &config.node;
     let rounded = |flows: u32| flows.checked_next_power_of_two().unwrap_or(flows);
-    let needed = flow_table_bytes(
-        rounded(node.flows_v4),
-        rounded(node.flows_v6),
-        rounded(node.half_open),
-    );
-    let text = format!(
-        "flow tables take {} MiB of {} MiB available",
-        needed.div_ceil(MIB),
-        available / MIB
-    );
+    let needed = flow_table_bytes(rounded(node.flows_v4), rounded(node.flows_v6), rounded(node.half_open));
+    let text = format!("flow tables take {} MiB of {} MiB available", needed.div_ceil(MIB), available / MIB);
     let cure = "lower `flows_v4`, `flows_v6` or `half_open` in [node], or add memory";
     Some(if needed > available {
         Finding::problem("memory", text, cure)

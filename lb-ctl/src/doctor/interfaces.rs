@@ -51,15 +51,9 @@ pub(super) fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
 /// Configured interfaces that do not exist.
 fn missing(facts: &Facts, config: &Config) -> Vec<Finding> {
     let exists = |name: &str| facts.net.links.values().any(|link| link.name == name);
-    let of_node = config
-        .node
-        .interfaces
-        .iter()
-        .map(|name| ("[node]".to_owned(), name));
-    let of_vips = config
-        .vips
-        .iter()
-        .filter_map(|vip| Some((format!("VIP {}", vip.name), vip.interface.as_ref()?)));
+    let of_node = config.node.interfaces.iter().map(|name| ("[node]".to_owned(), name));
+    let of_vips =
+        config.vips.iter().filter_map(|vip| Some((format!("VIP {}", vip.name), vip.interface.as_ref()?)));
     of_node
         .chain(of_vips)
         .filter(|(_, name)| !exists(name))
@@ -82,24 +76,14 @@ fn missing(facts: &Facts, config: &Config) -> Vec<Finding> {
 
 /// Interfaces that are configured, or that VIPs and real servers are reached by.
 fn used(facts: &Facts, config: &Config) -> BTreeSet<u32> {
-    let by_name = |name: &String| {
-        facts
-            .net
-            .links
-            .values()
-            .find(|link| &link.name == name)
-            .map(|link| link.index)
-    };
+    let by_name =
+        |name: &String| facts.net.links.values().find(|link| &link.name == name).map(|link| link.index);
     let mut used: BTreeSet<u32> = config.node.interfaces.iter().filter_map(by_name).collect();
     for vip in config.vips.iter().filter(|vip| vip.enabled) {
         let connected = || subnet::connected(&facts.net, vip.ip).map(|address| address.ifindex);
         used.extend(vip.interface.as_ref().map_or_else(connected, by_name));
         for rip in &vip.rips {
-            let path = facts
-                .net
-                .paths
-                .get(&rip.ip)
-                .filter(|path| !path.local && path.gateway.is_none());
+            let path = facts.net.paths.get(&rip.ip).filter(|path| !path.local && path.gateway.is_none());
             used.extend(path.and_then(|path| path.ifindex));
         }
     }
@@ -127,11 +111,9 @@ fn state(link: &Link) -> Finding {
             format!("{name} has no carrier"),
             "plug in the cable, or switch the port on",
         ),
-        (false, _) => Finding::problem(
-            "link",
-            format!("{name} is down"),
-            format!("ip link set dev {name} up"),
-        ),
+        (false, _) => {
+            Finding::problem("link", format!("{name} is down"), format!("ip link set dev {name} up"))
+        }
     }
 }
 
@@ -145,15 +127,9 @@ fn rp_filter(link: &Link, interface: &Interface, multihomed: bool) -> Option<Fin
             format!(
                 "{name} filters by reverse path strictly: pings to a VIP and refusals of closed ports go unanswered for clients whose way back is another interface; balanced traffic is not touched"
             ),
-            format!(
-                "sysctl -w net.ipv4.conf.{}.rp_filter=2 (and `all` to 0 or 2)",
-                name.replace('.', "/")
-            ),
+            format!("sysctl -w net.ipv4.conf.{}.rp_filter=2 (and `all` to 0 or 2)", name.replace('.', "/")),
         )),
-        _ => Some(Finding::ok(
-            "rp-filter",
-            format!("{name}: the reverse path filter is in nobody's way"),
-        )),
+        _ => Some(Finding::ok("rp-filter", format!("{name}: the reverse path filter is in nobody's way"))),
     }
 }
 
@@ -168,10 +144,7 @@ fn arp(link: &Link, interface: &Interface) -> Option<Finding> {
     Some(Finding::problem(
         "arp",
         format!("{name} does not answer ARP for a VIP: {why}"),
-        format!(
-            "sysctl -w net.ipv4.conf.{}.arp_ignore=0 (and `all` to 0 or 1)",
-            name.replace('.', "/")
-        ),
+        format!("sysctl -w net.ipv4.conf.{}.arp_ignore=0 (and `all` to 0 or 1)", name.replace('.', "/")),
     ))
 }
 
@@ -214,10 +187,7 @@ fn driver(facts: &Facts, link: &Link, interface: &Interface) -> Finding {
         }
         (Some(known), _) => Finding::warning(
             "driver",
-            format!(
-                "{name}: {driver} runs XDP natively only from Linux {} on; {slower}",
-                known.since
-            ),
+            format!("{name}: {driver} runs XDP natively only from Linux {} on; {slower}", known.since),
             format!("install a kernel of {} or newer", known.since),
         ),
         (None, _) => Finding::warning(

@@ -56,39 +56,19 @@ pub fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
 
 impl Finding {
     fn ok(check: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Ok,
-            check,
-            text: text.into(),
-            cure: None,
-        }
+        Self { severity: Severity::Ok, check, text: text.into(), cure: None }
     }
 
     fn note(check: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Note,
-            check,
-            text: text.into(),
-            cure: Some(cure.into()),
-        }
+        Self { severity: Severity::Note, check, text: text.into(), cure: Some(cure.into()) }
     }
 
     fn warning(check: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            check,
-            text: text.into(),
-            cure: Some(cure.into()),
-        }
+        Self { severity: Severity::Warning, check, text: text.into(), cure: Some(cure.into()) }
     }
 
     fn problem(check: &'static str, text: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Problem,
-            check,
-            text: text.into(),
-            cure: Some(cure.into()),
-        }
+        Self { severity: Severity::Problem, check, text: text.into(), cure: Some(cure.into()) }
     }
 }
 

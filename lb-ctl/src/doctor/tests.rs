@@ -39,11 +39,7 @@ fn config() -> Config {
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
         enabled: true,
-        rips: vec![Rip {
-            name: "A".into(),
-            ip: ip("10.12.1.110"),
-            weight: 100,
-        }],
+        rips: vec![Rip { name: "A".into(), ip: ip("10.12.1.110"), weight: 100 }],
     };
     let node = Node {
         name: None,
@@ -52,10 +48,7 @@ fn config() -> Config {
         flows_v6: limits::DEFAULT_FLOWS_V6,
         half_open: limits::DEFAULT_HALF_OPEN,
     };
-    Config {
-        node,
-        vips: vec![vip],
-    }
+    Config { node, vips: vec![vip] }
 }
 
 fn link(index: u32, name: &str) -> Link {
@@ -74,13 +67,7 @@ fn link(index: u32, name: &str) -> Link {
 }
 
 fn address(ifindex: u32, text: &str, prefix: u8) -> Address {
-    Address {
-        ifindex,
-        ip: ip(text),
-        prefix,
-        duplicate: false,
-        tentative: false,
-    }
+    Address { ifindex, ip: ip(text), prefix, duplicate: false, tentative: false }
 }
 
 fn path() -> Path {
@@ -107,11 +94,7 @@ fn healthy() -> Facts {
     facts.net.complete = true;
     facts.net.links = BTreeMap::from([(ETH0, link(ETH0, "eth0"))]);
     facts.net.addresses = vec![address(ETH0, "10.12.1.5", 24), address(ETH0, "10.12.1.100", 32)];
-    let own = Path {
-        local: true,
-        mac: None,
-        ..path()
-    };
+    let own = Path { local: true, mac: None, ..path() };
     facts.net.paths = BTreeMap::from([(ip("10.12.1.110"), path()), (ip("10.12.1.100"), own)]);
     let interface = Interface {
         driver: Some("virtio_net".into()),
@@ -141,26 +124,14 @@ fn offload(facts: &mut Facts, name: &str) {
 }
 
 fn add_vlan(facts: &mut Facts) {
-    let tag = Some(VlanTag {
-        id: 104,
-        tpid: 0x8100,
-    });
-    let vlan = Link {
-        kind: Some("vlan".into()),
-        parent: Some(ETH0),
-        vlan: tag,
-        ..link(VLAN, "eth0.104")
-    };
+    let tag = Some(VlanTag { id: 104, tpid: 0x8100 });
+    let vlan = Link { kind: Some("vlan".into()), parent: Some(ETH0), vlan: tag, ..link(VLAN, "eth0.104") };
     facts.net.links.insert(VLAN, vlan);
     server(facts).ifindex = Some(VLAN);
 }
 
 /// What changes on a healthy machine, and the one finding that must come of it.
-type Case = (
-    &'static str,
-    fn(&mut Facts, &mut Config),
-    (Severity, &'static str, &'static str),
-);
+type Case = (&'static str, fn(&mut Facts, &mut Config), (Severity, &'static str, &'static str));
 
 use Severity::{Note, Problem, Warning};
 
@@ -207,10 +178,7 @@ const CASES: &[Case] = &[
 ];
 
 fn wrong(facts: &Facts, config: &Config) -> Vec<Finding> {
-    examine(facts, config)
-        .into_iter()
-        .filter(|finding| finding.severity > Severity::Ok)
-        .collect()
+    examine(facts, config).into_iter().filter(|finding| finding.severity > Severity::Ok).collect()
 }
 
 #[test]
@@ -251,10 +219,7 @@ fn each_thing_that_is_wrong_is_found_alone_with_its_place_and_a_cure_in_one_line
         assert_eq!(hit[0].severity, *severity, "{what}: {found:#?}");
         assert!(hit[0].text.contains(text), "{what}: {}", hit[0].text);
         for finding in &found {
-            assert!(
-                finding.cure.as_ref().is_some_and(|cure| !cure.is_empty()),
-                "{what}: {finding:?}"
-            );
+            assert!(finding.cure.as_ref().is_some_and(|cure| !cure.is_empty()), "{what}: {finding:?}");
             assert!(!finding.text.contains('\n'), "{what}: {finding:?}");
         }
     }
@@ -264,23 +229,15 @@ fn each_thing_that_is_wrong_is_found_alone_with_its_place_and_a_cure_in_one_line
 fn the_program_is_looked_for_below_vlan_interfaces_and_stripped_tags_are_told() {
     let (mut facts, config) = (healthy(), config());
     add_vlan(&mut facts);
-    facts.interfaces.insert(
-        VLAN,
-        Interface {
-            rp_filter: Some(0),
-            arp_ignore: Some(0),
-            ..Interface::default()
-        },
-    );
+    facts
+        .interfaces
+        .insert(VLAN, Interface { rp_filter: Some(0), arp_ignore: Some(0), ..Interface::default() });
     more(&mut facts).rp_filter = Some(2);
     assert_eq!(wrong(&facts, &config), []);
     offload(&mut facts, "rx-vlan-offload");
     let found = wrong(&facts, &config);
     assert_eq!(found.len(), 1, "{found:#?}");
-    assert!(
-        found[0].text.starts_with("eth0: rx-vlan-offload is on"),
-        "{found:#?}"
-    );
+    assert!(found[0].text.starts_with("eth0: rx-vlan-offload is on"), "{found:#?}");
 }
 
 #[test]
@@ -304,20 +261,13 @@ fn a_disabled_vip_is_not_looked_at() {
     let (facts, mut config) = (healthy(), config());
     config.vips[0].enabled = false;
     config.vips[0].ip = ip("192.0.2.1");
-    assert!(
-        examine(&facts, &config)
-            .iter()
-            .all(|finding| !finding.check.starts_with("vip"))
-    );
+    assert!(examine(&facts, &config).iter().all(|finding| !finding.check.starts_with("vip")));
 }
 
 #[test]
 fn kernel_releases_are_read_as_people_write_them() {
     for (release, version) in [("6.1.0-18-amd64", (6, 1)), ("6.12", (6, 12)), ("7.0-rc1", (7, 0))] {
-        assert_eq!(
-            KernelVersion::parse(release),
-            Some(KernelVersion(version.0, version.1))
-        );
+        assert_eq!(KernelVersion::parse(release), Some(KernelVersion(version.0, version.1)));
     }
     assert_eq!(KernelVersion::parse("6"), None);
     assert_eq!(KernelVersion::parse(""), None);

@@ -83,16 +83,13 @@ impl Engine {
                 self.publish();
             }
         }
-        let _late_ones_are_aborted = timeout(FAREWELL, async {
-            while self.running.join_next().await.is_some() {}
-        })
-        .await;
+        let _late_ones_are_aborted =
+            timeout(FAREWELL, async { while self.running.join_next().await.is_some() {} }).await;
     }
 
     fn follow(&mut self) {
         let targets = self.targets.borrow_and_update().clone();
-        self.roster
-            .follow(&targets, Instant::now().into_std(), SystemTime::now());
+        self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
         self.publish();
     }
 
@@ -108,15 +105,8 @@ impl Engine {
 
     /// When there is something to do without being told: a check to start (if one may), results to publish.
     fn wake(&self) -> Option<Instant> {
-        let due = if self.running.len() < MAX_IN_FLIGHT {
-            self.roster.next_due()
-        } else {
-            None
-        };
-        due.map(Instant::from_std)
-            .into_iter()
-            .chain(self.publish_at)
-            .min()
+        let due = if self.running.len() < MAX_IN_FLIGHT { self.roster.next_due() } else { None };
+        due.map(Instant::from_std).into_iter().chain(self.publish_at).min()
     }
 
     /// Takes the answer that came, and those that came with it, so that they are published together.

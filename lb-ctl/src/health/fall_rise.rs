@@ -20,11 +20,7 @@ impl FallRise {
     /// A server of which `verdict` is known, and no check yet.
     #[must_use]
     pub const fn new(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            last_passed: false,
-            streak: 0,
-        }
+        Self { verdict, last_passed: false, streak: 0 }
     }
 
     /// What holds now.
@@ -64,10 +60,7 @@ mod tests {
 
     fn verdicts(checks: &[bool], rise: u32, fall: u32) -> Vec<Verdict> {
         let mut state = FallRise::new(Verdict::Unknown);
-        checks
-            .iter()
-            .map(|passed| state.record(*passed, rise, fall))
-            .collect()
+        checks.iter().map(|passed| state.record(*passed, rise, fall)).collect()
     }
 
     /// The rule read off the whole history, instead of counted along the way.
@@ -102,10 +95,7 @@ mod tests {
 
     #[test]
     fn after_a_first_failure_it_takes_rise_passes() {
-        assert_eq!(
-            verdicts(&[false, true, true], 2, 3),
-            [Verdict::Unknown, Verdict::Unknown, Verdict::Up]
-        );
+        assert_eq!(verdicts(&[false, true, true], 2, 3), [Verdict::Unknown, Verdict::Unknown, Verdict::Up]);
     }
 
     #[test]

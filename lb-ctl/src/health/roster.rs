@@ -29,14 +29,7 @@ pub(super) struct Question {
 impl Question {
     /// `None` for a check that is off.
     fn of(target: &Target) -> Option<Self> {
-        let Check {
-            kind,
-            port: _,
-            interval,
-            timeout,
-            rise: _,
-            fall: _,
-        } = &target.check;
+        let Check { kind, port: _, interval, timeout, rise: _, fall: _ } = &target.check;
         (*kind != CheckKind::Off).then(|| Self {
             addr: target.addr,
             kind: kind.clone(),
@@ -104,12 +97,7 @@ impl Roster {
     /// known of it. New questions are due at once. Of several targets with one id the last counts.
     pub(super) fn follow(&mut self, targets: &[Target], now: Instant, wall: SystemTime) {
         let wanted: BTreeMap<&RipId, &Target> = targets.iter().map(|target| (&target.id, target)).collect();
-        let gone: Vec<RipId> = self
-            .subjects
-            .keys()
-            .filter(|id| !wanted.contains_key(id))
-            .cloned()
-            .collect();
+        let gone: Vec<RipId> = self.subjects.keys().filter(|id| !wanted.contains_key(id)).cloned().collect();
         for id in gone {
             if let Some(subject) = self.subjects.remove(&id) {
                 self.leave(subject.question, &id);
@@ -117,11 +105,7 @@ impl Roster {
             }
         }
         for target in wanted.into_values() {
-            if self
-                .subjects
-                .get(&target.id)
-                .is_none_or(|subject| subject.target != *target)
-            {
+            if self.subjects.get(&target.id).is_none_or(|subject| subject.target != *target) {
                 let before = self.subjects.remove(&target.id);
                 self.adopt(before, target, now, wall);
             }
@@ -179,9 +163,7 @@ impl Roster {
     }
 
     fn adopt(&mut self, before: Option<Subject>, target: &Target, now: Instant, wall: SystemTime) {
-        let same_machine = before
-            .as_ref()
-            .is_some_and(|b| b.target.addr.ip() == target.addr.ip());
+        let same_machine = before.as_ref().is_some_and(|b| b.target.addr.ip() == target.addr.ip());
         let before_question = before.as_ref().and_then(|b| b.question);
         let question = Question::of(target);
         let unasked = question.is_none();
@@ -245,14 +227,7 @@ impl Roster {
         self.ids.insert(question.clone(), id);
         self.due.insert((now, id));
         let askers = BTreeSet::from([asker.clone()]);
-        self.questions.insert(
-            id,
-            Asked {
-                question,
-                askers,
-                timing: Timing::Due(now),
-            },
-        );
+        self.questions.insert(id, Asked { question, askers, timing: Timing::Due(now) });
         id
     }
 
@@ -279,9 +254,7 @@ impl Subject {
         self.last = Some(result.clone());
         let after = match &result.failure {
             Some(failure) if failure.reason == FailureReason::Local => before,
-            failure => self
-                .count
-                .record(failure.is_none(), self.target.check.rise, self.target.check.fall),
+            failure => self.count.record(failure.is_none(), self.target.check.rise, self.target.check.fall),
         };
         if after != before {
             self.since = result.at;
@@ -290,11 +263,7 @@ impl Subject {
     }
 
     fn health(&self) -> Health {
-        Health {
-            verdict: self.count.verdict(),
-            since: self.since,
-            last: self.last.clone(),
-        }
+        Health { verdict: self.count.verdict(), since: self.since, last: self.last.clone() }
     }
 }
 
@@ -309,10 +278,7 @@ mod tests {
 
     fn target(rip: &str, ip: [u8; 4]) -> Target {
         Target {
-            id: RipId {
-                vip: "PACS".to_owned(),
-                rip: rip.to_owned(),
-            },
+            id: RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
             addr: SocketAddr::from((ip, 104)),
             check: Check {
                 kind: CheckKind::Connect,
@@ -330,10 +296,7 @@ mod tests {
             at: SystemTime::now(),
             took: Duration::from_millis(1),
             steps: Vec::new(),
-            failure: reason.map(|reason| Failure {
-                reason,
-                text: String::new(),
-            }),
+            failure: reason.map(|reason| Failure { reason, text: String::new() }),
         }
     }
 
@@ -346,11 +309,7 @@ mod tests {
 
     impl Scene {
         fn new(targets: &[Target]) -> Self {
-            let mut scene = Self {
-                roster: Roster::new(1),
-                now: Instant::now(),
-                map: HealthMap::new(),
-            };
+            let mut scene = Self { roster: Roster::new(1), now: Instant::now(), map: HealthMap::new() };
             scene.follow(targets);
             scene
         }
@@ -380,11 +339,7 @@ mod tests {
         }
 
         fn verdict(&self, rip: &str) -> Verdict {
-            self.map[&RipId {
-                vip: "PACS".to_owned(),
-                rip: rip.to_owned(),
-            }]
-                .verdict
+            self.map[&RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }].verdict
         }
     }
 
@@ -397,16 +352,10 @@ mod tests {
         let mut scene = Scene::new(&[target("A", [10, 0, 0, 1]), patient, target("C", [10, 0, 0, 2])]);
         assert_eq!(scene.verdict("A"), Verdict::Unknown);
         assert_eq!(scene.round(None), 2);
-        assert_eq!(
-            (scene.verdict("A"), scene.verdict("B")),
-            (Verdict::Up, Verdict::Up)
-        );
+        assert_eq!((scene.verdict("A"), scene.verdict("B")), (Verdict::Up, Verdict::Up));
         scene.round(REFUSED);
         scene.round(REFUSED);
-        assert_eq!(
-            (scene.verdict("A"), scene.verdict("B")),
-            (Verdict::Down, Verdict::Up)
-        );
+        assert_eq!((scene.verdict("A"), scene.verdict("B")), (Verdict::Down, Verdict::Up));
         scene.round(REFUSED);
         assert_eq!(scene.verdict("B"), Verdict::Down);
     }
@@ -447,11 +396,7 @@ mod tests {
         scene.follow(&[changed]);
         assert_eq!(scene.verdict("A"), Verdict::Up);
         assert_eq!(scene.round(REFUSED), 1, "asked at once");
-        assert_eq!(
-            scene.verdict("A"),
-            Verdict::Up,
-            "failures of the old check do not count"
-        );
+        assert_eq!(scene.verdict("A"), Verdict::Up, "failures of the old check do not count");
         scene.round(REFUSED);
         assert_eq!(scene.verdict("A"), Verdict::Down);
     }
@@ -473,11 +418,7 @@ mod tests {
         assert!(scene.map.is_empty());
         scene.follow(&[target("A", [10, 0, 0, 1])]);
         scene.answer(running[0], None);
-        assert_eq!(
-            scene.verdict("A"),
-            Verdict::Unknown,
-            "the answer was to the question of before"
-        );
+        assert_eq!(scene.verdict("A"), Verdict::Unknown, "the answer was to the question of before");
         assert_eq!(scene.round(None), 1);
         assert_eq!(scene.verdict("A"), Verdict::Up);
         scene.follow(&[]);

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod config;
+pub mod desired;
 pub mod health;
 pub mod net;
 pub mod status;

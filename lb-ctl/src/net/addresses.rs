@@ -158,10 +158,7 @@ pub async fn add_all(wanted: &[VipAddress]) -> Vec<Result<Claim, ClaimError>> {
 pub async fn remove(unwanted: VipAddress) -> Result<(), Error> {
     let netlink = Netlink::open()?;
     let what = format!("remove {} from interface {}", unwanted.ip, unwanted.ifindex);
-    match netlink
-        .change(&what, RouteNetlinkMessage::DelAddress(message(unwanted)), 0)
-        .await
-    {
+    match netlink.change(&what, RouteNetlinkMessage::DelAddress(message(unwanted)), 0).await {
         Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
         result => result,
     }
@@ -176,9 +173,8 @@ struct Interfaces {
 
 impl Interfaces {
     async fn read(netlink: &Netlink, wanted: VipAddress) -> Result<Self, ClaimError> {
-        let messages = netlink
-            .dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))
-            .await?;
+        let messages =
+            netlink.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
         let mut found = None;
         let mut macs = BTreeSet::new();
         for message in messages {
@@ -191,15 +187,9 @@ impl Interfaces {
                 }
             }
         }
-        let (link, asks_nobody) = found.ok_or(ClaimError::NoInterface {
-            ip: wanted.ip,
-            ifindex: wanted.ifindex,
-        })?;
-        Ok(Self {
-            link,
-            asks_nobody,
-            macs,
-        })
+        let (link, asks_nobody) =
+            found.ok_or(ClaimError::NoInterface { ip: wanted.ip, ifindex: wanted.ifindex })?;
+        Ok(Self { link, asks_nobody, macs })
     }
 
     /// On a dead interface every address seems free.
@@ -211,27 +201,15 @@ impl Interfaces {
             }
             (true, true) => return Ok(()),
         };
-        Err(ClaimError::LinkDown {
-            ip,
-            interface: self.link.name.clone(),
-            what,
-        })
+        Err(ClaimError::LinkDown { ip, interface: self.link.name.clone(), what })
     }
 
     fn conflict(&self, ip: IpAddr, mac: Option<Mac>) -> ClaimError {
-        ClaimError::Conflict {
-            ip,
-            mac,
-            interface: self.link.name.clone(),
-        }
+        ClaimError::Conflict { ip, mac, interface: self.link.name.clone() }
     }
 
     fn probe_error(&self, ip: IpAddr, source: io::Error) -> ClaimError {
-        ClaimError::Probe {
-            ip,
-            interface: self.link.name.clone(),
-            source,
-        }
+        ClaimError::Probe { ip, interface: self.link.name.clone(), source }
     }
 }
 
@@ -290,10 +268,7 @@ async fn await_dad(
             Some(_) => return Ok(()),
         }
     }
-    Err(ClaimError::Undecided {
-        ip: wanted.ip,
-        interface: interfaces.link.name.clone(),
-    })
+    Err(ClaimError::Undecided { ip: wanted.ip, interface: interfaces.link.name.clone() })
 }
 
 async fn put(netlink: &Netlink, wanted: VipAddress, interface: &str) -> Result<(), Error> {
@@ -328,10 +303,7 @@ fn message(address: VipAddress) -> AddressMessage {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     };
-    message.attributes = vec![
-        AddressAttribute::Address(address.ip),
-        AddressAttribute::Local(address.ip),
-    ];
+    message.attributes = vec![AddressAttribute::Address(address.ip), AddressAttribute::Local(address.ip)];
     if address.ip.is_ipv6() {
         // Deprecated from the start: the kernel must not choose a VIP as source address (RFC 6724, 5, rule 3) of
         // our own connections, such as health checks to servers that have the VIP on their loopback.

@@ -53,10 +53,7 @@ impl Arp {
     /// Tells everybody that `ip` is at `mac` (RFC 5227, 2.3).
     #[must_use]
     pub const fn announcement(mac: Mac, ip: Ipv4Addr) -> Self {
-        Self {
-            sender_ip: ip,
-            ..Self::probe(mac, ip)
-        }
+        Self { sender_ip: ip, ..Self::probe(mac, ip) }
     }
 
     /// The packet as a broadcast frame.
@@ -177,13 +174,8 @@ mod tests {
         for length in 0..FRAME_BYTES {
             assert_eq!(Arp::parse(&REPLY[..length]), None, "{length} bytes");
         }
-        for (at, what) in [
-            (12, "type"),
-            (15, "hardware"),
-            (16, "protocol"),
-            (18, "sizes"),
-            (21, "operation"),
-        ] {
+        for (at, what) in [(12, "type"), (15, "hardware"), (16, "protocol"), (18, "sizes"), (21, "operation")]
+        {
             let mut frame = REPLY;
             frame[at] ^= 0x40;
             assert_eq!(Arp::parse(&frame), None, "{what}");
@@ -193,32 +185,17 @@ mod tests {
     #[test]
     fn users_and_simultaneous_probers_contend_and_this_machine_does_not() {
         let ours = BTreeSet::from([OURS]);
-        let other = |ip, vip| Arp {
-            sender_ip: ip,
-            ..Arp::probe(OTHER, vip)
-        };
+        let other = |ip, vip| Arp { sender_ip: ip, ..Arp::probe(OTHER, vip) };
         let elsewhere = Ipv4Addr::new(10, 12, 1, 7);
         let cases = [
             ("a reply", Arp::parse(&REPLY).unwrap(), Some(OTHER)),
-            (
-                "its owner asks for somebody else",
-                other(VIP, elsewhere),
-                Some(OTHER),
-            ),
+            ("its owner asks for somebody else", other(VIP, elsewhere), Some(OTHER)),
             ("another host probes it", Arp::probe(OTHER, VIP), Some(OTHER)),
-            (
-                "another host announces it",
-                Arp::announcement(OTHER, VIP),
-                Some(OTHER),
-            ),
+            ("another host announces it", Arp::announcement(OTHER, VIP), Some(OTHER)),
             ("a neighbour asks for it", other(elsewhere, VIP), None),
             ("another address is probed", Arp::probe(OTHER, elsewhere), None),
             ("our own probe comes back", Arp::probe(OURS, VIP), None),
-            (
-                "our own announcement comes back",
-                Arp::announcement(OURS, VIP),
-                None,
-            ),
+            ("our own announcement comes back", Arp::announcement(OURS, VIP), None),
         ];
         for (what, packet, expected) in cases {
             assert_eq!(packet.contender(VIP, &ours), expected, "{what}");

@@ -72,11 +72,7 @@ impl Error {
 }
 
 fn cure(source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::PermissionDenied {
-        "; run as root or with CAP_NET_ADMIN"
-    } else {
-        ""
-    }
+    if source.kind() == io::ErrorKind::PermissionDenied { "; run as root or with CAP_NET_ADMIN" } else { "" }
 }
 
 /// A socket to ask with.
@@ -128,9 +124,7 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let silence = || Error::Silence {
-            what: what.to_owned(),
-        };
+        let silence = || Error::Silence { what: what.to_owned() };
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let mut answers = self.handle.clone().request(request).map_err(|_| silence())?;
@@ -140,10 +134,7 @@ impl Netlink {
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => messages.push(message),
                     NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(Error::Refused {
-                            what: what.to_owned(),
-                            source: error.to_io(),
-                        });
+                        return Err(Error::Refused { what: what.to_owned(), source: error.to_io() });
                     }
                     NetlinkPayload::Overrun(_) => return Err(silence()),
                     _ => {}
@@ -175,16 +166,9 @@ impl Events {
         let open = |source| Error::Open { source };
         let (mut connection, _handle, messages) =
             rtnetlink::new_multicast_connection(&GROUPS).map_err(open)?;
-        connection
-            .socket_mut()
-            .socket_mut()
-            .set_rx_buf_sz(EVENT_BUFFER_BYTES)
-            .map_err(open)?;
+        connection.socket_mut().socket_mut().set_rx_buf_sz(EVENT_BUFFER_BYTES).map_err(open)?;
         let _driver = Driver(tokio::spawn(connection));
-        Ok(Self {
-            messages: Box::pin(messages.map(|(message, _)| message)),
-            _driver,
-        })
+        Ok(Self { messages: Box::pin(messages.map(|(message, _)| message)), _driver })
     }
 
     /// The next event; `None` when the socket is no more. Cancel-safe.

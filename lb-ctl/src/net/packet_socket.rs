@@ -31,10 +31,7 @@ impl PacketSocket {
 
     /// Sends one frame, Ethernet header included.
     pub(super) async fn send(&self, frame: &[u8]) -> io::Result<()> {
-        let sent = self
-            .0
-            .async_io(Interest::WRITABLE, |mut socket| socket.write(frame))
-            .await?;
+        let sent = self.0.async_io(Interest::WRITABLE, |mut socket| socket.write(frame)).await?;
         if sent == frame.len() {
             Ok(())
         } else {
@@ -44,9 +41,7 @@ impl PacketSocket {
 
     /// Receives one frame that came in; gives its length, at most the buffer's. Cancel-safe.
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0
-            .async_io(Interest::READABLE, |mut socket| socket.read(buffer))
-            .await
+        self.0.async_io(Interest::READABLE, |mut socket| socket.read(buffer)).await
     }
 }
 

@@ -59,10 +59,7 @@ mod tests {
                 tentative: false,
             })
             .collect();
-        NetFacts {
-            addresses,
-            ..NetFacts::default()
-        }
+        NetFacts { addresses, ..NetFacts::default() }
     }
 
     #[test]

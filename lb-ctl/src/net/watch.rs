@@ -188,14 +188,8 @@ fn publish(facts: &watch::Sender<NetFacts>, state: &State) {
 async fn read_all(netlink: &Netlink, before: &State, watched: &Watched) -> Result<State, Error> {
     let dumps = [
         ("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())),
-        (
-            "list addresses",
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-        ),
-        (
-            "list neighbours",
-            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
-        ),
+        ("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default())),
+        ("list neighbours", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())),
     ];
     let mut state = before.successor();
     for (what, message) in dumps {
@@ -220,9 +214,7 @@ async fn read_route(netlink: &Netlink, ip: IpAddr) -> Result<Route, Error> {
     question.header.address_family = family(ip);
     question.header.destination_prefix_length = host_prefix(ip);
     question.header.kind = RouteType::Unicast;
-    question
-        .attributes
-        .push(RouteAttribute::Destination(RouteAddress::from(ip)));
+    question.attributes.push(RouteAttribute::Destination(RouteAddress::from(ip)));
     let what = format!("look up the route to {ip}");
     match netlink.get(&what, RouteNetlinkMessage::GetRoute(question)).await {
         Ok(answers) => Ok(answers
@@ -261,10 +253,7 @@ async fn ask_round(netlink: &Netlink, state: &State, round: u64) -> Result<(), E
             }
         };
         let what = format!("ask who has {ip} on interface {ifindex}");
-        match netlink
-            .change(&what, RouteNetlinkMessage::NewNeighbour(message), flags)
-            .await
-        {
+        match netlink.change(&what, RouteNetlinkMessage::NewNeighbour(message), flags).await {
             Ok(()) => {}
             // Links and entries come and go under our hands; the notification of it is on its way.
             Err(error @ Error::Refused { .. }) if error.errno() != Some(libc::EPERM) => debug!("{error}"),

@@ -74,9 +74,7 @@ pub async fn announce(ip: IpAddr, ifindex: u32, mac: Mac) -> io::Result<()> {
         }
         IpAddr::V6(ip) => {
             let socket = icmp6_socket(ifindex)?;
-            socket
-                .get_ref()
-                .bind(&SockAddr::from(SocketAddrV6::new(ip, 0, 0, ifindex)))?;
+            socket.get_ref().bind(&SockAddr::from(SocketAddrV6::new(ip, 0, 0, ifindex)))?;
             let everybody = SockAddr::from(SocketAddrV6::new(ALL_NODES, 0, 0, ifindex));
             let message = ndp::advertisement(mac, ip);
             socket
@@ -105,12 +103,7 @@ impl AdvertisementEar {
         let mut buffer = [0; MESSAGE_BYTES];
         // Ends at EWOULDBLOCK; the limit is for a flood that comes in faster than it is read.
         (0..MESSAGES_AT_ONCE)
-            .map_while(|_| {
-                socket
-                    .read(&mut buffer)
-                    .ok()
-                    .map(|length| ndp::advertiser(&buffer[..length], ip))
-            })
+            .map_while(|_| socket.read(&mut buffer).ok().map(|length| ndp::advertiser(&buffer[..length], ip)))
             .flatten()
             .next()
     }

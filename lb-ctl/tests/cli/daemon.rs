@@ -63,35 +63,20 @@ impl Daemon {
     pub(crate) fn serve(script: Script) -> Self {
         let script = Arc::new(script);
         let router = Router::new()
-            .route(
-                "/v1/status",
-                get(async |State(script): Shared| Json(script.status.clone())),
-            )
+            .route("/v1/status", get(async |State(script): Shared| Json(script.status.clone())))
             .route("/v1/command", post(obey))
             .route("/v1/flows", get(list_flows))
             .route("/v1/flows/count", get(count_flows))
-            .route(
-                "/v1/config",
-                get(async || {
-                    Json(ConfigText {
-                        toml: "[vip.DICOM]\n".to_owned(),
-                    })
-                }),
-            )
-            .route(
-                "/v1/config/diff",
-                get(async |State(script): Shared| answer(&script)),
-            )
+            .route("/v1/config", get(async || Json(ConfigText { toml: "[vip.DICOM]\n".to_owned() })))
+            .route("/v1/config/diff", get(async |State(script): Shared| answer(&script)))
             .with_state(Arc::clone(&script));
         Self::serve_router(script, router)
     }
 
     /// Serves a status that only another version would serve.
     pub(crate) fn of_another_version(body: &'static str, code: StatusCode) -> Self {
-        let router = Router::new().route(
-            "/v1/status",
-            get(async move || (code, [(SERVER, "lbd/9.9.9")], body)),
-        );
+        let router =
+            Router::new().route("/v1/status", get(async move || (code, [(SERVER, "lbd/9.9.9")], body)));
         Self::serve_router(Arc::new(Script::new(empty())), router)
     }
 
@@ -100,12 +85,7 @@ impl Daemon {
         let socket = dir.path().join("lbd.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
         let task = tokio::spawn(axum::serve(listener, router).into_future());
-        Self {
-            socket,
-            script,
-            task,
-            _dir: dir,
-        }
+        Self { socket, script, task, _dir: dir }
     }
 
     /// Runs lbctl against this daemon.
@@ -139,10 +119,7 @@ async fn list_flows(State(script): Shared, Query(query): Query<FlowQuery>) -> Js
 
 async fn count_flows(State(script): Shared, Query(query): Query<FlowCountQuery>) -> Json<Vec<FlowCount>> {
     script.counted_by.lock().expect("no panic").push(query.by);
-    Json(vec![FlowCount {
-        key: "10.12.7.4".to_owned(),
-        flows: 7,
-    }])
+    Json(vec![FlowCount { key: "10.12.7.4".to_owned(), flows: 7 }])
 }
 
 fn answer(script: &Script) -> Response {
@@ -163,11 +140,7 @@ pub(crate) struct Ran {
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("text");
-        Self {
-            code: output.status.code(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 
@@ -184,9 +157,5 @@ pub(crate) fn program(socket: &Path) -> Process {
 
 pub(crate) async fn finish(program: &mut Process) -> Ran {
     let output = program.stdin(Stdio::null()).kill_on_drop(true).output();
-    tokio::time::timeout(PATIENCE, output)
-        .await
-        .expect("it ends")
-        .expect("it runs")
-        .into()
+    tokio::time::timeout(PATIENCE, output).await.expect("it ends").expect("it runs").into()
 }

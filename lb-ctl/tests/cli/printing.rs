@@ -18,11 +18,7 @@ fn overview(status: &Status) -> String {
 }
 
 fn listed(status: &Status) -> Vec<ListedRip<'_>> {
-    status
-        .vips
-        .iter()
-        .flat_map(|vip| vip.rips.iter().map(|rip| ListedRip { vip: &vip.name, rip }))
-        .collect()
+    status.vips.iter().flat_map(|vip| vip.rips.iter().map(|rip| ListedRip { vip: &vip.name, rip })).collect()
 }
 
 /// Compares with text that stands between two empty lines here, showing the whole of both when they differ.
@@ -113,10 +109,7 @@ fn words_of_the_network_cannot_speak_to_the_terminal() {
     status.vips[0].rips[0].detail = "A-ABORT\x1b]0;title\x07\nv  FAKE".to_owned();
     status.problems.push("two\nlines".to_owned());
     let printed = overview(&status);
-    assert!(
-        printed.contains(r"A-ABORT\u{1b}]0;title\u{7}\nv  FAKE"),
-        "{printed}"
-    );
+    assert!(printed.contains(r"A-ABORT\u{1b}]0;title\u{7}\nv  FAKE"), "{printed}");
     assert!(printed.contains(r"two\nlines"), "{printed}");
 }
 
@@ -124,14 +117,8 @@ fn words_of_the_network_cannot_speak_to_the_terminal() {
 fn the_widest_values_keep_the_columns_apart() {
     let mut wide = up("A", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", u64::MAX);
     wide.weight = 256;
-    let vip = VipStatus {
-        connections: u64::MAX,
-        ..vip(&"L".repeat(120), "::", vec![wide])
-    };
-    let printed = overview(&Status {
-        vips: vec![vip],
-        ..empty()
-    });
+    let vip = VipStatus { connections: u64::MAX, ..vip(&"L".repeat(120), "::", vec![wide]) };
+    let printed = overview(&Status { vips: vec![vip], ..empty() });
     let rows: Vec<&str> = printed.lines().skip(2).collect();
     let columns = |row: &str| row.split("  ").filter(|cell| !cell.trim().is_empty()).count();
     assert_eq!(columns(rows[0]), 8, "{printed}");
@@ -232,10 +219,7 @@ v  CCW_DICOMSERVICE_VS  DICOM_Server_2  192.32.40.211     100      0  DOWN 2m: A
 v  CCW_DICOMSERVICE_VS  DICOM_Server_2  192.32.40.211     100      0  02:00:00:00:00:01    10000  11.9 MiB  DOWN 2m: A-ASSOCIATE-RJ: called AE title not recognised
 ",
     );
-    assert_prints(
-        &printed(|out| rips_into(out, &[], ListForm::Table, false)),
-        "No real servers.\n",
-    );
+    assert_prints(&printed(|out| rips_into(out, &[], ListForm::Table, false)), "No real servers.\n");
 }
 
 #[test]
@@ -250,10 +234,7 @@ fn names_of_real_servers_are_what_the_other_verbs_take() {
 fn a_real_server_in_json_names_its_vip() {
     let json = printed(|out| rips_into(out, &listed(&green()), ListForm::Json, false));
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(
-        (&json[1]["vip"], &json[1]["name"]),
-        (&"DICOM".into(), &"DICOM2".into())
-    );
+    assert_eq!((&json[1]["vip"], &json[1]["name"]), (&"DICOM".into(), &"DICOM2".into()));
     assert_eq!(json[1]["state"], "active");
 }
 
@@ -264,16 +245,7 @@ fn the_list_of_flows_says_when_it_is_not_all() {
         flow("fd00:12:7:aaaa:bbbb:cccc:dddd:e110", 65_535, None),
     ];
     assert_prints(
-        &printed(|out| {
-            flows_into(
-                out,
-                &FlowList {
-                    flows: flows.clone(),
-                    total: 812,
-                },
-                false,
-            )
-        }),
+        &printed(|out| flows_into(out, &FlowList { flows: flows.clone(), total: 812 }, false)),
         r"
 PROTO  CLIENT                                      VIRTUAL          VIRTUAL SERVICE  REAL SERVER  STATE        IDLE
 TCP    10.12.7.4:41000                             10.12.1.100:104  DICOM            DICOM1       established  1m
@@ -283,18 +255,12 @@ TCP    [fd00:12:7:aaaa:bbbb:cccc:dddd:e110]:65535  10.12.1.100:104  DICOM       
     );
     let all = printed(|out| flows_into(out, &FlowList { flows, total: 2 }, false));
     assert!(!all.contains("--limit"), "{all}");
-    assert_prints(
-        &printed(|out| flows_into(out, &FlowList::default(), false)),
-        "No flows.\n",
-    );
+    assert_prints(&printed(|out| flows_into(out, &FlowList::default(), false)), "No flows.\n");
 }
 
 #[test]
 fn counts_of_flows() {
-    let counts = [("DICOM", 1200), ("V6", 3)].map(|(key, flows)| FlowCount {
-        key: key.to_owned(),
-        flows,
-    });
+    let counts = [("DICOM", 1200), ("V6", 3)].map(|(key, flows)| FlowCount { key: key.to_owned(), flows });
     assert_prints(
         &printed(|out| flow_counts_into(out, &counts, CountBy::Vip, false)),
         r"
@@ -303,8 +269,5 @@ FLOWS  VIRTUAL SERVICE
     3  V6
 ",
     );
-    assert_prints(
-        &printed(|out| flow_counts_into(out, &[], CountBy::Client, false)),
-        "No flows.\n",
-    );
+    assert_prints(&printed(|out| flow_counts_into(out, &[], CountBy::Client, false)), "No flows.\n");
 }

@@ -23,10 +23,7 @@ async fn a_daemon_out_of_reach_is_named_with_the_cure() {
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("a socket"));
     let ran = lbctl(&stale, "status").await;
     assert_eq!(ran.code, Some(2));
-    assert!(
-        ran.err.contains("connection refused") && ran.err.contains("systemctl start lbd"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("connection refused") && ran.err.contains("systemctl start lbd"), "{ran:?}");
 
     let ran = lbctl(&dir.path().join("x".repeat(200)), "status").await;
     assert_eq!(ran.code, Some(2));
@@ -53,11 +50,7 @@ async fn a_socket_of_root_asks_for_root() {
     }
     let ran = finish(&mut lbctl).await;
     assert_eq!(ran.code, Some(2));
-    assert!(
-        ran.err
-            .ends_with("permission denied; run lbctl as root (`sudo lbctl ...`)\n"),
-        "{ran:?}"
-    );
+    assert!(ran.err.ends_with("permission denied; run lbctl as root (`sudo lbctl ...`)\n"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -76,18 +69,14 @@ async fn a_daemon_that_is_silent_or_breaks_off_is_not_waited_for() {
     assert!(asked.starts_with("GET /v1/status HTTP/1.1\r\n"), "{asked}");
     assert_eq!(ran.code, Some(2));
     assert!(
-        ran.err
-            .contains("did not answer GET /v1/status within 200ms; wait longer with --timeout"),
+        ran.err.contains("did not answer GET /v1/status within 200ms; wait longer with --timeout"),
         "{ran:?}"
     );
 
     let rude = async { drop(listener.accept().await.expect("a client")) };
     let ((), ran) = tokio::join!(rude, lbctl(&socket, "apply"));
     assert_eq!(ran.code, Some(2));
-    assert!(
-        ran.err.contains("broke off in the middle of POST /v1/command"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("broke off in the middle of POST /v1/command"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -100,10 +89,7 @@ async fn a_daemon_of_another_version_is_recognised() {
     for (body, code, detail) in answers {
         let ran = Daemon::of_another_version(body, code).lbctl("status").await;
         assert_eq!(ran.code, Some(2));
-        assert!(
-            ran.err.contains("lbd 9.9.9 answered GET /v1/status") && ran.err.contains(detail),
-            "{ran:?}"
-        );
+        assert!(ran.err.contains("lbd 9.9.9 answered GET /v1/status") && ran.err.contains(detail), "{ran:?}");
         assert!(ran.err.contains("`systemctl restart lbd`"), "{ran:?}");
     }
 }

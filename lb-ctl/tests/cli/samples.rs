@@ -21,12 +21,7 @@ pub(crate) fn empty() -> Status {
         uptime_secs: 273_600,
         health: Colour::Green,
         problems: Vec::new(),
-        links: vec![LinkStatus {
-            name: "eth0".to_owned(),
-            ifindex: 2,
-            xdp: "native".to_owned(),
-            up: true,
-        }],
+        links: vec![LinkStatus { name: "eth0".to_owned(), ifindex: 2, xdp: "native".to_owned(), up: true }],
         vips: Vec::new(),
         flows: FlowsStatus {
             established_v4: 12,
@@ -108,29 +103,16 @@ pub(crate) fn degraded() -> Status {
         ),
         ..vip("TAKEN", "10.12.1.102", vec![up("T1", "10.12.1.120", 0)])
     };
-    let off = VipStatus {
-        enabled: false,
-        protocol: Protocol::Udp,
-        ..vip("SYSLOG_OFF", "10.12.1.103", vec![])
-    };
+    let off =
+        VipStatus { enabled: false, protocol: Protocol::Udp, ..vip("SYSLOG_OFF", "10.12.1.103", vec![]) };
     Status {
         health: Colour::Red,
         problems: vec![
             "eth1 runs XDP in generic mode, at a third of the speed; use a driver with native XDP".to_owned(),
         ],
         links: vec![
-            LinkStatus {
-                name: "eth0".to_owned(),
-                ifindex: 2,
-                xdp: "native".to_owned(),
-                up: true,
-            },
-            LinkStatus {
-                name: "eth1".to_owned(),
-                ifindex: 3,
-                xdp: "generic".to_owned(),
-                up: false,
-            },
+            LinkStatus { name: "eth0".to_owned(), ifindex: 2, xdp: "native".to_owned(), up: true },
+            LinkStatus { name: "eth1".to_owned(), ifindex: 3, xdp: "generic".to_owned(), up: false },
         ],
         vips: vec![dicom, v6, taken, off],
         ..empty()
@@ -174,10 +156,7 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
 
 /// A server that is well.
 pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
-    let step = |name: &str, took_micros| Step {
-        name: name.to_owned(),
-        took_micros,
-    };
+    let step = |name: &str, took_micros| Step { name: name.to_owned(), took_micros };
     RipStatus {
         name: name.to_owned(),
         ip: ip(address),
@@ -188,12 +167,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
         verdict_for_secs: 3600,
         detail: "c-echo 3 ms".to_owned(),
         reason: None,
-        steps: vec![
-            step("connect", 412),
-            step("associate", 1871),
-            step("echo", 640),
-            step("release", 77),
-        ],
+        steps: vec![step("connect", 412), step("associate", 1871), step("echo", 640), step("release", 77)],
         connections,
         packets_total: 10_000,
         bytes_total: 12_500_000,

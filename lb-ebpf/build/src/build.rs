@@ -98,19 +98,12 @@ pub fn build(
     target_dir: &Path,
 ) -> Result<PathBuf, BuildError> {
     let mut command = cargo(toolchain, workspace_root, target_dir, "build");
-    command
-        .args(["--bin", bin])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    let status = command.status().map_err(|source| BuildError::Start {
-        cargo: command.get_program().into(),
-        source,
-    })?;
+    command.args(["--bin", bin]).stdin(Stdio::null()).stdout(Stdio::null());
+    let status = command
+        .status()
+        .map_err(|source| BuildError::Start { cargo: command.get_program().into(), source })?;
     if !status.success() {
-        return Err(BuildError::Failed {
-            bin: bin.to_owned(),
-            status,
-        });
+        return Err(BuildError::Failed { bin: bin.to_owned(), status });
     }
     Ok(target_dir.join(TARGET).join(PROFILE).join(bin))
 }
@@ -132,15 +125,7 @@ pub fn cargo(toolchain: &Toolchain, workspace_root: &Path, target_dir: &Path, ve
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", RUSTFLAGS)
-        .args([
-            verb,
-            "--package",
-            "lb-ebpf",
-            "--profile",
-            PROFILE,
-            "--target",
-            TARGET,
-        ])
+        .args([verb, "--package", "lb-ebpf", "--profile", PROFILE, "--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir);
     match compiler.core {
@@ -180,13 +165,8 @@ mod tests {
         ] {
             assert!(is_of_the_outer_build(name), "{name}");
         }
-        for name in [
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "CARGO_REGISTRIES_MINE_INDEX",
-            "PATH",
-            "HTTPS_PROXY",
-        ] {
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_MINE_INDEX", "PATH", "HTTPS_PROXY"]
+        {
             assert!(!is_of_the_outer_build(name), "{name}");
         }
     }

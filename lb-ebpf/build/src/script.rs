@@ -108,11 +108,7 @@ mod tests {
         let bins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/bin");
         let names = program_names(&bins).unwrap();
         assert!(names.contains(&"lb".to_owned()), "{names:?}");
-        assert!(
-            program_names(&bins.join("absent"))
-                .unwrap_err()
-                .contains("absent")
-        );
+        assert!(program_names(&bins.join("absent")).unwrap_err().contains("absent"));
     }
 
     #[test]

@@ -145,10 +145,7 @@ fn system_compiler() -> Result<Compiler, String> {
     let version = Version::of(&rustc)?;
     let (major, minor) = MIN_SYSTEM_RUST;
     if version.number < MIN_SYSTEM_RUST {
-        return Err(format!(
-            "{SYSTEM_RUSTC} is {}, older than {major}.{minor}",
-            version.release
-        ));
+        return Err(format!("{SYSTEM_RUSTC} is {}, older than {major}.{minor}", version.release));
     }
     version.check_llvm(SYSTEM_RUSTC)?;
     let libraries = output(&rustc, ["--print", "target-libdir", "--target", TARGET])?;
@@ -158,12 +155,7 @@ fn system_compiler() -> Result<Compiler, String> {
     if !has_core {
         return Err(format!("{SYSTEM_RUSTC} {} has no core for it", version.release));
     }
-    Ok(Compiler {
-        rustc,
-        cargo: None,
-        core: Core::InSysroot,
-        release: version.release,
-    })
+    Ok(Compiler { rustc, cargo: None, core: Core::InSysroot, release: version.release })
 }
 
 fn nightly_compiler() -> Result<Compiler, String> {
@@ -173,19 +165,11 @@ fn nightly_compiler() -> Result<Compiler, String> {
     let version = Version::of(&rustc)?;
     version.check_llvm("rustup's nightly")?;
     let sysroot = output(&rustc, ["--print", "sysroot"])?;
-    if !Path::new(sysroot.trim())
-        .join("lib/rustlib/src/rust/library/core")
-        .is_dir()
-    {
+    if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir() {
         return Err("rustup's nightly lacks the component rust-src".to_owned());
     }
     let cargo = Some(rustc.with_file_name("cargo"));
-    Ok(Compiler {
-        rustc,
-        cargo,
-        core: Core::FromSource,
-        release: version.release,
-    })
+    Ok(Compiler { rustc, cargo, core: Core::FromSource, release: version.release })
 }
 
 /// What `rustc -vV` says.
@@ -204,29 +188,19 @@ impl Version {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let release = field("release")?.to_owned();
         let mut numbers = release.split('.').map(str::parse);
         let number = (numbers.next()?.ok()?, numbers.next()?.ok()?);
         let llvm = field("LLVM version")?.split('.').next()?.parse().ok()?;
-        Some(Self {
-            release,
-            number,
-            llvm,
-        })
+        Some(Self { release, number, llvm })
     }
 
     fn check_llvm(&self, name: &str) -> Result<(), String> {
         if self.llvm <= MAX_LLVM {
             return Ok(());
         }
-        Err(format!(
-            "{name} {} writes bitcode of LLVM {}, newer than {MAX_LLVM}",
-            self.release, self.llvm
-        ))
+        Err(format!("{name} {} writes bitcode of LLVM {}, newer than {MAX_LLVM}", self.release, self.llvm))
     }
 }
 
@@ -259,14 +233,7 @@ mod tests {
     #[test]
     fn release_and_llvm_are_read_from_what_rustc_says_of_itself() {
         let version = Version::parse(DEBIAN).unwrap();
-        assert_eq!(
-            version,
-            Version {
-                release: "1.96.0".into(),
-                number: (1, 96),
-                llvm: 22
-            }
-        );
+        assert_eq!(version, Version { release: "1.96.0".into(), number: (1, 96), llvm: 22 });
         let nightly = DEBIAN.replace("release: 1.96.0", "release: 1.99.0-nightly");
         assert_eq!(Version::parse(&nightly).unwrap().number, (1, 99));
         assert_eq!(Version::parse("rustc 1.96.0"), None);
@@ -292,15 +259,8 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_is_quoted_by_its_last_line() {
-        assert_eq!(
-            output("sh", ["-c", "echo one >&2; echo two >&2; exit 3"]),
-            Err("two".to_owned())
-        );
-        assert!(
-            output("/nonexistent/program", [])
-                .unwrap_err()
-                .contains("cannot be run")
-        );
+        assert_eq!(output("sh", ["-c", "echo one >&2; echo two >&2; exit 3"]), Err("two".to_owned()));
+        assert!(output("/nonexistent/program", []).unwrap_err().contains("cannot be run"));
         assert_eq!(output("echo", ["x"]), Ok("x\n".to_owned()));
     }
 }

@@ -1,6 +1,40 @@
-//! What tests that need the kernel have in common.
+//! A small hospital network on one machine: namespaces joined by a bridge, real DICOM servers and clients, and the
+//! balancer between them.
+//!
+//! The lab panics: a step that fails is a test that fails, and the panic carries the command, its output and, as the
+//! stack unwinds, the tail of every log. Everything made here is taken away by `Drop`, in an order that `Drop` cannot
+//! get wrong: a [`netns::Netns`] is deleted when the last [`proc::Proc`] in it is gone. Names carry the process id, so
+//! any number of labs run side by side; what a killed run left behind is swept by the next one.
 
 #![forbid(unsafe_code)]
+
+pub mod association;
+pub mod bpffs;
+pub mod capture;
+pub mod dicom;
+pub mod lbd;
+pub mod netns;
+pub mod proc;
+pub mod relay;
+pub mod scu;
+pub mod servers;
+pub mod stream;
+pub mod topology;
+pub mod udp;
+
+pub use self::{
+    association::EchoLoop,
+    capture::Capture,
+    dicom::Instance,
+    lbd::Lbd,
+    netns::Netns,
+    proc::{Finished, Proc, wait_until},
+    relay::Relay,
+    servers::{Orthanc, StoreScp},
+    stream::StoreStream,
+    topology::{Host, Lab},
+    udp::UdpEcho,
+};
 
 /// True when the test may go on. Without root it says loudly that the test is skipped, and returns false.
 ///

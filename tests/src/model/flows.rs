@@ -35,7 +35,7 @@ pub struct Entry {
     pub last_seen: u64,
 }
 
-/// Where a flow is looked for: 32 bits pick the bucket, two the first way.
+/// Where a flow is looked for: bits from 32 up pick the bucket, bits 54 and 55 the first way.
 #[must_use]
 pub fn place(seed: u64, flow: &Flow) -> u64 {
     let ports = ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
@@ -66,7 +66,7 @@ impl FlowTable {
     fn bucket(&mut self, flow: &Flow) -> (&mut [Option<Entry>; WAYS], usize) {
         let place = place(self.seed, flow);
         let bucket = (place >> 32) as usize % self.buckets.len();
-        (&mut self.buckets[bucket], (place >> 8) as usize % WAYS)
+        (&mut self.buckets[bucket], (place >> 54) as usize % WAYS)
     }
 
     /// A flow's entry.

@@ -355,7 +355,7 @@ fn words(ip: IpAddr) -> [u64; 2] {
 pub fn steering_hash(flow: &Flow) -> u64 {
     let ports =
         lb_common::flow::ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
-    hash::flow6(hash::STEER_SEED, words(flow.client), words(flow.vip), ports)
+    hash::steer(words(flow.client), words(flow.vip), ports)
 }
 
 /// Maps the upper half of a hash evenly onto `0..len`.

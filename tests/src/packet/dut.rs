@@ -160,7 +160,7 @@ impl Dut {
         Ran { verdict, frame: out }
     }
 
-    fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
+    pub(crate) fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
 

@@ -51,17 +51,14 @@ impl Object {
         }
         let table = usize_at(file, 40)?;
         let (size, count) = (usize::from(u16_at(file, 58)?), usize::from(u16_at(file, 60)?));
-        let sections: Vec<Section<'_>> = (0..count)
-            .map(|i| Section::parse(file, table + i * size))
-            .collect::<Option<_>>()?;
+        let sections: Vec<Section<'_>> =
+            (0..count).map(|i| Section::parse(file, table + i * size)).collect::<Option<_>>()?;
         let names = sections.get(usize::from(u16_at(file, 62)?))?.bytes;
         let mut functions = Vec::new();
         for symbols in sections.iter().filter(|section| section.kind == SHT_SYMTAB) {
             let strings = sections.get(symbols.link)?.bytes;
-            for symbol in symbols
-                .bytes
-                .chunks_exact(SYMBOL_BYTES)
-                .filter(|symbol| symbol[4] & 0xf == STT_FUNC)
+            for symbol in
+                symbols.bytes.chunks_exact(SYMBOL_BYTES).filter(|symbol| symbol[4] & 0xf == STT_FUNC)
             {
                 let code = sections.get(usize::from(u16_at(symbol, 6)?))?.bytes;
                 let (start, length) = (usize_at(symbol, 8)?, usize_at(symbol, 16)?);
@@ -73,10 +70,8 @@ impl Object {
                 });
             }
         }
-        let sections = sections
-            .iter()
-            .map(|section| string_at(names, section.name_at))
-            .collect::<Option<_>>()?;
+        let sections =
+            sections.iter().map(|section| string_at(names, section.name_at)).collect::<Option<_>>()?;
         Some(Self { sections, functions })
     }
 }
@@ -88,17 +83,8 @@ impl<'a> Section<'a> {
         let header = file.get(at..at + 64)?;
         let kind = u32_at(header, 4)?;
         let (offset, size) = (usize_at(header, 24)?, usize_at(header, 32)?);
-        let bytes = if kind == SHT_NOBITS {
-            &[]
-        } else {
-            file.get(offset..offset.checked_add(size)?)?
-        };
-        Some(Self {
-            name_at: u32_at(header, 0)? as usize,
-            kind,
-            link: u32_at(header, 40)? as usize,
-            bytes,
-        })
+        let bytes = if kind == SHT_NOBITS { &[] } else { file.get(offset..offset.checked_add(size)?)? };
+        Some(Self { name_at: u32_at(header, 0)? as usize, kind, link: u32_at(header, 40)? as usize, bytes })
     }
 }
 
@@ -198,10 +184,6 @@ mod tests {
         header[18..20].copy_from_slice(&EM_BPF.to_le_bytes());
         header[40] = 64;
         header[60] = 1;
-        assert_eq!(
-            Object::parse(&header),
-            None,
-            "its section table lies past its end"
-        );
+        assert_eq!(Object::parse(&header), None, "its section table lies past its end");
     }
 }

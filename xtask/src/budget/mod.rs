@@ -22,12 +22,7 @@ pub(crate) fn run() -> Result<()> {
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let object =
         Object::parse(&bytes).with_context(|| format!("{} is no object of 64-bit BPF", path.display()))?;
-    for Function {
-        name,
-        instructions,
-        frame_bytes,
-    } in &object.functions
-    {
+    for Function { name, instructions, frame_bytes } in &object.functions {
         note(format_args!(
             "{name}: {instructions} instructions, {frame_bytes} of {MAX_FRAME_BYTES} bytes of stack"
         ));
@@ -60,30 +55,19 @@ mod tests {
     fn object(sections: &[&str], frame_bytes: u32) -> Object {
         Object {
             sections: sections.iter().map(|name| (*name).to_owned()).collect(),
-            functions: vec![Function {
-                name: "lb".to_owned(),
-                instructions: 1,
-                frame_bytes,
-            }],
+            functions: vec![Function { name: "lb".to_owned(), instructions: 1, frame_bytes }],
         }
     }
 
     #[test]
     fn a_frame_above_the_budget_is_refused_by_its_name() {
         assert!(check(&object(&[".BTF"], MAX_FRAME_BYTES)).is_ok());
-        let error = check(&object(&[".BTF"], MAX_FRAME_BYTES + 8))
-            .unwrap_err()
-            .to_string();
+        let error = check(&object(&[".BTF"], MAX_FRAME_BYTES + 8)).unwrap_err().to_string();
         assert!(error.contains("frame of lb takes 264 bytes"), "{error}");
     }
 
     #[test]
     fn code_without_types_is_refused() {
-        assert!(
-            check(&object(&[".text"], 0))
-                .unwrap_err()
-                .to_string()
-                .contains("no section .BTF")
-        );
+        assert!(check(&object(&[".text"], 0)).unwrap_err().to_string().contains("no section .BTF"));
     }
 }

@@ -100,10 +100,7 @@ fn plain(cures: &[Cure]) -> BTreeSet<&'static str> {
 fn choose_compiler(candidate: impl Fn(&str) -> Result<Option<String>>) -> Result<&'static [&'static str]> {
     let mut tried = Vec::new();
     for packages in COMPILERS {
-        let versions = packages
-            .iter()
-            .map(|name| candidate(name))
-            .collect::<Result<Vec<_>>>()?;
+        let versions = packages.iter().map(|name| candidate(name)).collect::<Result<Vec<_>>>()?;
         let number = versions[0].as_deref().and_then(rust_version);
         if versions.iter().all(Option::is_some) && number >= Some(MIN_RUST) {
             return Ok(packages);
@@ -145,14 +142,9 @@ fn keep_from_starting(cures: &[Cure]) -> Result<()> {
         return Ok(());
     }
     for cure in cures {
-        if let Cure::Packages {
-            daemon: Some(daemon), ..
-        } = cure
-        {
+        if let Cure::Packages { daemon: Some(daemon), .. } = cure {
             output(quiet(Command::new("systemctl")).args(["disable", "--quiet", daemon]))?;
-            note(format_args!(
-                "{daemon} is installed but neither started nor enabled: the lab runs its own"
-            ));
+            note(format_args!("{daemon} is installed but neither started nor enabled: the lab runs its own"));
         }
     }
     Ok(())
@@ -160,10 +152,7 @@ fn keep_from_starting(cures: &[Cure]) -> Result<()> {
 
 /// Asks nothing: no terminal, no debconf, no menu of services to restart.
 fn quiet(mut command: Command) -> Command {
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("NEEDRESTART_SUSPEND", "1")
-        .stdin(Stdio::null());
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_SUSPEND", "1").stdin(Stdio::null());
     command
 }
 
@@ -172,12 +161,7 @@ mod tests {
     use super::*;
 
     fn release(packages: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Result<Option<String>> {
-        move |name| {
-            Ok(packages
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, version)| (*version).to_owned()))
-        }
+        move |name| Ok(packages.iter().find(|(n, _)| *n == name).map(|(_, version)| (*version).to_owned()))
     }
 
     #[test]

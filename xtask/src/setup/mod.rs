@@ -33,10 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.check {
         list(&missing);
-        bail!(
-            "{} missing; run `cargo xtask setup` as root",
-            things(missing.len())
-        );
+        bail!("{} missing; run `cargo xtask setup` as root", things(missing.len()));
     }
     install(missing)
 }
@@ -44,11 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Installs what is missing, and is silent when nothing is.
 pub(crate) fn ensure() -> Result<()> {
     let missing = needs::missing();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        install(missing)
-    }
+    if missing.is_empty() { Ok(()) } else { install(missing) }
 }
 
 fn install(missing: Vec<Need>) -> Result<()> {
@@ -96,11 +89,7 @@ fn list(missing: &[Need]) {
 }
 
 fn things(count: usize) -> String {
-    if count == 1 {
-        "1 thing is".to_owned()
-    } else {
-        format!("{count} things are")
-    }
+    if count == 1 { "1 thing is".to_owned() } else { format!("{count} things are") }
 }
 
 /// The same installation as command lines, for someone who would rather type them.
@@ -109,19 +98,13 @@ fn by_hand(missing: &[Need]) -> Vec<String> {
     let mut lines = Vec::new();
     let packages = apt::without_asking(&cures);
     if !packages.is_empty() {
-        lines.push(format!(
-            "apt-get install --no-install-recommends {}",
-            packages.join(" ")
-        ));
+        lines.push(format!("apt-get install --no-install-recommends {}", packages.join(" ")));
     }
     for cure in &cures {
         match cure {
             Cure::Packages { .. } | Cure::Compiler => {}
             Cure::Component { toolchain, component } => {
-                lines.push(crate::exec::command_line(&rustup_component(
-                    toolchain.as_deref(),
-                    component,
-                )));
+                lines.push(crate::exec::command_line(&rustup_component(toolchain.as_deref(), component)));
             }
             Cure::Linker { .. } => lines.push(crate::exec::command_line(&cargo_install_linker())),
             Cure::BpfFs => lines.push(crate::exec::command_line(&mount_bpffs())),
@@ -134,13 +117,7 @@ fn cargo_install_linker() -> Command {
     let mut command = crate::exec::cargo();
     command
         .env("LLVM_PREFIX", needs::LLVM)
-        .args([
-            "install",
-            "--quiet",
-            "--force",
-            "--locked",
-            "--no-default-features",
-        ])
+        .args(["install", "--quiet", "--force", "--locked", "--no-default-features"])
         .args(["--features", "llvm-22", LINKER]);
     command
 }
@@ -166,40 +143,24 @@ mod tests {
 
     #[test]
     fn someone_who_is_not_root_is_told_every_command() {
-        let need = |cure| Need {
-            what: String::new(),
-            why: "",
-            cure,
-        };
+        let need = |cure| Need { what: String::new(), why: "", cure };
         let lines = by_hand(&[
-            need(Cure::Packages {
-                names: &["dcmtk"],
-                daemon: None,
-            }),
+            need(Cure::Packages { names: &["dcmtk"], daemon: None }),
             need(Cure::Compiler),
             need(Cure::Linker { wants_llvm: true }),
             need(Cure::BpfFs),
         ]);
-        assert!(
-            lines[0].starts_with("apt-get install --no-install-recommends dcmtk "),
-            "{lines:?}"
-        );
+        assert!(lines[0].starts_with("apt-get install --no-install-recommends dcmtk "), "{lines:?}");
         assert!(
             lines[0].contains("libstd-rust-web-dev-bpf") && lines[0].contains("llvm-22-dev"),
             "{lines:?}"
         );
-        assert!(
-            lines[1].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install"),
-            "{lines:?}"
-        );
+        assert!(lines[1].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install"), "{lines:?}");
         assert_eq!(lines[2], "mount -t bpf bpf /sys/fs/bpf");
     }
 
     #[test]
     fn one_thing_is_and_two_things_are() {
-        assert_eq!(
-            (things(1), things(2)),
-            ("1 thing is".to_owned(), "2 things are".to_owned())
-        );
+        assert_eq!((things(1), things(2)), ("1 thing is".to_owned(), "2 things are".to_owned()));
     }
 }

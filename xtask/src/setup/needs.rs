@@ -28,19 +28,13 @@ pub(super) struct Need {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Cure {
     /// These packages, all of them; and the daemon that comes with them, which nobody asked for.
-    Packages {
-        names: &'static [&'static str],
-        daemon: Option<&'static str>,
-    },
+    Packages { names: &'static [&'static str], daemon: Option<&'static str> },
     /// A compiler for BPF, under whichever name this release of the distribution has one.
     Compiler,
     /// `bpf-linker`, compiled here; and the LLVM it is compiled against, if that is missing too.
     Linker { wants_llvm: bool },
     /// A component of rustup; `None` is the toolchain that runs us.
-    Component {
-        toolchain: Option<String>,
-        component: &'static str,
-    },
+    Component { toolchain: Option<String>, component: &'static str },
     /// The file system for pinned maps, mounted.
     BpfFs,
 }
@@ -65,12 +59,7 @@ struct Program {
 
 /// No `cc`: without one, cargo could not have linked us.
 const PROGRAMS: [Program; 8] = [
-    Program {
-        name: "git",
-        packages: &["git"],
-        daemon: None,
-        why: "tells tidy which files are ours",
-    },
+    Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
         packages: &["iproute2"],
@@ -117,22 +106,13 @@ const PROGRAMS: [Program; 8] = [
 
 /// Everything that is missing on this machine.
 pub(super) fn missing() -> Vec<Need> {
-    let programs = PROGRAMS
-        .iter()
-        .filter(|program| find_program(program.name).is_none())
-        .map(|program| Need {
+    let programs =
+        PROGRAMS.iter().filter(|program| find_program(program.name).is_none()).map(|program| Need {
             what: format!("the program {}", program.name),
             why: program.why,
-            cure: Cure::Packages {
-                names: program.packages,
-                daemon: program.daemon,
-            },
+            cure: Cure::Packages { names: program.packages, daemon: program.daemon },
         });
-    programs
-        .chain(developer_tools())
-        .chain(bpf_toolchain())
-        .chain(bpf_file_system())
-        .collect()
+    programs.chain(developer_tools()).chain(bpf_toolchain()).chain(bpf_file_system()).collect()
 }
 
 /// Which compiler builds the XDP program, for the last line of a set-up.
@@ -150,10 +130,7 @@ fn has_llvm() -> bool {
 
 /// Formatter and linter stand beside the cargo that runs us, or are not installed: rustup's proxies in `PATH` say nothing.
 fn developer_tools() -> Vec<Need> {
-    let cargo = env::var_os("CARGO")
-        .map(PathBuf::from)
-        .or_else(|| find_program("cargo"))
-        .unwrap_or_default();
+    let cargo = env::var_os("CARGO").map(PathBuf::from).or_else(|| find_program("cargo")).unwrap_or_default();
     let has_rustup = find_program("rustup").is_some();
     [
         ("cargo-fmt", "rustfmt", &["rustfmt-web"], "keeps one format"),
@@ -165,15 +142,9 @@ fn developer_tools() -> Vec<Need> {
         what: format!("{program} beside {}", cargo.display()),
         why,
         cure: if has_rustup {
-            Cure::Component {
-                toolchain: None,
-                component,
-            }
+            Cure::Component { toolchain: None, component }
         } else {
-            Cure::Packages {
-                names: packages,
-                daemon: None,
-            }
+            Cure::Packages { names: packages, daemon: None }
         },
     })
     .collect()
@@ -182,23 +153,15 @@ fn developer_tools() -> Vec<Need> {
 fn bpf_toolchain() -> Vec<Need> {
     let mut needs = Vec::new();
     match find_compiler() {
-        Err(what) => needs.push(Need {
-            what,
-            why: "compiles the XDP program",
-            cure: Cure::Compiler,
-        }),
+        Err(what) => needs.push(Need { what, why: "compiles the XDP program", cure: Cure::Compiler }),
         Ok(compiler) if compiler.cargo_clippy().is_none() => needs.push(Need {
             what: format!("clippy beside {}", compiler.rustc.display()),
             why: "lints the XDP program",
             cure: match compiler.core {
-                Core::InSysroot => Cure::Packages {
-                    names: &["rust-web-clippy"],
-                    daemon: None,
-                },
-                Core::FromSource => Cure::Component {
-                    toolchain: Some("nightly".into()),
-                    component: "clippy",
-                },
+                Core::InSysroot => Cure::Packages { names: &["rust-web-clippy"], daemon: None },
+                Core::FromSource => {
+                    Cure::Component { toolchain: Some("nightly".into()), component: "clippy" }
+                }
             },
         }),
         Ok(_) => {}
@@ -207,9 +170,7 @@ fn bpf_toolchain() -> Vec<Need> {
         needs.push(Need {
             what,
             why: "links the XDP program",
-            cure: Cure::Linker {
-                wants_llvm: !has_llvm(),
-            },
+            cure: Cure::Linker { wants_llvm: !has_llvm() },
         });
     }
     needs
@@ -242,24 +203,16 @@ mod tests {
 
     #[test]
     fn bpffs_counts_only_where_lbd_looks_for_it_and_uncovered() {
-        assert!(is_bpffs_mounted(
-            "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n"
-        ));
+        assert!(is_bpffs_mounted("proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n"));
         assert!(!is_bpffs_mounted("bpf /mnt/bpf bpf rw 0 0\n"));
-        assert!(!is_bpffs_mounted(
-            "bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"
-        ));
+        assert!(!is_bpffs_mounted("bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"));
         assert!(!is_bpffs_mounted(""));
     }
 
     #[test]
     fn every_program_has_a_package_and_a_reason_and_stands_in_the_table_once() {
         for program in &PROGRAMS {
-            assert!(
-                !program.packages.is_empty() && !program.why.is_empty(),
-                "{}",
-                program.name
-            );
+            assert!(!program.packages.is_empty() && !program.why.is_empty(), "{}", program.name);
             assert_eq!(
                 PROGRAMS.iter().filter(|other| other.name == program.name).count(),
                 1,

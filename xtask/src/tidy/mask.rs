@@ -6,11 +6,7 @@ pub(super) fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut after_word = false;
     while let Some(first) = rest.chars().next() {
-        let hidden = if after_word {
-            literal_after_word(rest)
-        } else {
-            length_hidden(rest)
-        };
+        let hidden = if after_word { literal_after_word(rest) } else { length_hidden(rest) };
         let length = if hidden == 0 { first.len_utf8() } else { hidden };
         let (head, tail) = rest.split_at(length);
         if hidden == 0 {
@@ -26,11 +22,7 @@ pub(super) fn code_only(text: &str) -> String {
 
 /// Inside a word an `r` or a `b` starts no literal, but a comment or a quote may follow.
 fn literal_after_word(rest: &str) -> usize {
-    if rest.starts_with(['r', 'b', 'c']) {
-        0
-    } else {
-        length_hidden(rest)
-    }
+    if rest.starts_with(['r', 'b', 'c']) { 0 } else { length_hidden(rest) }
 }
 
 /// Bytes of the comment or literal that starts here; 0 if none does.
@@ -43,10 +35,7 @@ fn length_hidden(rest: &str) -> usize {
     }
     let prefix = ["br", "cr", "r", "b", "c"]
         .into_iter()
-        .find(|prefix| {
-            rest.strip_prefix(prefix)
-                .is_some_and(|body| body.starts_with(['"', '#', '\'']))
-        })
+        .find(|prefix| rest.strip_prefix(prefix).is_some_and(|body| body.starts_with(['"', '#', '\''])))
         .unwrap_or("");
     let body = &rest[prefix.len()..];
     let length = if prefix.contains('r') {
@@ -89,9 +78,7 @@ fn raw_string(body: &str) -> usize {
         return 0;
     }
     let end = format!("\"{}", "#".repeat(hashes));
-    body[hashes + 1..]
-        .find(&end)
-        .map_or(body.len(), |at| hashes + 1 + at + end.len())
+    body[hashes + 1..].find(&end).map_or(body.len(), |at| hashes + 1 + at + end.len())
 }
 
 /// From a quote to the next one that no backslash precedes.
@@ -134,21 +121,14 @@ mod tests {
 
     #[test]
     fn lifetimes_raw_identifiers_and_words_that_end_in_r_are_code() {
-        for text in [
-            "fn f<'a>(x: &'a str) {}",
-            "r#type + car#x",
-            "unsafe { 'outer: loop {} }",
-        ] {
+        for text in ["fn f<'a>(x: &'a str) {}", "r#type + car#x", "unsafe { 'outer: loop {} }"] {
             assert_eq!(code_only(text), text);
         }
     }
 
     #[test]
     fn escaped_characters_end_where_they_end() {
-        assert_eq!(
-            code_only(r"['\'', 'é', '\u{1F}'] unsafe"),
-            r"[    ,    ,         ] unsafe"
-        );
+        assert_eq!(code_only(r"['\'', 'é', '\u{1F}'] unsafe"), r"[    ,    ,         ] unsafe");
     }
 
     #[test]

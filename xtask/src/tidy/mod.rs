@@ -22,16 +22,8 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        let code = if path.ends_with(".rs") {
-            mask::code_only(text)
-        } else {
-            String::new()
-        };
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
+        let code = if path.ends_with(".rs") { mask::code_only(text) } else { String::new() };
+        Self { path: path.to_owned(), text: text.to_owned(), code }
     }
 }
 
@@ -66,16 +58,8 @@ pub(crate) fn run() -> Result<()> {
 fn files() -> Result<Vec<String>> {
     let mut git = Command::new("git");
     // Root works in other people's clones, too.
-    git.args([
-        "-c",
-        "safe.directory=*",
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ])
-    .current_dir(place::root());
+    git.args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(place::root());
     let listed = output(&mut git).context("tidy asks git which files are ours")?;
     let mut files: Vec<String> = listed
         .split_terminator('\0')

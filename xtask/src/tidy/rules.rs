@@ -86,27 +86,13 @@ const BORDERS: [Border; 8] = [
     Border {
         room: &["lb-ctl/src/config/"],
         except: &[],
-        forbidden: &[
-            "tokio",
-            "rtnetlink",
-            "axum",
-            "hyper",
-            "crate::dataplane",
-            "crate::health",
-        ],
+        forbidden: &["tokio", "rtnetlink", "axum", "hyper", "crate::dataplane", "crate::health"],
         why: "a configuration is read and checked without the system it is for",
     },
     Border {
         room: &["lb-ctl/src/dataplane/"],
         except: &[],
-        forbidden: &[
-            "crate::config",
-            "crate::api",
-            "crate::health",
-            "axum",
-            "hyper",
-            "tokio::spawn",
-        ],
+        forbidden: &["crate::config", "crate::api", "crate::health", "axum", "hyper", "tokio::spawn"],
         why: "the data plane takes ops and gives facts",
     },
     Border {
@@ -136,10 +122,7 @@ const WORDS: [(&str, &str); 6] = [
     (concat!("XX", "X:"), "say what is wrong in a sentence"),
     (concat!("/wo", "rk/"), "a path of one machine"),
     (concat!("/tmp", "/wt"), "a path of one machine"),
-    (
-        concat!("issue", " #"),
-        "say it here; a tracker is not part of the project",
-    ),
+    (concat!("issue", " #"), "say it here; a tracker is not part of the project"),
 ];
 
 /// Everything that is wrong with a file, in the order of its lines.
@@ -172,10 +155,7 @@ fn words(source: &Source) -> Vec<Finding> {
         WORDS
             .into_iter()
             .filter(|(word, _)| text.contains(word) || lower.contains(word))
-            .map(|(word, cure)| Finding {
-                line,
-                message: format!("`{word}` in the project's text: {cure}"),
-            })
+            .map(|(word, cure)| Finding { line, message: format!("`{word}` in the project's text: {cure}") })
             .collect::<Vec<_>>()
     };
     numbered(&source.text).flat_map(found).collect()
@@ -204,10 +184,7 @@ fn border_crossed(source: &Source, border: &Border) -> Vec<Finding> {
             .forbidden
             .iter()
             .filter(|path| starts_of(code, path).any(|at| is_path(code, at, path)))
-            .map(|path| Finding {
-                line,
-                message: format!("`{path}` is out of bounds here: {}", border.why),
-            })
+            .map(|path| Finding { line, message: format!("`{path}` is out of bounds here: {}", border.why) })
             .collect::<Vec<_>>()
     };
     numbered(&source.code).flat_map(found).collect()
@@ -217,11 +194,7 @@ fn border_crossed(source: &Source, border: &Border) -> Vec<Finding> {
 fn is_under(path: &str, places: &[&str]) -> bool {
     places.iter().any(|place| {
         let is_directory = place.is_empty() || place.ends_with('/');
-        if is_directory {
-            path.starts_with(place)
-        } else {
-            path == *place
-        }
+        if is_directory { path.starts_with(place) } else { path == *place }
     })
 }
 
@@ -232,18 +205,14 @@ fn is_path(code: &str, at: usize, path: &str) -> bool {
         // `std::net::Tcp` stands for TcpStream and TcpListener; `crate::config` does not stand for `crate::configure`.
         return path.ends_with("Tcp") || path.ends_with("Udp") || !continues_word(after);
     }
-    let is_crate = !code[..at]
-        .strip_suffix("::")
-        .is_some_and(|before| before.ends_with(is_word_character));
+    let is_crate = !code[..at].strip_suffix("::").is_some_and(|before| before.ends_with(is_word_character));
     let is_import = code.trim_start().starts_with("use ") && !continues_word(after);
     is_crate && (after.starts_with("::") || is_import)
 }
 
 /// Where a word starts, and no other word ends.
 fn starts_of<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    code.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(|at| !code[..*at].ends_with(is_word_character))
+    code.match_indices(word).map(|(at, _)| at).filter(|at| !code[..*at].ends_with(is_word_character))
 }
 
 fn continues_word(after: &str) -> bool {
@@ -263,10 +232,7 @@ mod tests {
     use super::*;
 
     fn lines_of(path: &str, text: &str) -> Vec<usize> {
-        check(&Source::new(path, text))
-            .into_iter()
-            .map(|finding| finding.line)
-            .collect()
+        check(&Source::new(path, text)).into_iter().map(|finding| finding.line).collect()
     }
 
     #[test]
@@ -275,11 +241,7 @@ mod tests {
             "#![forbid(unsafe_code)]\n// unsafe\nlet s = \"unsafe\";\nunsafe { f() }\n#[unsafe(no_mangle)]\n";
         assert_eq!(lines_of("lb-ctl/src/app.rs", text), [4, 5]);
         for path in UNSAFE {
-            let file = if path.ends_with('/') {
-                format!("{path}x.rs")
-            } else {
-                path.to_owned()
-            };
+            let file = if path.ends_with('/') { format!("{path}x.rs") } else { path.to_owned() };
             assert_eq!(lines_of(&file, text), [], "{file}");
         }
         assert_eq!(lines_of("lb-ebpf/src/packet.rs.rs", "unsafe fn f() {}"), [1]);
@@ -297,20 +259,11 @@ mod tests {
             assert_eq!(lines_of("lb-ctl/src/dataplane/bpf/maps.rs", text), [], "{text}");
             assert_eq!(lines_of("tests/src/run.rs", text), [], "{text}");
         }
-        for text in [
-            "// aya::maps",
-            "let aya = 1;",
-            "use malaya::x;",
-            "my::aya::x()",
-            "use aya_log::x;",
-        ] {
+        for text in ["// aya::maps", "let aya = 1;", "use malaya::x;", "my::aya::x()", "use aya_log::x;"] {
             assert_eq!(lines_of("lb-ctl/src/app.rs", text), [], "{text}");
         }
         assert_eq!(lines_of("lb-ebpf/src/parse.rs", "use aya_ebpf::helpers::x;"), [1]);
-        assert_eq!(
-            lines_of("lb-ebpf/src/bin/lb/maps.rs", "use aya_ebpf::macros::map;"),
-            []
-        );
+        assert_eq!(lines_of("lb-ebpf/src/bin/lb/maps.rs", "use aya_ebpf::macros::map;"), []);
     }
 
     #[test]
@@ -325,21 +278,9 @@ mod tests {
 
     #[test]
     fn the_data_plane_knows_no_configuration_file() {
-        assert_eq!(
-            lines_of("lb-ctl/src/dataplane/mod.rs", "use crate::config::File;"),
-            [1]
-        );
-        assert_eq!(
-            lines_of(
-                "lb-ctl/src/dataplane/mod.rs",
-                "use crate::model::config::Protocol;"
-            ),
-            []
-        );
-        assert_eq!(
-            lines_of("lb-ctl/src/dataplane/mod.rs", "use crate::configure::x;"),
-            []
-        );
+        assert_eq!(lines_of("lb-ctl/src/dataplane/mod.rs", "use crate::config::File;"), [1]);
+        assert_eq!(lines_of("lb-ctl/src/dataplane/mod.rs", "use crate::model::config::Protocol;"), []);
+        assert_eq!(lines_of("lb-ctl/src/dataplane/mod.rs", "use crate::configure::x;"), []);
     }
 
     #[test]
@@ -354,11 +295,7 @@ mod tests {
     #[test]
     fn words_that_never_stand_in_the_project_are_found_in_any_file() {
         for (word, _) in WORDS {
-            assert_eq!(
-                lines_of("README.md", &format!("fine\nsee {word}12")),
-                [2],
-                "{word}"
-            );
+            assert_eq!(lines_of("README.md", &format!("fine\nsee {word}12")), [2], "{word}");
         }
         assert_eq!(lines_of("README.md", concat!("See Iss", "ue #12")), [1]);
         assert_eq!(lines_of("README.md", "a todo list; the network/area"), []);
@@ -366,9 +303,6 @@ mod tests {
 
     #[test]
     fn this_file_obeys_its_own_rules() {
-        assert_eq!(
-            check(&Source::new("xtask/src/tidy/rules.rs", include_str!("rules.rs"))),
-            []
-        );
+        assert_eq!(check(&Source::new("xtask/src/tidy/rules.rs", include_str!("rules.rs"))), []);
     }
 }

@@ -60,19 +60,10 @@ fn every_verb_parses() {
 #[test]
 fn unique_prefixes_are_verbs() {
     assert!(matches!(parse("lbctl v l").verb, Verb::Vip(VipVerb::List { .. })));
-    assert!(matches!(
-        parse("lbctl r dr A/B").verb,
-        Verb::Rip(RipVerb::Drain(_))
-    ));
-    assert!(matches!(
-        parse("lbctl con c").verb,
-        Verb::Config(ConfigVerb::Check { .. })
-    ));
+    assert!(matches!(parse("lbctl r dr A/B").verb, Verb::Rip(RipVerb::Drain(_))));
+    assert!(matches!(parse("lbctl con c").verb, Verb::Config(ConfigVerb::Check { .. })));
     assert!(matches!(parse("lbctl stat").verb, Verb::Status(_)));
-    assert!(
-        refusal("lbctl rip d A/B").contains("similar subcommands"),
-        "delete and drain both begin so"
-    );
+    assert!(refusal("lbctl rip d A/B").contains("similar subcommands"), "delete and drain both begin so");
 }
 
 #[test]
@@ -91,44 +82,24 @@ fn values_offered_are_values_of_the_configuration() {
 #[test]
 fn a_vip_is_taken_as_typed() {
     let cli = parse("lbctl vip add X --mode l4-dr --ip fd00::1 --ports 104,11112 --rip A=[fd00::2]:8080");
-    let Verb::Vip(VipVerb::Add(vip)) = cli.verb else {
-        panic!("not vip add")
-    };
+    let Verb::Vip(VipVerb::Add(vip)) = cli.verb else { panic!("not vip add") };
     assert_eq!(vip.ports, [104, 11112]);
-    assert_eq!(
-        vip.rips,
-        [NamedAddress {
-            name: "A".to_owned(),
-            address: "[fd00::2]:8080".to_owned()
-        }]
-    );
-    assert_eq!(
-        (vip.scheduler, vip.check),
-        (None, None),
-        "what was not typed is left to the configuration"
-    );
+    assert_eq!(vip.rips, [NamedAddress { name: "A".to_owned(), address: "[fd00::2]:8080".to_owned() }]);
+    assert_eq!((vip.scheduler, vip.check), (None, None), "what was not typed is left to the configuration");
 }
 
 #[test]
 fn an_assignment_is_split_at_its_first_equals_sign() {
     let cli = parse("lbctl vip set X check={type=\"connect\"}");
-    let Verb::Vip(VipVerb::Set { assignments, .. }) = cli.verb else {
-        panic!("not vip set")
-    };
-    let expected = Assignment {
-        key: "check".to_owned(),
-        value: "{type=\"connect\"}".to_owned(),
-    };
+    let Verb::Vip(VipVerb::Set { assignments, .. }) = cli.verb else { panic!("not vip set") };
+    let expected = Assignment { key: "check".to_owned(), value: "{type=\"connect\"}".to_owned() };
     assert_eq!(assignments, [expected]);
 }
 
 #[test]
 fn what_is_typed_wrong_is_named_with_its_cure() {
     let cases = [
-        (
-            "lbctl rip add V A=10.0.0.1:8080",
-            "direct routing cannot translate ports: leave `:8080` out",
-        ),
+        ("lbctl rip add V A=10.0.0.1:8080", "direct routing cannot translate ports: leave `:8080` out"),
         ("lbctl rip add V A=[fd00::1]:8080", "write A=fd00::1"),
         ("lbctl rip add V A=pacs1", "`pacs1` is not an IP address"),
         ("lbctl rip add V 10.0.0.1", "`10.0.0.1` is not NAME=ADDRESS"),
@@ -141,22 +112,13 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
         ("lbctl rip drain V/", "`V/` is not VIP/RIP"),
         ("lbctl rip drain", "required arguments were not provided"),
         ("lbctl vip set V", "required arguments were not provided"),
-        (
-            "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 0",
-            "`0` is not a port from 1 to 65535",
-        ),
+        ("lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 0", "`0` is not a port from 1 to 65535"),
         (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 104,,105",
             "`` is not a port from 1 to 65535; separate ports by commas",
         ),
-        (
-            "lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104",
-            "possible values: l4-dr",
-        ),
-        (
-            "lbctl vip add V --mode l4-dr --ip 10.0.0.1/24 --ports 104",
-            "write the address alone: 10.0.0.1",
-        ),
+        ("lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104", "possible values: l4-dr"),
+        ("lbctl vip add V --mode l4-dr --ip 10.0.0.1/24 --ports 104", "write the address alone: 10.0.0.1"),
         (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.300 --ports 104",
             "`10.0.0.300` is not an IP address, e.g. 10.12.1.110",

@@ -41,9 +41,9 @@ impl FromStr for QualifiedRip {
     fn from_str(typed: &str) -> Result<Self, String> {
         match typed.parse()? {
             RipTarget::In(rip) => Ok(rip),
-            RipTarget::Everywhere(rip) => Err(format!(
-                "`{rip}` does not say in which VIP: write VIP/RIP, e.g. DICOM/{rip}"
-            )),
+            RipTarget::Everywhere(rip) => {
+                Err(format!("`{rip}` does not say in which VIP: write VIP/RIP, e.g. DICOM/{rip}"))
+            }
         }
     }
 }
@@ -64,10 +64,9 @@ impl FromStr for RipTarget {
         let parts: Vec<&str> = typed.split('/').collect();
         match parts.as_slice() {
             [rip] if !rip.is_empty() => Ok(Self::Everywhere((*rip).to_owned())),
-            [vip, rip] if !vip.is_empty() && !rip.is_empty() => Ok(Self::In(QualifiedRip {
-                vip: (*vip).to_owned(),
-                rip: (*rip).to_owned(),
-            })),
+            [vip, rip] if !vip.is_empty() && !rip.is_empty() => {
+                Ok(Self::In(QualifiedRip { vip: (*vip).to_owned(), rip: (*rip).to_owned() }))
+            }
             _ => Err(format!("`{typed}` is not VIP/RIP, e.g. DICOM/DICOM1")),
         }
     }
@@ -87,10 +86,9 @@ pub(super) fn parse_timeout(typed: &str) -> Result<Duration, String> {
 /// `KEY=VALUE`.
 pub(super) fn parse_assignment(typed: &str) -> Result<Assignment, String> {
     match typed.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => Ok(Assignment {
-            key: key.trim().to_owned(),
-            value: value.trim().to_owned(),
-        }),
+        Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
+            Ok(Assignment { key: key.trim().to_owned(), value: value.trim().to_owned() })
+        }
         _ => Err(format!("`{typed}` is not KEY=VALUE, e.g. weight=50")),
     }
 }
@@ -98,10 +96,9 @@ pub(super) fn parse_assignment(typed: &str) -> Result<Assignment, String> {
 /// `NAME=ADDRESS`, with whatever stands for the address.
 pub(super) fn parse_named_address(typed: &str) -> Result<NamedAddress, String> {
     match typed.split_once('=') {
-        Some((name, address)) if !name.is_empty() && !address.is_empty() => Ok(NamedAddress {
-            name: name.to_owned(),
-            address: address.to_owned(),
-        }),
+        Some((name, address)) if !name.is_empty() && !address.is_empty() => {
+            Ok(NamedAddress { name: name.to_owned(), address: address.to_owned() })
+        }
         _ => Err(format!("`{typed}` is not NAME=ADDRESS, e.g. DICOM1=10.12.1.110")),
     }
 }
@@ -126,9 +123,7 @@ pub(super) fn parse_ip(typed: &str) -> Result<IpAddr, String> {
     match (address.parse(), address == typed) {
         (Ok(ip), true) => Ok(ip),
         (Ok(ip), false) => Err(format!("`{typed}` is a network; write the address alone: {ip}")),
-        (Err(_), _) => Err(format!(
-            "`{typed}` is not an IP address, e.g. 10.12.1.110 or fd00:12::110"
-        )),
+        (Err(_), _) => Err(format!("`{typed}` is not an IP address, e.g. 10.12.1.110 or fd00:12::110")),
     }
 }
 
@@ -136,8 +131,8 @@ pub(super) fn parse_ip(typed: &str) -> Result<IpAddr, String> {
 pub(super) fn parse_port(typed: &str) -> Result<u16, String> {
     match typed.parse() {
         Ok(port @ 1..) => Ok(port),
-        Ok(0) | Err(_) => Err(format!(
-            "`{typed}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112"
-        )),
+        Ok(0) | Err(_) => {
+            Err(format!("`{typed}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112"))
+        }
     }
 }

@@ -11,9 +11,7 @@ use toml_edit::{Document, InlineTable, Item, Table, Value};
 pub(super) fn remove(text: &str, path: &[&str]) -> Option<String> {
     let document = Document::parse(text).ok()?;
     let (name, parents) = path.split_last()?;
-    let parent = parents
-        .iter()
-        .try_fold(document.as_item(), |item, key| item.get(key))?;
+    let parent = parents.iter().try_fold(document.as_item(), |item, key| item.get(key))?;
     let mut cuts = Vec::new();
     match parent {
         Item::Value(Value::InlineTable(table)) => cut_entry(text, table, name, &mut cuts)?,
@@ -100,11 +98,8 @@ fn cut_entry(text: &str, table: &InlineTable, name: &str, cuts: &mut Vec<Range<u
         return Some(());
     }
     // The last one: the comma before it goes too.
-    let before = table
-        .iter()
-        .filter_map(|(_, value)| value.span())
-        .map(|span| span.end)
-        .filter(|end| *end < start);
+    let before =
+        table.iter().filter_map(|(_, value)| value.span()).map(|span| span.end).filter(|end| *end < start);
     if let Some(previous) = before.max() {
         let comma = skip_trivia(text, previous);
         if text[comma..].starts_with(',') {
@@ -136,9 +131,7 @@ fn spaces(text: &str) -> usize {
 /// The range widened to whole lines.
 fn lines(text: &str, range: Range<usize>) -> Range<usize> {
     let start = text[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
-    let end = text[range.end..]
-        .find('\n')
-        .map_or(text.len(), |newline| range.end + newline + 1);
+    let end = text[range.end..].find('\n').map_or(text.len(), |newline| range.end + newline + 1);
     start..end
 }
 
@@ -174,21 +167,9 @@ mod tests {
     #[test]
     fn a_braced_or_dotted_vip_goes_with_its_lines_alone() {
         let text = "[vip]\n# first\nA = { ip = 1 } # a\nB.ip = 2 # b\nB.ports = 3\nC = { ip = 4 }";
-        cut(
-            text,
-            &["vip", "A"],
-            "[vip]\n# first\nB.ip = 2 # b\nB.ports = 3\nC = { ip = 4 }",
-        );
-        cut(
-            text,
-            &["vip", "B"],
-            "[vip]\n# first\nA = { ip = 1 } # a\nC = { ip = 4 }",
-        );
-        cut(
-            text,
-            &["vip", "C"],
-            "[vip]\n# first\nA = { ip = 1 } # a\nB.ip = 2 # b\nB.ports = 3\n",
-        );
+        cut(text, &["vip", "A"], "[vip]\n# first\nB.ip = 2 # b\nB.ports = 3\nC = { ip = 4 }");
+        cut(text, &["vip", "B"], "[vip]\n# first\nA = { ip = 1 } # a\nC = { ip = 4 }");
+        cut(text, &["vip", "C"], "[vip]\n# first\nA = { ip = 1 } # a\nB.ip = 2 # b\nB.ports = 3\n");
     }
 
     #[test]

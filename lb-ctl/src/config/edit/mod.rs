@@ -59,20 +59,13 @@ pub enum EditError {
 ///
 /// When what is edited does not exist (or exists already, for additions), or the outcome is not valid.
 pub fn plan_edit(loaded: &Loaded, edit: &Edit) -> Result<Edited, EditError> {
-    let mut plan = Plan {
-        loaded,
-        texts: loaded.texts.clone(),
-        notes: Vec::new(),
-    };
+    let mut plan = Plan { loaded, texts: loaded.texts.clone(), notes: Vec::new() };
     match edit {
         Edit::RipAdd { vip, rip, ip, weight } => {
             let value = match weight {
                 None => Value::from(ip.to_string()),
                 Some(weight) => {
-                    let keys = [
-                        ("ip", Value::from(ip.to_string())),
-                        ("weight", i64::from(*weight).into()),
-                    ];
+                    let keys = [("ip", Value::from(ip.to_string())), ("weight", i64::from(*weight).into())];
                     Value::InlineTable(InlineTable::from_iter(keys))
                 }
             };
@@ -107,21 +100,12 @@ impl Plan<'_> {
         for Text { path, text } in &self.texts.files {
             let old = before(path.clone()).map(|file| file.text.clone());
             if old.as_ref() != Some(text) {
-                rewrites.push(Rewrite {
-                    path: path.clone(),
-                    before: old,
-                    after: text.clone(),
-                });
+                rewrites.push(Rewrite { path: path.clone(), before: old, after: text.clone() });
             }
         }
         let loaded = load_texts(self.texts)?;
         let changes = diff(&self.loaded.config, &loaded.config);
-        Ok(Edited {
-            loaded,
-            rewrites,
-            changes,
-            notes: self.notes,
-        })
+        Ok(Edited { loaded, rewrites, changes, notes: self.notes })
     }
 
     fn vip_add(&mut self, spec: &VipSpec) -> Result<(), EditError> {
@@ -139,13 +123,7 @@ impl Plan<'_> {
                 let others = self.texts.files.iter().skip(1);
                 let at = 1 + others.take_while(|file| file.path < path).count();
                 let at = at.min(self.texts.files.len());
-                self.texts.files.insert(
-                    at,
-                    Text {
-                        path,
-                        text: String::new(),
-                    },
-                );
+                self.texts.files.insert(at, Text { path, text: String::new() });
                 at
             }
         };
@@ -249,9 +227,9 @@ impl Plan<'_> {
                 *text = document.to_string();
                 Ok(())
             }
-            Put::NoTable(key) => Err(refused(format!(
-                "`{key}` has no keys of its own: set `{key}` as a whole"
-            ))),
+            Put::NoTable(key) => {
+                Err(refused(format!("`{key}` has no keys of its own: set `{key}` as a whole")))
+            }
         }
     }
 
@@ -264,11 +242,7 @@ impl Plan<'_> {
     fn vip(&self, name: &str) -> Result<&Vip, EditError> {
         let vips = &self.loaded.config.vips;
         vips.iter().find(|vip| vip.name == name).ok_or_else(|| {
-            let hint = hint(
-                name,
-                vips.iter().map(|vip| vip.name.as_str()),
-                "see `lbctl vip list`",
-            );
+            let hint = hint(name, vips.iter().map(|vip| vip.name.as_str()), "see `lbctl vip list`");
             refused(format!("there is no vip `{name}`: {hint}"))
         })
     }
@@ -296,9 +270,7 @@ impl Plan<'_> {
 
     /// The list that a VIP has its servers from; notes who shares it.
     fn servers_spot(&mut self, vip: &str) -> Result<Spot, EditError> {
-        let spot = self
-            .spot_of(&self.sections(), vip)
-            .ok_or_else(|| misplaced(vip))?;
+        let spot = self.spot_of(&self.sections(), vip).ok_or_else(|| misplaced(vip))?;
         let users = self.users(&spot)?;
         let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
         if names.len() > 1 {
@@ -314,10 +286,8 @@ impl Plan<'_> {
     /// The VIPs that have their servers from there.
     fn users(&self, spot: &Spot) -> Result<Vec<&Vip>, EditError> {
         let sections = self.sections();
-        let uses = |vip: &&Vip| {
-            self.spot_of(&sections, &vip.name)
-                .is_some_and(|other| other.path == spot.path)
-        };
+        let uses =
+            |vip: &&Vip| self.spot_of(&sections, &vip.name).is_some_and(|other| other.path == spot.path);
         Ok(self.loaded.config.vips.iter().filter(uses).collect())
     }
 
@@ -326,28 +296,20 @@ impl Plan<'_> {
         let table = sections.resolve_vip(entry, &mut Report::new(&self.loaded.texts.files));
         let owned = |path: [&str; 3]| path.map(str::to_owned).to_vec();
         if let Some(servers) = table.get("servers") {
-            return Some(Spot {
-                file: servers.key.span.file,
-                path: owned(["vip", vip, "servers"]),
-            });
+            return Some(Spot { file: servers.key.span.file, path: owned(["vip", vip, "servers"]) });
         }
         let file::Value::String(name) = &table.get("pool")?.node.value else {
             return None;
         };
         let pool = find_entry(&sections.pools, name)?;
-        Some(Spot {
-            file: pool.key.span.file,
-            path: owned(["pool", name, "servers"]),
-        })
+        Some(Spot { file: pool.key.span.file, path: owned(["pool", name, "servers"]) })
     }
 
     fn sections(&self) -> Sections {
         // The texts are those of a loaded configuration: there is nothing to report.
         let mut report = Report::new(&self.loaded.texts.files);
         let files = self.loaded.texts.files.iter().enumerate();
-        let files = files
-            .map(|(number, text)| file::parse(number, &text.text, &mut report))
-            .collect();
+        let files = files.map(|(number, text)| file::parse(number, &text.text, &mut report)).collect();
         Sections::collect(files, &mut report)
     }
 }
@@ -359,8 +321,7 @@ impl Spot {
 }
 
 fn parse(text: &str) -> Result<DocumentMut, EditError> {
-    text.parse()
-        .map_err(|error| refused(format!("the file cannot be edited as it stands: {error}")))
+    text.parse().map_err(|error| refused(format!("the file cannot be edited as it stands: {error}")))
 }
 
 fn is_dotted(item: &Item) -> bool {
@@ -380,9 +341,7 @@ const fn refused(text: String) -> EditError {
 }
 
 fn misplaced(vip: &str) -> EditError {
-    refused(format!(
-        "vip `{vip}` is not in the files any more: run `lbctl apply`, then repeat the command"
-    ))
+    refused(format!("vip `{vip}` is not in the files any more: run `lbctl apply`, then repeat the command"))
 }
 
 fn layout(path: &std::path::Path, keys: &[&str]) -> EditError {

@@ -93,11 +93,7 @@ fn insert_inline(table: &mut InlineTable, key: &str, mut value: Value) {
     let Some(last) = table.iter().last().map(|(key, _)| key.to_owned()) else {
         let comments = text(Some(table.trailing()));
         value.decor_mut().set_prefix(" ");
-        value.decor_mut().set_suffix(if comments.trim().is_empty() {
-            " ".to_owned()
-        } else {
-            comments
-        });
+        value.decor_mut().set_suffix(if comments.trim().is_empty() { " ".to_owned() } else { comments });
         let mut key = Key::new(key);
         key.leaf_decor_mut().set_prefix(" ");
         key.leaf_decor_mut().set_suffix(" ");
@@ -105,10 +101,7 @@ fn insert_inline(table: &mut InlineTable, key: &str, mut value: Value) {
         table.insert_formatted(&key, value);
         return;
     };
-    let lead = table
-        .key(&last)
-        .map(|key| text(key.leaf_decor().prefix()))
-        .unwrap_or_default();
+    let lead = table.key(&last).map(|key| text(key.leaf_decor().prefix())).unwrap_or_default();
     let comma = table.trailing_comma();
     // What stands between the last value (or its comma) and the closing brace.
     let tail = if comma {
@@ -116,12 +109,7 @@ fn insert_inline(table: &mut InlineTable, key: &str, mut value: Value) {
     } else {
         table
             .get(&last)
-            .map(|value| {
-                value
-                    .decor()
-                    .suffix()
-                    .map_or(" ".to_owned(), |raw| text(Some(raw)))
-            })
+            .map(|value| value.decor().suffix().map_or(" ".to_owned(), |raw| text(Some(raw))))
             .unwrap_or_default()
     };
     let (prefix, tail) = match tail.rsplit_once('\n') {

@@ -38,32 +38,18 @@ pub(super) struct Reading {
 pub(super) fn read(program: &Xdp, map: &Array<MapData, [u64; 2]>) -> Result<Reading, Error> {
     let packet = [0; 64];
     program
-        .test_run(TestRunOptions {
-            data_in: Some(&packet),
-            ..TestRunOptions::new()
-        })
-        .map_err(|e| {
-            fault(
-                "the kernel's clock cannot be read: running the program `clock` failed",
-                e,
-            )
-        })?;
-    let [jiffies, nanos] = map.get(&0, 0).map_err(|e| {
-        fault(
-            "the kernel's clock cannot be read: map `CLOCK` does not answer",
-            e,
-        )
-    })?;
+        .test_run(TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() })
+        .map_err(|e| fault("the kernel's clock cannot be read: running the program `clock` failed", e))?;
+    let [jiffies, nanos] = map
+        .get(&0, 0)
+        .map_err(|e| fault("the kernel's clock cannot be read: map `CLOCK` does not answer", e))?;
     Ok(Reading { jiffies, nanos })
 }
 
 /// Measures the kernel's timer rate: from one tick of the timer to another, a tenth of a second apart.
 pub(super) fn measure_hz(program: &Xdp, map: &Array<MapData, [u64; 2]>) -> Result<u32, Error> {
     let start = edge(program, map)?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what is measured is how far a clock gets in this time"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "what is measured is how far a clock gets in this time")]
     std::thread::sleep(WATCH);
     let end = edge(program, map)?;
     Ok(rate(start, end))
@@ -92,10 +78,7 @@ fn rate(start: Reading, end: Reading) -> u32 {
     let nanos = end.nanos.saturating_sub(start.nanos).max(1);
     let jiffies = end.jiffies.saturating_sub(start.jiffies);
     let measured = ((u128::from(jiffies) * 1_000_000_000 + u128::from(nanos) / 2) / u128::from(nanos)) as u32;
-    USUAL_HZ
-        .into_iter()
-        .find(|usual| measured.abs_diff(*usual) * 20 <= *usual)
-        .unwrap_or(measured.max(1))
+    USUAL_HZ.into_iter().find(|usual| measured.abs_diff(*usual) * 20 <= *usual).unwrap_or(measured.max(1))
 }
 
 /// Tells the packet path's time without asking the kernel: jiffies follow `CLOCK_MONOTONIC`, so one reading of
@@ -109,11 +92,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) const fn new(reading: Reading, settings: &Settings) -> Self {
-        Self {
-            reading,
-            hz: settings.hz,
-            tick_shift: settings.tick_shift,
-        }
+        Self { reading, hz: settings.hz, tick_shift: settings.tick_shift }
     }
 
     /// The tick that it is now.
@@ -146,32 +125,16 @@ mod tests {
             (1000, 101, 101_004_000),
             (64, 7, 109_375_000),
         ] {
-            let start = Reading {
-                jiffies: 4_294_000_000,
-                nanos: 77,
-            };
-            let end = Reading {
-                jiffies: start.jiffies + jiffies,
-                nanos: start.nanos + nanos,
-            };
+            let start = Reading { jiffies: 4_294_000_000, nanos: 77 };
+            let end = Reading { jiffies: start.jiffies + jiffies, nanos: start.nanos + nanos };
             assert_eq!(rate(start, end), hz);
         }
     }
 
     #[test]
     fn time_goes_on_from_the_last_reading() {
-        let settings = Settings {
-            hz: 250,
-            tick_shift: tick_shift(250),
-            ..Settings::default()
-        };
-        let clock = Clock::new(
-            Reading {
-                jiffies: 3200,
-                nanos: 5_000_000_000,
-            },
-            &settings,
-        );
+        let settings = Settings { hz: 250, tick_shift: tick_shift(250), ..Settings::default() };
+        let clock = Clock::new(Reading { jiffies: 3200, nanos: 5_000_000_000 }, &settings);
         assert_eq!(clock.tick_at(5_000_000_000), 100);
         assert_eq!(clock.tick_at(5_000_000_000 + 128_000_000), 101);
         assert_eq!(clock.tick_at(4_000_000_000), 100);

@@ -58,12 +58,8 @@ impl FlowTables {
         let [v4, v6, half_open] = settings.flows;
         let mut table = |name: &'static str, flows: u32, words: usize| {
             let bytes = flows as usize * words * size_of::<u64>();
-            SharedMemory::map(open(name)?.fd(), bytes).map_err(|e| {
-                fault(
-                    format!("map `{name}` cannot be mapped into memory ({bytes} bytes)"),
-                    e,
-                )
-            })
+            SharedMemory::map(open(name)?.fd(), bytes)
+                .map_err(|e| fault(format!("map `{name}` cannot be mapped into memory ({bytes} bytes)"), e))
         };
         Ok(Self {
             established_v4: table(map::FLOWS_V4, v4, WORDS_V4)?,
@@ -138,11 +134,7 @@ struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self {
-            half_open: 0,
-            retired: 0,
-            by_slot: vec![0; MAX_BACKENDS as usize],
-        }
+        Self { half_open: 0, retired: 0, by_slot: vec![0; MAX_BACKENDS as usize] }
     }
 }
 
@@ -153,10 +145,7 @@ impl Tally {
             established_v6: self.established_v6,
             half_open: self.rest.half_open,
             retired: self.rest.retired,
-            by_slot: (0..)
-                .zip(self.rest.by_slot)
-                .filter(|(_, count)| *count > 0)
-                .collect(),
+            by_slot: (0..).zip(self.rest.by_slot).filter(|(_, count)| *count > 0).collect(),
             ..FlowCensus::default()
         }
     }
@@ -247,10 +236,8 @@ impl Rules {
     }
 
     fn keeps(&self, control: Control, decision: Decision) -> bool {
-        let Some(&established) = self
-            .established
-            .get(usize::from(decision.service()))
-            .filter(|&&ticks| ticks > 0)
+        let Some(&established) =
+            self.established.get(usize::from(decision.service())).filter(|&&ticks| ticks > 0)
         else {
             return false;
         };
@@ -279,11 +266,8 @@ struct Claim {
 impl ClaimWatch {
     /// True when this very claim has stood for as long as the rules allow.
     fn is_dead(&mut self, place: usize, control: Control, rules: &Rules) -> bool {
-        let claim = self.0.entry(place).or_insert(Claim {
-            control: control.0,
-            since: rules.now,
-            seen: rules.now,
-        });
+        let claim =
+            self.0.entry(place).or_insert(Claim { control: control.0, since: rules.now, seen: rules.now });
         if claim.control != control.0 {
             (claim.control, claim.since) = (control.0, rules.now);
         }
@@ -317,11 +301,7 @@ fn sweep_entry<const WORDS: usize>(
     }
     if control.state() == State::Busy as u8 {
         let place = std::ptr::from_ref(&entry[0]).addr();
-        let claim = Hit {
-            way,
-            control,
-            decision: 0,
-        };
+        let claim = Hit { way, control, decision: 0 };
         return if watch.is_dead(place, control, rules) && retire(bucket, &claim) {
             Swept::Retired
         } else {
@@ -332,11 +312,7 @@ fn sweep_entry<const WORDS: usize>(
         // It changed hands meanwhile: a flow too young to be judged.
         return Swept::Nothing;
     };
-    let hit = Hit {
-        way,
-        control: Control(words[0]),
-        decision: words[decision_word(WORDS)],
-    };
+    let hit = Hit { way, control: Control(words[0]), decision: words[decision_word(WORDS)] };
     let decision = Decision(hit.decision);
     if !rules.keeps(hit.control, decision) && retire(bucket, &hit) {
         return Swept::Retired;
@@ -344,9 +320,7 @@ fn sweep_entry<const WORDS: usize>(
     if hit.control.state() == State::New as u8 {
         Swept::HalfOpen
     } else {
-        Swept::Established {
-            slot: decision.slot(),
-        }
+        Swept::Established { slot: decision.slot() }
     }
 }
 
@@ -360,11 +334,7 @@ fn describe(words: &[u64], now: u32, tick_nanos: u64) -> Option<Flow> {
     let control = Control(words[0]);
     let decision = Decision(words[decision_word(words.len())]);
     let (client, vip, ports): (IpAddr, IpAddr, u64) = if words.len() == WORDS_V6 {
-        (
-            ip6([words[1], words[2]]).into(),
-            ip6([words[3], words[4]]).into(),
-            words[5],
-        )
+        (ip6([words[1], words[2]]).into(), ip6([words[3], words[4]]).into(), words[5])
     } else {
         let (client, vip) = (words[1] as u32, (words[1] >> 32) as u32);
         (ip4(client).into(), ip4(vip).into(), words[2])
@@ -468,10 +438,7 @@ mod tests {
             // Time wraps in the middle, as it does after 17 years.
             let seen = u32::MAX - 10;
             let last = seen.wrapping_add(SETTINGS.ticks(secs) + TOUCH_TICKS);
-            assert!(
-                !is_retired(&bucket(state, seen, ours()), &rules(last)),
-                "{state:?}"
-            );
+            assert!(!is_retired(&bucket(state, seen, ours()), &rules(last)), "{state:?}");
             let past = rules(last.wrapping_add(1));
             assert!(is_retired(&bucket(state, seen, ours()), &past), "{state:?}");
         }

@@ -22,10 +22,7 @@ use crate::{
 
 /// What the maps say is installed; `links` have been adopted already.
 pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Installed, Error> {
-    let mut installed = Installed {
-        links: links.into_iter().collect(),
-        ..Installed::default()
-    };
+    let mut installed = Installed { links: links.into_iter().collect(), ..Installed::default() };
     for id in 0..MAX_SERVICES as u16 {
         let info = entry(&maps.service_info, map::SERVICE_INFO, id)?;
         if info == ServiceInfo::default() {
@@ -61,11 +58,7 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
 
 fn read_keys(maps: &WriterMaps, installed: &mut Installed) -> Result<(), Error> {
     let mut put = |ip: IpAddr, port: u16, proto: u8, service: u32, name: &str| -> Result<(), Error> {
-        let key = ServiceKey {
-            ip,
-            port: host_port(port),
-            protocol: protocol(proto, name)?,
-        };
+        let key = ServiceKey { ip, port: host_port(port), protocol: protocol(proto, name)? };
         installed.keys.insert(key, id(service, name)?);
         Ok(())
     };
@@ -109,10 +102,7 @@ fn protocol(number: u8, map: &str) -> Result<Protocol, Error> {
     match i32::from(number) {
         libc::IPPROTO_TCP => Ok(Protocol::Tcp),
         libc::IPPROTO_UDP => Ok(Protocol::Udp),
-        _ => Err(damaged(
-            map,
-            &format!("IP protocol {number} is neither TCP nor UDP"),
-        )),
+        _ => Err(damaged(map, &format!("IP protocol {number} is neither TCP nor UDP"))),
     }
 }
 

@@ -91,10 +91,8 @@ fn get_link(ifindex: u32) -> io::Result<Option<LinkMessage>> {
     request.header.index = ifindex;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(
-        header,
-        NetlinkPayload::from(RouteNetlinkMessage::GetLink(request)),
-    );
+    let mut message =
+        NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetLink(request)));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -181,11 +179,8 @@ fn refused(name: &str, error: ProgramError) -> Error {
 }
 
 fn occupied(name: &str, id: u32) -> Error {
-    let which = if id == 0 {
-        String::from("another XDP program")
-    } else {
-        format!("another XDP program (id {id})")
-    };
+    let which =
+        if id == 0 { String::from("another XDP program") } else { format!("another XDP program (id {id})") };
     fail(format!(
         "interface {name}: {which} runs on it; if it is not needed, take it off with `ip link set dev {name} xdp off`"
     ))
@@ -194,12 +189,9 @@ fn occupied(name: &str, id: u32) -> Error {
 fn pin(link: FdLink, pin_dir: &Path, ifindex: u32, name: &str) -> Result<(), Error> {
     let path = pin_path(pin_dir, ifindex);
     // Dropping the handle leaves the pin, and the pin keeps the link.
-    link.pin(&path).map(drop).map_err(|e| {
-        fault(
-            format!("interface {name}: cannot pin the link as {}", path.display()),
-            e,
-        )
-    })
+    link.pin(&path)
+        .map(drop)
+        .map_err(|e| fault(format!("interface {name}: cannot pin the link as {}", path.display()), e))
 }
 
 /// Replaces the program of a pinned link by this one, without a packet in between. `None`: the interface behind
@@ -221,12 +213,9 @@ pub(super) fn adopt(program: &mut Xdp, pin_dir: &Path, ifindex: u32) -> Result<O
         return Ok(None);
     };
     let link = XdpLink::try_from(link).map_err(|e| broken(&e))?;
-    let id = program.attach_to_link(link).map_err(|e| {
-        fault(
-            format!("pinned link {}: cannot replace its program", path.display()),
-            e,
-        )
-    })?;
+    let id = program
+        .attach_to_link(link)
+        .map_err(|e| fault(format!("pinned link {}: cannot replace its program", path.display()), e))?;
     // The pin keeps the link; this process need not.
     program.take_link(id).map(drop).map_err(|e| broken(&e))?;
     Ok(Some(mode))
@@ -243,10 +232,7 @@ pub(super) fn detach(path: &Path) -> Result<(), Error> {
     match sys::detach_pinned_link(path) {
         Ok(()) => pins::remove(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(fault(
-            format!("link {} cannot be detached", path.display()),
-            error,
-        )),
+        Err(error) => Err(fault(format!("link {} cannot be detached", path.display()), error)),
     }
 }
 

@@ -53,10 +53,7 @@ pub struct Opened {
 
 /// An error without a cause below it.
 fn fail(text: impl Into<String>) -> Error {
-    Error {
-        text: text.into(),
-        source: None,
-    }
+    Error { text: text.into(), source: None }
 }
 
 /// An error with a cause: every word of the chain below it on the one line. A missing privilege ends in its cure.
@@ -74,10 +71,7 @@ fn fault(text: impl Into<String>, source: impl StdError + Send + Sync + 'static)
     if os_errno(&source) == Some(libc::EPERM) {
         text.push_str("; run lbd as root, or give its unit CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
     }
-    Error {
-        text,
-        source: Some(Box::new(source)),
-    }
+    Error { text, source: Some(Box::new(source)) }
 }
 
 /// The system call's error number at the bottom of a chain of errors.

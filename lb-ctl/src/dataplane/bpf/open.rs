@@ -95,12 +95,7 @@ fn new_settings(flows: [u32; 3]) -> Result<Settings, Error> {
     let mut seed = [0; 8];
     File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut seed))
-        .map_err(|e| {
-            fault(
-                "no random numbers for the flow hash: /dev/urandom cannot be read",
-                e,
-            )
-        })?;
+        .map_err(|e| fault("no random numbers for the flow hash: /dev/urandom cannot be read", e))?;
     Ok(Settings {
         abi_version: ABI_VERSION,
         hz,
@@ -168,25 +163,12 @@ fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Resul
     };
     // From here on the directory counts as complete.
     let mut stored: Array<MapData, Settings> = take(&mut ebpf, map::SETTINGS)?;
-    stored
-        .set(0, settings, 0)
-        .map_err(|e| fault("map `SETTINGS` cannot be written", e))?;
+    stored.set(0, settings, 0).map_err(|e| fault("map `SETTINGS` cannot be written", e))?;
 
-    let (writer, in_use) = BpfWriter::new(
-        options.pin_dir,
-        ebpf,
-        *settings,
-        writer_maps,
-        filter,
-        Arc::clone(&flows),
-        links,
-    )?;
+    let (writer, in_use) =
+        BpfWriter::new(options.pin_dir, ebpf, *settings, writer_maps, filter, Arc::clone(&flows), links)?;
     let reader = BpfReader::new(reader_maps, flows, settings, in_use);
-    Ok(Opened {
-        writer,
-        reader,
-        notes,
-    })
+    Ok(Opened { writer, reader, notes })
 }
 
 /// Loads both programs; maps that are pinned are used, others are made and pinned.
@@ -221,11 +203,7 @@ fn not_loaded(error: EbpfError) -> Error {
 
 /// The verifier's log is long; the last line before its statistics says what it did not like.
 fn not_verified(name: &str, error: ProgramError) -> Error {
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
         return fault(format!("the XDP program `{name}` cannot be loaded"), error);
     };
     let log = verifier_log.to_string();
@@ -236,10 +214,7 @@ fn not_verified(name: &str, error: ProgramError) -> Error {
         .rfind(|line| !line.is_empty() && !statistics.iter().any(|s| line.starts_with(s)))
         .unwrap_or("no reason given");
     tracing::debug!(program = name, %log, "verifier log");
-    fault(
-        format!("the kernel refuses the XDP program `{name}` ({complaint})"),
-        io_error,
-    )
+    fault(format!("the kernel refuses the XDP program `{name}` ({complaint})"), io_error)
 }
 
 /// A program of the object.
@@ -293,9 +268,6 @@ mod tests {
     fn a_note_names_only_the_sizes_that_differ() {
         assert_eq!(size_note([1024; 3], [1024; 3]), None);
         let note = size_note([1024, 2048, 4096], [1024, 1024, 4096]).unwrap();
-        assert!(
-            note.starts_with("flows_v6 stays 2048 (configured: 1024): flow table size"),
-            "{note}"
-        );
+        assert!(note.starts_with("flows_v6 stays 2048 (configured: 1024): flow table size"), "{note}");
     }
 }

@@ -83,21 +83,14 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>, Error> {
     let mut names = list(pin_dir)?;
     // Links first, or frames would meet a program without its settings; then the settings, so that a directory
     // with settings is a complete one.
-    names.sort_by_key(|name| {
-        (
-            links::pinned_ifindex(name).is_none(),
-            name != map::SETTINGS,
-            name.clone(),
-        )
-    });
+    names.sort_by_key(|name| (links::pinned_ifindex(name).is_none(), name != map::SETTINGS, name.clone()));
     let mut maps = 0;
     for name in &names {
         let path = pin_dir.join(name);
         match links::pinned_ifindex(name) {
-            Some(ifindex) => attempt(
-                links::detach(&path),
-                format!("took the program off {}", links::name(ifindex)),
-            ),
+            Some(ifindex) => {
+                attempt(links::detach(&path), format!("took the program off {}", links::name(ifindex)))
+            }
             None => match remove(&path) {
                 Ok(()) => maps += 1,
                 Err(error) => attempt(Err(error), String::new()),
@@ -114,10 +107,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>, Error> {
 
 /// Interfaces with a pinned link.
 pub(super) fn linked_interfaces(pin_dir: &Path) -> Result<Vec<u32>, Error> {
-    Ok(list(pin_dir)?
-        .iter()
-        .filter_map(|name| links::pinned_ifindex(name))
-        .collect())
+    Ok(list(pin_dir)?.iter().filter_map(|name| links::pinned_ifindex(name)).collect())
 }
 
 /// Removes one pin; one that is not there is fine.
@@ -140,10 +130,7 @@ fn read_settings(pin_dir: &Path) -> Result<Settings, Error> {
         Err(MapError::InvalidValueSize { .. } | MapError::InvalidMapType { .. }) => {
             Err(other_version(pin_dir, &"unknown"))
         }
-        Err(error) => Err(fault(
-            format!("settings {} cannot be read", path.display()),
-            error,
-        )),
+        Err(error) => Err(fault(format!("settings {} cannot be read", path.display()), error)),
     }
 }
 
@@ -161,20 +148,13 @@ fn require_bpffs(pin_dir: &Path) -> Result<(), Error> {
         .ancestors()
         .find(|dir| dir.exists())
         .ok_or_else(|| fail(format!("{} is not an absolute path", pin_dir.display())))?;
-    let stat = rustix::fs::statfs(there).map_err(|e| {
-        fault(
-            format!("{} cannot be examined", there.display()),
-            io::Error::from(e),
-        )
-    })?;
+    let stat = rustix::fs::statfs(there)
+        .map_err(|e| fault(format!("{} cannot be examined", there.display()), io::Error::from(e)))?;
     if stat.f_type.cast_unsigned() == BPF_FS_MAGIC {
         return Ok(());
     }
-    let mount_at: PathBuf = if pin_dir.starts_with("/sys/fs/bpf") {
-        "/sys/fs/bpf".into()
-    } else {
-        there.into()
-    };
+    let mount_at: PathBuf =
+        if pin_dir.starts_with("/sys/fs/bpf") { "/sys/fs/bpf".into() } else { there.into() };
     Err(fail(format!(
         "{} is not on a BPF file system, so maps cannot be pinned there; run `mount -t bpf bpf {}`",
         pin_dir.display(),
@@ -196,16 +176,9 @@ fn list(pin_dir: &Path) -> Result<Vec<String>, Error> {
         .map_err(unreadable)?
         .map(|entry| {
             // A BPF file system holds what we named; a name that is not text would be nobody's.
-            entry
-                .map_err(unreadable)?
-                .file_name()
-                .into_string()
-                .map_err(|name| {
-                    fail(format!(
-                        "{} does not belong here; remove it",
-                        pin_dir.join(name).display()
-                    ))
-                })
+            entry.map_err(unreadable)?.file_name().into_string().map_err(|name| {
+                fail(format!("{} does not belong here; remove it", pin_dir.join(name).display()))
+            })
         })
         .collect()
 }

@@ -53,12 +53,7 @@ impl BpfReader {
         settings: &Settings,
         in_use: watch::Receiver<InUse>,
     ) -> Self {
-        Self {
-            maps,
-            flows,
-            tick_nanos: settings.tick_nanos(),
-            in_use,
-        }
+        Self { maps, flows, tick_nanos: settings.tick_nanos(), in_use }
     }
 }
 
@@ -68,14 +63,12 @@ impl Reader for BpfReader {
         let mut counters = Counters::default();
         for &id in &in_use.services {
             let per_cpu = values(&self.maps.service_traffic, map::SERVICE_TRAFFIC, u32::from(id))?;
-            let sum = per_cpu
-                .iter()
-                .fold(ServiceTraffic::default(), |sum, cpu| ServiceTraffic {
-                    packets: sum.packets.wrapping_add(cpu.packets),
-                    bytes: sum.bytes.wrapping_add(cpu.bytes),
-                    flows: sum.flows.wrapping_add(cpu.flows),
-                    cursor: 0,
-                });
+            let sum = per_cpu.iter().fold(ServiceTraffic::default(), |sum, cpu| ServiceTraffic {
+                packets: sum.packets.wrapping_add(cpu.packets),
+                bytes: sum.bytes.wrapping_add(cpu.bytes),
+                flows: sum.flows.wrapping_add(cpu.flows),
+                cursor: 0,
+            });
             counters.services.insert(id, sum);
         }
         for &slot in &in_use.backends {
@@ -87,9 +80,7 @@ impl Reader for BpfReader {
         }
         for reason in 0..Reason::COUNT {
             let per_cpu = values(&self.maps.reasons, map::REASONS, reason)?;
-            counters
-                .reasons
-                .push(per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)));
+            counters.reasons.push(per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)));
         }
         Ok(counters)
     }
@@ -119,7 +110,5 @@ fn values<V: Pod>(
     name: &str,
     index: u32,
 ) -> Result<aya::maps::PerCpuValues<V>, Error> {
-    array
-        .get(&index, 0)
-        .map_err(|e| fault(format!("map `{name}`, entry {index}, cannot be read"), e))
+    array.get(&index, 0).map_err(|e| fault(format!("map `{name}`, entry {index}, cannot be read"), e))
 }

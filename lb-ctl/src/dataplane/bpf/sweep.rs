@@ -54,9 +54,7 @@ pub(super) fn persistence(
 ) -> Result<PersistCensus, Error> {
     let groups = groups(installed);
     let counts = |key: &PersistKey, entry: &PersistEntry| {
-        groups
-            .get(&key.group)
-            .is_some_and(|&ticks| rules.is_fresh(entry.last_seen, ticks))
+        groups.get(&key.group).is_some_and(|&ticks| rules.is_fresh(entry.last_seen, ticks))
             && rules.backend_counts(entry.slot, entry.generation)
     };
     let unreadable = |e| fault(format!("map `{}` cannot be read", map::PERSIST), e);
@@ -76,10 +74,7 @@ pub(super) fn persistence(
                 Ok(()) => census.retired += 1,
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
-                    return Err(fault(
-                        format!("map `{}`: cannot remove an entry", map::PERSIST),
-                        error,
-                    ));
+                    return Err(fault(format!("map `{}`: cannot remove an entry", map::PERSIST), error));
                 }
             }
         }

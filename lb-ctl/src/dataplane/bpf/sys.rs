@@ -1,9 +1,6 @@
 //! The unsafe corner of the controller: what aya does not offer. Maps seen as memory, links taken off at once,
 //! and many entries read with one system call.
-#![allow(
-    unsafe_code,
-    reason = "memory shared with the kernel, and bpf(2) calls that aya does not wrap"
-)]
+#![allow(unsafe_code, reason = "memory shared with the kernel, and bpf(2) calls that aya does not wrap")]
 
 use std::{
     ffi::CString,
@@ -63,9 +60,7 @@ pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
         link_fd: u32,
     }
     let link = open_pinned(path)?;
-    let mut attr = Attr {
-        link_fd: fd_number(&link),
-    };
+    let mut attr = Attr { link_fd: fd_number(&link) };
     // SAFETY: `Attr` is the layout of `bpf_attr.link_detach`.
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
@@ -78,11 +73,7 @@ fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = Attr {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
+    let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: `Attr` is the layout of `bpf_attr` for `BPF_OBJ_GET`; the path ends with a NUL and outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened this descriptor for us; nobody else knows it.
@@ -164,12 +155,7 @@ fn fd_number(fd: &impl AsFd) -> u32 {
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
     // SAFETY: the caller's promise; size and address are those of one live value.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>() as libc::c_long,
-        )
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>() as libc::c_long)
     };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -101,11 +101,7 @@ impl BpfWriter {
             backends: installed.backends.keys().copied().collect(),
             clock: Clock::new(reading, &settings),
         });
-        let scratch = Box::new(Table {
-            len: 0,
-            pad: 0,
-            slots: [0; TABLE_SLOTS],
-        });
+        let scratch = Box::new(Table { len: 0, pad: 0, slots: [0; TABLE_SLOTS] });
         let empty = inner_map(&scratch)?;
         let writer = Self {
             pin_dir,
@@ -154,30 +150,16 @@ impl BpfWriter {
             )));
         }
         self.maps.devices.set(ifindex, ifindex, None, 0).map_err(|e| {
-            fault(
-                format!(
-                    "interface {}: frames cannot be sent out of it",
-                    links::name(ifindex)
-                ),
-                e,
-            )
+            fault(format!("interface {}: frames cannot be sent out of it", links::name(ifindex)), e)
         })
     }
 
     fn put_key(&mut self, key: ServiceKey, service: u16) -> Result<(), Error> {
-        let target = ServiceRef {
-            service: u32::from(service),
-        };
+        let target = ServiceRef { service: u32::from(service) };
         let proto = proto(key.protocol);
         match key.ip {
-            IpAddr::V4(ip) => self
-                .maps
-                .keys_v4
-                .insert(ServiceKey4::new(ip, key.port, proto), target, 0),
-            IpAddr::V6(ip) => self
-                .maps
-                .keys_v6
-                .insert(ServiceKey6::new(ip, key.port, proto), target, 0),
+            IpAddr::V4(ip) => self.maps.keys_v4.insert(ServiceKey4::new(ip, key.port, proto), target, 0),
+            IpAddr::V6(ip) => self.maps.keys_v6.insert(ServiceKey6::new(ip, key.port, proto), target, 0),
         }
         .map_err(|e| match os_errno(&e) {
             Some(libc::E2BIG) => fail(format!(
@@ -185,10 +167,7 @@ impl BpfWriter {
                 describe(&key),
                 self.installed.keys.len()
             )),
-            _ => fault(
-                format!("{}: cannot be led to service {service}", describe(&key)),
-                e,
-            ),
+            _ => fault(format!("{}: cannot be led to service {service}", describe(&key)), e),
         })?;
         self.installed.keys.insert(key, service);
         Ok(())
@@ -222,17 +201,10 @@ impl BpfWriter {
             pad: 0,
         };
         let index = u32::from(service);
-        let refused = |e| {
-            fault(
-                format!("service {service} (`{}`) cannot be written", identity.name),
-                e,
-            )
-        };
+        let refused = |e| fault(format!("service {service} (`{}`) cannot be written", identity.name), e);
         self.maps.service_info.set(index, info, 0).map_err(refused)?;
         self.maps.services.set(index, record, 0).map_err(refused)?;
-        self.installed
-            .services
-            .insert(service, (identity.clone(), record));
+        self.installed.services.insert(service, (identity.clone(), record));
         self.in_use.send_modify(|known| {
             known.services.insert(service);
         });
@@ -242,17 +214,11 @@ impl BpfWriter {
     fn clear_service(&mut self, service: u16) -> Result<(), Error> {
         let index = u32::from(service);
         let refused = |e| fault(format!("service {service} cannot be cleared"), e);
-        self.maps
-            .services
-            .set(index, Service::default(), 0)
-            .map_err(refused)?;
+        self.maps.services.set(index, Service::default(), 0).map_err(refused)?;
         self.maps.tables.set(index, &self.empty, 0).map_err(refused)?;
         zero(&mut self.maps.service_traffic, index, ServiceTraffic::default()).map_err(refused)?;
         // The name goes last: until then a restarted controller knows that there is something left to clear.
-        self.maps
-            .service_info
-            .set(index, ServiceInfo::default(), 0)
-            .map_err(refused)?;
+        self.maps.service_info.set(index, ServiceInfo::default(), 0).map_err(refused)?;
         self.installed.services.remove(&service);
         self.installed.tables.remove(&service);
         self.in_use.send_modify(|known| {
@@ -273,11 +239,7 @@ impl BpfWriter {
         if backend.ifindex != 0 {
             self.put_device(backend.ifindex)?;
         }
-        let is_new = self
-            .installed
-            .backends
-            .get(&slot)
-            .is_none_or(|(known, _)| known != identity);
+        let is_new = self.installed.backends.get(&slot).is_none_or(|(known, _)| known != identity);
         if is_new {
             zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
             self.maps.backend_info.set(index, info, 0).map_err(refused)?;
@@ -301,10 +263,7 @@ impl BpfWriter {
             ..Backend::default()
         };
         self.maps.backends.set(index, record, 0).map_err(refused)?;
-        self.maps
-            .backend_info
-            .set(index, BackendInfo::default(), 0)
-            .map_err(refused)?;
+        self.maps.backend_info.set(index, BackendInfo::default(), 0).map_err(refused)?;
         self.installed.backends.remove(&slot);
         self.in_use.send_modify(|known| {
             known.backends.remove(&slot);
@@ -321,12 +280,10 @@ impl BpfWriter {
             full = inner_map(&self.scratch)?;
             &full
         };
-        self.maps.tables.set(u32::from(service), table, 0).map_err(|e| {
-            fault(
-                format!("service {service}: its look-up table cannot be replaced"),
-                e,
-            )
-        })?;
+        self.maps
+            .tables
+            .set(u32::from(service), table, 0)
+            .map_err(|e| fault(format!("service {service}: its look-up table cannot be replaced"), e))?;
         self.installed.tables.insert(service, spec.clone());
         Ok(())
     }
@@ -358,17 +315,9 @@ impl Writer for BpfWriter {
             Op::ClearBackend { slot } => self.clear_backend(*slot),
             Op::ClearService { service } => self.clear_service(*service),
             Op::DetachLink { ifindex } => self.detach_link(*ifindex),
-            Op::PutBackend {
-                slot,
-                identity,
-                backend,
-            } => self.put_backend(*slot, identity, *backend),
+            Op::PutBackend { slot, identity, backend } => self.put_backend(*slot, identity, *backend),
             Op::PutKey { key, service } => self.put_key(*key, *service),
-            Op::PutService {
-                service,
-                identity,
-                record,
-            } => self.put_service(*service, identity, *record),
+            Op::PutService { service, identity, record } => self.put_service(*service, identity, *record),
             Op::PutTable { service, table } => self.put_table(*service, table),
             Op::RemoveKey { key } => self.remove_key(*key),
             Op::SetFilter { addresses } => {
@@ -380,6 +329,10 @@ impl Writer for BpfWriter {
 
     fn installed(&self) -> &Installed {
         &self.installed
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
     }
 
     fn sweep(&mut self) -> Result<FlowCensus, Error> {
@@ -418,11 +371,7 @@ fn fill(table: &mut Table, spec: &TableSpec) {
         Filling::Maglev => {
             // Every node must go through the servers in the same order.
             entrants.sort_by_key(|e| e.identity);
-            if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) {
-                TABLE_SLOTS as u32
-            } else {
-                0
-            }
+            if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) { TABLE_SLOTS as u32 } else { 0 }
         }
         Filling::RoundRobin => maglev::fill_round_robin(&mut table.slots, &entrants, &mut walks),
     };

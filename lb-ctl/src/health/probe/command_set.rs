@@ -68,11 +68,9 @@ pub(super) fn parse_echo_response(command: &[u8]) -> Result<EchoResponse, String
         rest = after;
     }
     match (field, message_id, status) {
-        (Some(C_ECHO_RSP), Some(message_id), Some(status)) => Ok(EchoResponse {
-            message_id,
-            status,
-            comment,
-        }),
+        (Some(C_ECHO_RSP), Some(message_id), Some(status)) => {
+            Ok(EchoResponse { message_id, status, comment })
+        }
         (Some(C_ECHO_RSP), _, _) => Err("its C-ECHO-RSP lacks the message id or the status".to_owned()),
         (Some(other), _, _) => Err(format!("it sent command {other:#06x} in place of C-ECHO-RSP")),
         (None, _, _) => Err("its command set names no command".to_owned()),
@@ -149,11 +147,7 @@ mod tests {
     fn a_response_gives_status_and_comment() {
         assert_eq!(
             parse_echo_response(&response(0x0122, "no\x1b such class ")),
-            Ok(EchoResponse {
-                message_id: 7,
-                status: 0x0122,
-                comment: "no such class".to_owned()
-            })
+            Ok(EchoResponse { message_id: 7, status: 0x0122, comment: "no such class".to_owned() })
         );
     }
 

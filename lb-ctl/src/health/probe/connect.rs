@@ -34,27 +34,12 @@ pub(super) async fn open(
     manner: Manner,
     clock: &mut Stopwatch,
 ) -> Result<TcpStream, Failure> {
-    let work = async {
-        attempt(addr, manner)
-            .await
-            .map_err(|error| classify(addr, &error))
-    };
-    clock
-        .step(
-            "connect",
-            FailureReason::ConnectTimeout,
-            &format!(" from {addr}"),
-            work,
-        )
-        .await
+    let work = async { attempt(addr, manner).await.map_err(|error| classify(addr, &error)) };
+    clock.step("connect", FailureReason::ConnectTimeout, &format!(" from {addr}"), work).await
 }
 
 async fn attempt(addr: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if manner == Manner::Unseen {
         // Without quick ACKs the kernel holds the last ACK back for a moment; without lingering, dropping the
         // socket within that moment sends the RST.
@@ -83,10 +68,9 @@ fn classify(addr: SocketAddr, error: &io::Error) -> Failure {
             Local,
             format!("connect: not tried, this machine's firewall or routes forbid it to reach {addr}"),
         ),
-        Some(libc::EADDRNOTAVAIL) => failure(
-            Local,
-            format!("connect: not tried, no free port or source address to reach {addr} from"),
-        ),
+        Some(libc::EADDRNOTAVAIL) => {
+            failure(Local, format!("connect: not tried, no free port or source address to reach {addr} from"))
+        }
         _ => failure(Local, format!("connect: not tried, {error} ({addr})")),
     }
 }
@@ -99,14 +83,9 @@ mod tests {
     fn what_is_wrong_here_is_never_blamed_on_the_server() {
         let addr = SocketAddr::from(([10, 0, 0, 1], 104));
         let reason = |code| classify(addr, &io::Error::from_raw_os_error(code)).reason;
-        for code in [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::EPERM,
-            libc::EACCES,
-            libc::EADDRNOTAVAIL,
-            libc::ENOBUFS,
-        ] {
+        for code in
+            [libc::EMFILE, libc::ENFILE, libc::EPERM, libc::EACCES, libc::EADDRNOTAVAIL, libc::ENOBUFS]
+        {
             assert_eq!(reason(code), FailureReason::Local, "errno {code}");
         }
         assert_eq!(reason(libc::ECONNREFUSED), FailureReason::ConnectRefused);

@@ -77,12 +77,8 @@ async fn converse(
     clock: &mut Stopwatch,
 ) -> Result<(), Failure> {
     let associating = associate(stream, calling_aet, called_aet);
-    clock
-        .step("associate", FailureReason::AssociateTimeout, "", associating)
-        .await?;
-    clock
-        .step("echo", FailureReason::EchoTimeout, "", echo(stream))
-        .await
+    clock.step("associate", FailureReason::AssociateTimeout, "", associating).await?;
+    clock.step("echo", FailureReason::EchoTimeout, "", echo(stream)).await
 }
 
 /// How to part from a server after a failure.
@@ -139,19 +135,15 @@ async fn associate(
     match receive(stream, "associate").await? {
         Incoming::Accept(accept) => accepted(&accept),
         Incoming::Reject { source, reason } => Err(rejected(source, reason, calling_aet, called_aet)),
-        Incoming::Data(_) | Incoming::ReleaseRp | Incoming::ReleaseRq | Incoming::Abort { .. } => Err(
-            not_dicom("associate", "it answered A-ASSOCIATE-RQ with neither -AC nor -RJ"),
-        ),
+        Incoming::Data(_) | Incoming::ReleaseRp | Incoming::ReleaseRq | Incoming::Abort { .. } => {
+            Err(not_dicom("associate", "it answered A-ASSOCIATE-RQ with neither -AC nor -RJ"))
+        }
     }
 }
 
 /// Whether the answer to our one presentation context is yes (PS3.8 table 9-18).
 fn accepted(accept: &AssociationAC) -> Result<(), Failure> {
-    let why = match accept
-        .presentation_contexts
-        .iter()
-        .find(|context| context.id == CONTEXT_ID)
-    {
+    let why = match accept.presentation_contexts.iter().find(|context| context.id == CONTEXT_ID) {
         Some(context) if context.reason == PresentationContextResultReason::Acceptance => return Ok(()),
         Some(context) => context.reason.to_string(),
         None => "no word about it".to_owned(),
@@ -166,26 +158,14 @@ fn accepted(accept: &AssociationAC) -> Result<(), Failure> {
 fn rejected(source: u8, reason: u8, calling_aet: &str, called_aet: &str) -> Failure {
     use FailureReason::{Rejected, RejectedBusy, RejectedCalledAet, RejectedCallingAet};
     let (class, why) = match (source, reason) {
-        (1, 3) => (
-            RejectedCallingAet,
-            format!("calling AE title not recognised ({calling_aet})"),
-        ),
-        (1, 7) => (
-            RejectedCalledAet,
-            format!("called AE title not recognised ({called_aet})"),
-        ),
+        (1, 3) => (RejectedCallingAet, format!("calling AE title not recognised ({calling_aet})")),
+        (1, 7) => (RejectedCalledAet, format!("called AE title not recognised ({called_aet})")),
         (3, 1) => (RejectedBusy, "temporary congestion".to_owned()),
-        (3, 2) => (
-            RejectedBusy,
-            "local limit exceeded, too many associations".to_owned(),
-        ),
+        (3, 2) => (RejectedBusy, "local limit exceeded, too many associations".to_owned()),
         (1, 2) => (Rejected, "application context name not supported".to_owned()),
         (2, 2) => (Rejected, "protocol version not supported".to_owned()),
         (1 | 2, 1) => (Rejected, "no reason given".to_owned()),
-        _ => (
-            Rejected,
-            format!("source {source}, reason {reason}, which the standard does not list"),
-        ),
+        _ => (Rejected, format!("source {source}, reason {reason}, which the standard does not list")),
     };
     failure(class, format!("A-ASSOCIATE-RJ: {why}"))
 }
@@ -203,21 +183,14 @@ async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), 
     let command = receive_command(stream).await?;
     let response = command_set::parse_echo_response(&command).map_err(|why| not_dicom("echo", &why))?;
     if response.message_id != MESSAGE_ID {
-        let why = format!(
-            "it answered message {}, we sent {MESSAGE_ID}",
-            response.message_id
-        );
+        let why = format!("it answered message {}, we sent {MESSAGE_ID}", response.message_id);
         return Err(not_dicom("echo", &why));
     }
     if response.status == 0 {
         return Ok(());
     }
     let meaning = status_in_words(response.status);
-    let comment = if response.comment.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", response.comment)
-    };
+    let comment = if response.comment.is_empty() { String::new() } else { format!(": {}", response.comment) };
     Err(failure(
         FailureReason::EchoFailed,
         format!("C-ECHO: status {:#06x}, {meaning}{comment}", response.status),
@@ -264,10 +237,7 @@ async fn receive_command(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
                 ));
             }
             Incoming::Accept(_) | Incoming::Reject { .. } | Incoming::ReleaseRp | Incoming::Abort { .. } => {
-                return Err(not_dicom(
-                    "echo",
-                    "it answered C-ECHO with a PDU of another phase",
-                ));
+                return Err(not_dicom("echo", "it answered C-ECHO with a PDU of another phase"));
             }
         }
     }
@@ -299,24 +269,14 @@ async fn ask_release(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Resu
             Err(fault) => return Err(fault_in("release", fault)),
         }
     }
-    Err(not_dicom(
-        "release",
-        "it sent something else in place of A-RELEASE-RP",
-    ))
+    Err(not_dicom("release", "it sent something else in place of A-RELEASE-RP"))
 }
 
 /// A-ABORT, without waiting: nothing of ours is on the way, so ten bytes fit into the socket. When they do not, the
 /// connection is broken, and closing it, which comes next, says all that can be said.
 fn abort(stream: &TcpStream) {
     let mut bytes = Vec::new();
-    if write_pdu(
-        &mut bytes,
-        &Pdu::AbortRQ {
-            source: AbortRQSource::ServiceUser,
-        },
-    )
-    .is_ok()
-    {
+    if write_pdu(&mut bytes, &Pdu::AbortRQ { source: AbortRQSource::ServiceUser }).is_ok() {
         let _closing_anyway = stream.try_write(&bytes);
     }
 }
@@ -325,15 +285,9 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), pdu: &Pdu, step: &str) -> 
     let mut bytes = Vec::new();
     // Writing into memory fails for one thing only: an AE title that is empty, too long or not ASCII.
     write_pdu(&mut bytes, pdu).map_err(|error| {
-        failure(
-            FailureReason::Local,
-            format!("{step}: not tried, {error}: check calling_aet and called_aet"),
-        )
+        failure(FailureReason::Local, format!("{step}: not tried, {error}: check calling_aet and called_aet"))
     })?;
-    stream
-        .write_all(&bytes)
-        .await
-        .map_err(|error| fault_in(step, Fault::from(error)))
+    stream.write_all(&bytes).await.map_err(|error| fault_in(step, Fault::from(error)))
 }
 
 async fn receive(stream: &mut (impl AsyncRead + Unpin), step: &str) -> Result<Incoming, Failure> {
@@ -355,10 +309,7 @@ fn aborted(step: &str, source: u8, reason: u8) -> Failure {
         (2, 6) => "invalid PDU parameter value",
         _ => "no reason given",
     };
-    failure(
-        FailureReason::Aborted,
-        format!("{step}: A-ABORT from the server: {why}"),
-    )
+    failure(FailureReason::Aborted, format!("{step}: A-ABORT from the server: {why}"))
 }
 
 fn not_dicom(step: &str, why: &str) -> Failure {
@@ -370,20 +321,16 @@ fn not_dicom(step: &str, why: &str) -> Failure {
 
 fn fault_in(step: &str, fault: Fault) -> Failure {
     let ended = |how: &str| {
-        failure(
-            FailureReason::ConnectionClosed,
-            format!("{step}: connection {how} by the server"),
-        )
+        failure(FailureReason::ConnectionClosed, format!("{step}: connection {how} by the server"))
     };
     match fault {
         Fault::Closed => ended("closed"),
         Fault::NotDicom(why) => not_dicom(step, &why),
         Fault::Io(error) => match error.raw_os_error() {
             Some(libc::ECONNRESET | libc::EPIPE) => ended("reset"),
-            Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => failure(
-                FailureReason::Unreachable,
-                format!("{step}: the server became unreachable: {error}"),
-            ),
+            Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+                failure(FailureReason::Unreachable, format!("{step}: the server became unreachable: {error}"))
+            }
             _ => failure(FailureReason::Local, format!("{step}: {error}")),
         },
     }
@@ -415,10 +362,7 @@ mod tests {
 
     /// What the check makes of a server that says exactly this, whatever it is asked, and closes.
     fn outcome(said: &[u8]) -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let mut stream = tokio::io::join(said, tokio::io::sink());
             let mut clock = Stopwatch::start(Duration::from_secs(60));
@@ -468,23 +412,13 @@ mod tests {
         for (source, reason, class, text) in [
             (1, 1, Rejected, "no reason given"),
             (1, 2, Rejected, "application context name not supported"),
-            (
-                1,
-                3,
-                RejectedCallingAet,
-                "calling AE title not recognised (LOADBALANCER)",
-            ),
+            (1, 3, RejectedCallingAet, "calling AE title not recognised (LOADBALANCER)"),
             (1, 7, RejectedCalledAet, "called AE title not recognised (LB-SCP)"),
             (2, 1, Rejected, "no reason given"),
             (2, 2, Rejected, "protocol version not supported"),
             (3, 1, RejectedBusy, "temporary congestion"),
             (3, 2, RejectedBusy, "local limit exceeded, too many associations"),
-            (
-                1,
-                9,
-                Rejected,
-                "source 1, reason 9, which the standard does not list",
-            ),
+            (1, 9, Rejected, "source 1, reason 9, which the standard does not list"),
         ] {
             assert_eq!(said(source, reason), (class, format!("A-ASSOCIATE-RJ: {text}")));
         }
@@ -512,15 +446,10 @@ mod tests {
 
     #[test]
     fn an_ae_title_that_cannot_be_sent_is_our_fault() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let failure = runtime.block_on(async {
             let mut stream = tokio::io::join(&b""[..], tokio::io::sink());
-            associate(&mut stream, "LOADBALANCER", "SEVENTEEN-LETTERS")
-                .await
-                .unwrap_err()
+            associate(&mut stream, "LOADBALANCER", "SEVENTEEN-LETTERS").await.unwrap_err()
         });
         assert_eq!(failure.reason, FailureReason::Local);
     }

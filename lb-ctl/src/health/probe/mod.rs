@@ -31,10 +31,9 @@ pub(super) async fn ask(addr: SocketAddr, kind: &CheckKind, timeout: Duration) -
     let outcome = match kind {
         CheckKind::Off => Ok(()),
         CheckKind::Connect => connect::probe(addr, &mut clock).await,
-        CheckKind::DicomEcho {
-            calling_aet,
-            called_aet,
-        } => dicom_echo::probe(addr, calling_aet, called_aet, &mut clock).await,
+        CheckKind::DicomEcho { calling_aet, called_aet } => {
+            dicom_echo::probe(addr, calling_aet, called_aet, &mut clock).await
+        }
     };
     clock.finish(outcome.err())
 }
@@ -50,12 +49,7 @@ struct Stopwatch {
 impl Stopwatch {
     fn start(timeout: Duration) -> Self {
         let now = Instant::now();
-        Self {
-            started: now,
-            step_started: now,
-            timeout,
-            steps: Vec::new(),
-        }
+        Self { started: now, step_started: now, timeout, steps: Vec::new() }
     }
 
     fn deadline(&self) -> Instant {
@@ -86,25 +80,15 @@ impl Stopwatch {
         from: &str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let outcome = timeout_at(self.deadline(), work)
-            .await
-            .unwrap_or_else(|_elapsed| {
-                Err(failure(
-                    late,
-                    format!("{name}: no answer{from} within {}", in_words(self.timeout)),
-                ))
-            });
+        let outcome = timeout_at(self.deadline(), work).await.unwrap_or_else(|_elapsed| {
+            Err(failure(late, format!("{name}: no answer{from} within {}", in_words(self.timeout))))
+        });
         self.mark(name);
         outcome
     }
 
     fn finish(self, failure: Option<Failure>) -> CheckResult {
-        CheckResult {
-            at: SystemTime::now(),
-            took: self.started.elapsed(),
-            steps: self.steps,
-            failure,
-        }
+        CheckResult { at: SystemTime::now(), took: self.started.elapsed(), steps: self.steps, failure }
     }
 }
 

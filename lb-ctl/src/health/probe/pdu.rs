@@ -56,11 +56,7 @@ pub(super) enum Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            Self::Closed
-        } else {
-            Self::Io(error)
-        }
+        if error.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(error) }
     }
 }
 
@@ -96,9 +92,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Incomi
 fn body_codes(pdu: &[u8]) -> Result<[u8; 2], Fault> {
     match pdu {
         [_, _, _, _, _, _, _, _, source, reason, ..] => Ok([*source, *reason]),
-        _ => Err(Fault::NotDicom(
-            "it sent a PDU too short for what it is".to_owned(),
-        )),
+        _ => Err(Fault::NotDicom("it sent a PDU too short for what it is".to_owned())),
     }
 }
 
@@ -106,9 +100,7 @@ fn structured(pdu: &[u8]) -> Result<Incoming, Fault> {
     match read_pdu(pdu, MAX_PDU_BYTES, true) {
         Ok(Some(Pdu::AssociationAC(accept))) => Ok(Incoming::Accept(accept)),
         Ok(Some(Pdu::PData { data })) => Ok(Incoming::Data(data)),
-        Ok(_) => Err(Fault::NotDicom(
-            "it sent a PDU that contradicts itself".to_owned(),
-        )),
+        Ok(_) => Err(Fault::NotDicom("it sent a PDU that contradicts itself".to_owned())),
         Err(error) => Err(Fault::NotDicom(format!("it sent a malformed PDU: {error}"))),
     }
 }
@@ -117,10 +109,7 @@ fn structured(pdu: &[u8]) -> Result<Incoming, Fault> {
 fn describe_stranger(header: [u8; 6]) -> String {
     if header[0] == 0x15 && header[1] == 3 {
         "it answered with a TLS alert: the port wants TLS".to_owned()
-    } else if header
-        .iter()
-        .all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace())
-    {
+    } else if header.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace()) {
         format!("it answered with text: {:?}", String::from_utf8_lossy(&header))
     } else {
         format!("it answered with a PDU of type {:#04x}", header[0])
@@ -155,10 +144,7 @@ mod tests {
 
     #[test]
     fn a_pdu_cut_short_is_a_closed_connection() {
-        assert!(matches!(
-            read_all(&[0x02, 0, 0, 0, 0, 9, 1, 2]),
-            (0, Fault::Closed)
-        ));
+        assert!(matches!(read_all(&[0x02, 0, 0, 0, 0, 9, 1, 2]), (0, Fault::Closed)));
         assert!(matches!(read_all(&[0x06, 0]), (0, Fault::Closed)));
     }
 
@@ -167,16 +153,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut bytes: &[u8] = &[0x03, 0, 0, 0, 0, 4, 0, 9, 8, 77];
         let pdu = runtime.block_on(read(&mut bytes)).unwrap();
-        assert!(
-            matches!(
-                pdu,
-                Incoming::Reject {
-                    source: 8,
-                    reason: 77
-                }
-            ),
-            "{pdu:?}"
-        );
+        assert!(matches!(pdu, Incoming::Reject { source: 8, reason: 77 }), "{pdu:?}");
     }
 
     #[test]

@@ -70,21 +70,9 @@ impl State {
     /// An empty state that remembers which neighbours did not answer: the kernel, asking again, does not say so.
     pub(super) fn successor(&self) -> Self {
         let failed = self.neighbours.iter().filter(|(_, neighbour)| neighbour.failed);
-        let neighbours = failed
-            .map(|(&key, _)| {
-                (
-                    key,
-                    Neighbour {
-                        failed: true,
-                        ..Neighbour::default()
-                    },
-                )
-            })
-            .collect();
-        Self {
-            neighbours,
-            ..Self::default()
-        }
+        let neighbours =
+            failed.map(|(&key, _)| (key, Neighbour { failed: true, ..Neighbour::default() })).collect();
+        Self { neighbours, ..Self::default() }
     }
 
     /// Forgets which neighbours did not answer.
@@ -112,16 +100,14 @@ impl State {
             RouteNetlinkMessage::DelLink(message) => self.del_link(&message),
             RouteNetlinkMessage::NewAddress(message) => match address(&message) {
                 Some(address) => {
-                    self.addresses
-                        .insert((address.ifindex, address.ip, address.prefix), address);
+                    self.addresses.insert((address.ifindex, address.ip, address.prefix), address);
                     Effect::Routes
                 }
                 None => Effect::Nothing,
             },
             RouteNetlinkMessage::DelAddress(message) => match address(&message) {
                 Some(address) => {
-                    self.addresses
-                        .remove(&(address.ifindex, address.ip, address.prefix));
+                    self.addresses.remove(&(address.ifindex, address.ip, address.prefix));
                     Effect::Routes
                 }
                 None => Effect::Nothing,
@@ -168,30 +154,17 @@ impl State {
             complete: true,
             links: self.links.clone(),
             addresses: self.addresses.values().cloned().collect(),
-            paths: self
-                .routes
-                .iter()
-                .map(|(&ip, route)| (ip, self.path(ip, route)))
-                .collect(),
+            paths: self.routes.iter().map(|(&ip, route)| (ip, self.path(ip, route))).collect(),
         }
     }
 
     fn path(&self, ip: IpAddr, route: &Route) -> Path {
         if route.local {
             // The kernel says `lo`; who asks wants to know where the address is.
-            let carrier = self
-                .addresses
-                .values()
-                .find(|address| address.ip == ip)
-                .map(|address| address.ifindex);
+            let carrier =
+                self.addresses.values().find(|address| address.ip == ip).map(|address| address.ifindex);
             let ifindex = carrier.or(route.ifindex);
-            return Path {
-                ifindex,
-                gateway: None,
-                local: true,
-                mac: None,
-                failed: false,
-            };
+            return Path { ifindex, gateway: None, local: true, mac: None, failed: false };
         }
         let neighbour = match (route.ifindex, route.gateway) {
             (Some(ifindex), None) => self.neighbours.get(&(ifindex, ip)).copied().unwrap_or_default(),
@@ -210,10 +183,7 @@ impl State {
         // Bridges tell of their ports in messages of their own family, which say nothing of the link itself;
         // wireless drivers send messages that carry only their event.
         if message.header.interface_family != AddressFamily::Unspec
-            || message
-                .attributes
-                .iter()
-                .any(|a| matches!(a, LinkAttribute::Wireless(_)))
+            || message.attributes.iter().any(|a| matches!(a, LinkAttribute::Wireless(_)))
         {
             return Effect::Nothing;
         }
@@ -268,10 +238,7 @@ impl State {
         };
         if let Some(neighbour) = self.neighbours.get_mut(&(message.header.ifindex, ip)) {
             // The kernel tidies failed entries away; that the neighbour did not answer stays true.
-            *neighbour = Neighbour {
-                failed: neighbour.failed,
-                ..Neighbour::default()
-            };
+            *neighbour = Neighbour { failed: neighbour.failed, ..Neighbour::default() };
         }
         Effect::Neighbour
     }
@@ -285,10 +252,7 @@ pub(super) fn route(message: &RouteMessage) -> Route {
         // Unreachable, prohibited, broadcast ...: nothing that a frame could be sent to.
         _ => return Route::default(),
     };
-    let mut route = Route {
-        local,
-        ..Route::default()
-    };
+    let mut route = Route { local, ..Route::default() };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.ifindex = Some(*index),

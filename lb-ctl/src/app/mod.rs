@@ -1,0 +1,291 @@
+//! Builds the tasks, connects them, and watches over them: each is critical, and the daemon ends with the first
+//! that ends.
+#![forbid(unsafe_code)]
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    api::server::{self, Api},
+    claims::{AddressBook, Owned},
+    control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
+    dataplane::{Counters, Error, FlowCensus, Reader, Writer},
+    model::{
+        command::Command,
+        desired::DesiredState,
+        health::{HealthMap, Targets},
+        net::{NetFacts, Watched},
+    },
+    observe::{self, Observer},
+    operator::OperatorFile,
+    reconcile::{Goal, Reconciled, Reconciler},
+    shutdown::{self, Asked, Shutdown, Signals, Trigger},
+    telemetry::Telemetry,
+};
+
+/// Requests that may wait for the controller; more wait at the socket.
+const QUEUE: usize = 64;
+/// Time that tasks have to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the daemon is made of.
+pub struct Parts<A, N, H> {
+    /// Where configurations come from.
+    pub store: Arc<dyn ConfigStore>,
+    /// The first one.
+    pub loaded: LoadedConfig,
+    /// Operator's word.
+    pub operator: OperatorFile,
+    /// Addresses that earlier daemons added.
+    pub owned: Owned,
+    /// Where the API is served.
+    pub listener: UnixListener,
+    /// Data plane.
+    pub writer: Box<dyn Writer>,
+    /// Data plane.
+    pub reader: Box<dyn Reader>,
+    /// Puts addresses onto interfaces.
+    pub book: A,
+    /// Task that resolves addresses and publishes facts, until shutdown.
+    pub network: N,
+    /// Task that checks targets and publishes verdicts, until shutdown.
+    pub checks: H,
+}
+
+/// The running daemon.
+pub struct App {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    trigger: Trigger,
+    requests: mpsc::Sender<Request>,
+    reconciled: watch::Receiver<Arc<Reconciled>>,
+}
+
+impl App {
+    /// Spawns every task. Must be called on a Tokio runtime.
+    pub fn start<A, N, NF, H, HF>(parts: Parts<A, N, H>) -> Self
+    where
+        A: AddressBook,
+        N: FnOnce(watch::Receiver<Watched>, watch::Sender<NetFacts>, Shutdown) -> NF,
+        NF: Future<Output = anyhow::Result<()>> + Send + 'static,
+        H: FnOnce(watch::Receiver<Targets>, watch::Sender<HealthMap>, Shutdown) -> HF,
+        HF: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (trigger, shutdown) = shutdown::channel();
+        let (requests, requests_in) = mpsc::channel(QUEUE);
+        let (flows, flows_in) = mpsc::channel(QUEUE);
+        let (watched, watched_in) = watch::channel(Watched::default());
+        let (facts, facts_in) = watch::channel(NetFacts::default());
+        let (targets, targets_in) = watch::channel(Targets::default());
+        let (health, health_in) = watch::channel(HealthMap::default());
+        let (goal, goal_in) = watch::channel(Arc::new(Goal::default()));
+        let (census, census_in) = watch::channel(Arc::new(FlowCensus::default()));
+        let (counters, counters_in) = watch::channel(Arc::new(Counters::default()));
+        let (view, view_in) = watch::channel(Arc::new(Controller::first_view(&parts.loaded.config)));
+        let installed = parts.writer.installed().clone();
+        let mut before = DesiredState::from_installed(&installed);
+        before.addresses = parts.owned.addresses().iter().map(|&a| (a, a.ifindex)).collect();
+        let (published, reconciled) =
+            watch::channel(Arc::new(Reconciled { installed: Arc::new(installed), ..Reconciled::default() }));
+
+        for warning in &parts.loaded.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        let controller = Controller::new(
+            parts.store,
+            parts.loaded.config,
+            parts.operator,
+            before,
+            parts.writer.settings(),
+            Connections {
+                requests: requests_in,
+                facts: facts_in.clone(),
+                health: health_in.clone(),
+                goal,
+                targets,
+                watched,
+                view,
+            },
+        );
+        let reconciler = Reconciler::new(
+            parts.writer,
+            goal_in,
+            facts_in.clone(),
+            published,
+            census,
+            parts.book,
+            parts.owned,
+        );
+        let telemetry = Telemetry::new(parts.reader, counters, flows_in);
+        let api = Api {
+            observer: Observer {
+                host: observe::host_name(),
+                started: Instant::now(),
+                view: view_in,
+                health: health_in,
+                facts: facts_in,
+                reconciled: reconciled.clone(),
+                census: census_in,
+                counters: counters_in,
+            },
+            requests: requests.clone(),
+            flows,
+            reconciled: reconciled.clone(),
+        };
+
+        let mut tasks = Tasks(JoinSet::new());
+        tasks.spawn("network", (parts.network)(watched_in, facts, shutdown.clone()));
+        tasks.spawn("checks", (parts.checks)(targets_in, health, shutdown.clone()));
+        tasks.spawn("controller", controller.run(shutdown.clone()));
+        tasks.spawn("reconciler", reconciler.run(shutdown.clone()));
+        tasks.spawn("telemetry", telemetry.run(shutdown.clone()));
+        tasks.spawn("api", server::serve(parts.listener, api, shutdown));
+        Self { tasks: tasks.0, trigger, requests, reconciled }
+    }
+
+    /// Runs until SIGTERM or SIGINT, and leaves the data plane forwarding. Tells `notify` when the first
+    /// configuration has been tried on the data plane (`READY=1`), and at the end (`STOPPING=1`).
+    ///
+    /// # Errors
+    ///
+    /// When a task ends of itself.
+    pub async fn run(mut self, mut signals: Signals, notify: impl Fn(&str)) -> anyhow::Result<()> {
+        let mut reload = JoinSet::new();
+        let mut reconciled = self.reconciled.clone();
+        let mut ready = std::pin::pin!(async move { reconciled.wait_for(|r| r.number > 0).await.is_ok() });
+        let mut told = false;
+        let ended = loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Reload => {
+                        reload.spawn(apply(self.requests.clone()));
+                    }
+                    Asked::Stop => break Ok(()),
+                },
+                Some(_done) = reload.join_next() => {}
+                reached = &mut ready, if !told => {
+                    told = true;
+                    if reached {
+                        notify("READY=1");
+                    }
+                }
+                ended = self.tasks.join_next() => break Err(why(ended)),
+            }
+        };
+        notify("STOPPING=1");
+        self.stop().await;
+        ended
+    }
+
+    /// Ends every task; what does not end in time is dropped, and said.
+    pub async fn stop(mut self) {
+        self.trigger.pull();
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                match ended {
+                    Ok((name, Err(error))) => tracing::debug!("task {name} ended: {error:#}"),
+                    Ok((_, Ok(()))) => {}
+                    Err(error) => tracing::error!("a task ended badly: {error}"),
+                }
+            }
+        };
+        if timeout(FAREWELL, all).await.is_err() {
+            tracing::warn!("some tasks did not end within {} s", FAREWELL.as_secs());
+        }
+    }
+}
+
+struct Tasks(JoinSet<(&'static str, anyhow::Result<()>)>);
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.0.spawn(async move { (name, task.await) });
+    }
+}
+
+/// Why the daemon ends though nobody asked it to.
+fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, Ok(())))) => anyhow!("task {name} ended of itself"),
+        Some(Ok((name, Err(error)))) => error.context(format!("task {name} failed")),
+        Some(Err(error)) => anyhow!(error).context("a task panicked"),
+        None => anyhow!("no task is left"),
+    }
+}
+
+/// SIGHUP: what `lbctl config apply` does, told in the log.
+async fn apply(requests: mpsc::Sender<Request>) {
+    let (reply, answer) = oneshot::channel();
+    if requests.send(Request::Command(Box::new(Command::Apply), reply)).await.is_err() {
+        return;
+    }
+    match answer.await {
+        Ok(Ok(done)) => {
+            for warning in &done.outcome.warnings {
+                tracing::warn!("configuration: {warning}");
+            }
+            tracing::info!("configuration read again: {} changes", done.outcome.changes.len());
+        }
+        Ok(Err(error)) => tracing::error!("the running configuration stays in force: {error}"),
+        Err(_gone) => {}
+    }
+}
+
+/// Takes away everything that daemons made: addresses first, then what `dataplane` removes. Gives a line for each
+/// thing removed.
+///
+/// # Errors
+///
+/// Names what could not be removed, after trying all.
+pub async fn detach<A: AddressBook>(
+    book: &A,
+    mut owned: Owned,
+    dataplane: impl FnOnce() -> Result<Vec<String>, Error> + Send + 'static,
+) -> anyhow::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let mut gone = Vec::new();
+    let mut failed = Vec::new();
+    for &address in owned.addresses() {
+        match book.remove(address).await {
+            Ok(()) => {
+                removed.push(format!("removed address {}", address.ip));
+                gone.push(address);
+            }
+            Err(text) => failed.push(text),
+        }
+    }
+    if let Err(error) = owned.change([], gone).await {
+        failed.push(error.to_string());
+    }
+    match tokio::task::spawn_blocking(dataplane).await.context("removal panicked")? {
+        Ok(lines) => removed.extend(lines),
+        Err(error) => failed.push(error.line()),
+    }
+    if failed.is_empty() {
+        return Ok(removed);
+    }
+    Err(anyhow!("{}", failed.join("\n")).context("not everything could be removed"))
+}
+
+/// Opens what a state directory holds.
+///
+/// # Errors
+///
+/// When a file cannot be read or understood.
+pub fn open_state(state_dir: &Path) -> anyhow::Result<(OperatorFile, Owned)> {
+    Ok((OperatorFile::open(state_dir)?, Owned::open(state_dir)?))
+}
+
+#[cfg(test)]
+mod tests;

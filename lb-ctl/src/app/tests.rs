@@ -1,0 +1,573 @@
+//! The whole daemon but for its edges: the data plane and the network are in memory, the socket is real.
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Mutex, time::SystemTime};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{StatusCode, body::Bytes};
+use hyper_util::rt::TokioIo;
+use lb_common::net::Mac;
+use tokio::{net::UnixStream, time::sleep};
+
+use super::*;
+use crate::{
+    claims::Claimed,
+    control::Refused,
+    dataplane::fake::Fake,
+    model::{
+        command::{Edit, OperatorState, Outcome, Refusal},
+        config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+        health::{Health, RipId, Verdict},
+        net::{Address, Link, Path as NetPath, VipAddress},
+        status::{Colour, FlowCount, FlowList, RipState, Status},
+    },
+};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
+    Vip {
+        name: name.to_owned(),
+        mode: Mode::L4Dr,
+        ip: ip.parse().unwrap(),
+        ports: vec![104],
+        protocol: Protocol::Tcp,
+        interface: None,
+        scheduler: Scheduler::Wrr,
+        persist: Persist::None,
+        check: Check {
+            kind: CheckKind::Connect,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(3),
+            rise: 1,
+            fall: 2,
+        },
+        idle_timeout: Duration::from_secs(3600),
+        fallback: Fallback::Reject,
+        enabled: true,
+        rips: rips
+            .iter()
+            .map(|(name, ip)| Rip { name: (*name).to_owned(), ip: ip.parse().unwrap(), weight: 100 })
+            .collect(),
+    }
+}
+
+fn config(vips: Vec<Vip>) -> Config {
+    Config {
+        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
+        vips,
+    }
+}
+
+fn pacs() -> Vip {
+    vip("PACS", "10.12.1.100", &[("R1", "10.12.1.110"), ("R2", "10.12.1.111")])
+}
+
+/// "The disk": what would be loaded next.
+#[derive(Clone)]
+struct Disk(Arc<Mutex<Result<Config, String>>>);
+
+impl Disk {
+    fn put(&self, config: Result<Config, String>) {
+        *self.0.lock().unwrap() = config;
+    }
+}
+
+impl ConfigStore for Disk {
+    fn load(&self) -> Result<LoadedConfig, Refused> {
+        let config = self.0.lock().unwrap().clone().map_err(Refused::Invalid)?;
+        Ok(LoadedConfig { config, warnings: Vec::new() })
+    }
+
+    fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
+        let mut loaded = self.load()?;
+        let Edit::VipDelete { vip } = edit else {
+            return Err(Refused::Invalid("the test's disk only deletes".to_owned()));
+        };
+        loaded.config.vips.retain(|v| v.name != *vip);
+        if !dry_run {
+            self.put(Ok(loaded.config.clone()));
+        }
+        Ok(loaded)
+    }
+
+    fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
+        let names = |c: &Config| c.vips.iter().map(|v| v.name.clone()).collect::<BTreeSet<_>>();
+        let (from, to) = (names(from), names(to));
+        from.symmetric_difference(&to).map(|name| format!("VIP {name}")).collect()
+    }
+
+    fn show(&self, config: &Config) -> String {
+        format!("# {} VIPs", config.vips.len())
+    }
+}
+
+/// "The network": one interface; addresses come and go in the facts, some are somebody else's.
+#[derive(Clone)]
+struct Lan {
+    facts: Arc<Mutex<NetFacts>>,
+    changed: watch::Sender<u64>,
+    taken: Arc<Mutex<BTreeSet<IpAddr>>>,
+    fake: Fake,
+}
+
+impl Lan {
+    fn new(fake: &Fake) -> Self {
+        let link = Link {
+            index: 2,
+            name: "eth1".to_owned(),
+            kind: None,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            parent: None,
+            master: None,
+            vlan: None,
+        };
+        let facts = NetFacts {
+            complete: true,
+            links: [(2, link)].into(),
+            addresses: vec![address("10.12.1.1".parse().unwrap(), 24)],
+            ..NetFacts::default()
+        };
+        Self {
+            facts: Arc::new(Mutex::new(facts)),
+            changed: watch::channel(0).0,
+            taken: Arc::default(),
+            fake: fake.clone(),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut NetFacts)) {
+        change(&mut self.facts.lock().unwrap());
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn has(&self, ip: &str) -> bool {
+        let ip: IpAddr = ip.parse().unwrap();
+        self.facts.lock().unwrap().addresses.iter().any(|a| a.ip == ip)
+    }
+
+    /// Every watched address answers at once.
+    async fn run(
+        self,
+        mut watched: watch::Receiver<Watched>,
+        facts: watch::Sender<NetFacts>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let mut changed = self.changed.subscribe();
+        let mut ended = std::pin::pin!(shutdown.requested());
+        loop {
+            let mut now = self.facts.lock().unwrap().clone();
+            for &ip in watched.borrow_and_update().iter() {
+                let path = NetPath {
+                    ifindex: Some(2),
+                    gateway: None,
+                    local: false,
+                    mac: Some(Mac([2, 0, 0, 0, 1, 1])),
+                    failed: false,
+                };
+                now.paths.insert(ip, path);
+            }
+            facts.send_replace(now);
+            tokio::select! {
+                () = &mut ended => return Ok(()),
+                change = watched.changed() => change?,
+                change = changed.changed() => change?,
+            }
+        }
+    }
+}
+
+fn address(ip: IpAddr, prefix: u8) -> Address {
+    Address { ifindex: 2, ip, prefix, duplicate: false, tentative: false }
+}
+
+impl AddressBook for Lan {
+    async fn add(&self, wanted: VipAddress) -> Result<Claimed, String> {
+        let installed = self.fake.installed();
+        assert!(
+            installed.keys.keys().any(|k| k.ip == wanted.ip),
+            "{} is claimed before its service",
+            wanted.ip
+        );
+        assert!(installed.links.contains_key(&2), "{} is claimed before the link is attached", wanted.ip);
+        if self.taken.lock().unwrap().contains(&wanted.ip) {
+            return Err(format!("{} is in use by another host: free it", wanted.ip));
+        }
+        self.change(|facts| facts.addresses.push(address(wanted.ip, 32)));
+        Ok(Claimed::Added)
+    }
+
+    async fn remove(&self, unwanted: VipAddress) -> Result<(), String> {
+        let installed = self.fake.installed();
+        assert!(installed.keys.keys().any(|k| k.ip == unwanted.ip), "{} goes after its service", unwanted.ip);
+        self.change(|facts| facts.addresses.retain(|a| a.ip != unwanted.ip));
+        Ok(())
+    }
+}
+
+/// A daemon in a directory of its own.
+struct Daemon {
+    app: App,
+    socket: PathBuf,
+    health: watch::Sender<HealthMap>,
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    fake: Fake,
+    lan: Lan,
+    disk: Disk,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let fake = Fake::default();
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            lan: Lan::new(&fake),
+            fake,
+            disk: Disk(Arc::new(Mutex::new(Ok(config)))),
+        }
+    }
+
+    async fn start(&self) -> Daemon {
+        let socket = self.dir.path().join("lbd.sock");
+        let (operator, owned) = open_state(self.dir.path()).unwrap();
+        let (writer, reader) = self.fake.open();
+        let (health, verdicts) = watch::channel(HealthMap::new());
+        let lan = self.lan.clone();
+        let app = App::start(Parts {
+            store: Arc::new(self.disk.clone()),
+            loaded: self.disk.load().unwrap(),
+            operator,
+            owned,
+            listener: server::bind(&socket).unwrap(),
+            writer: Box::new(writer),
+            reader: Box::new(reader),
+            book: self.lan.clone(),
+            network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
+            checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
+        });
+        let mut reconciled = app.reconciled.clone();
+        drop(timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0)).await.unwrap().unwrap());
+        Daemon { app, socket, health }
+    }
+}
+
+/// The checks of a test: verdicts as the test says them.
+async fn relay(
+    mut from: watch::Receiver<HealthMap>,
+    to: watch::Sender<HealthMap>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let mut ended = std::pin::pin!(shutdown.requested());
+    loop {
+        to.send_replace(from.borrow_and_update().clone());
+        tokio::select! {
+            () = &mut ended => return Ok(()),
+            changed = from.changed() => changed?,
+        }
+    }
+}
+
+impl Daemon {
+    fn verdict(&self, vip: &str, rip: &str, verdict: Verdict) {
+        let id = RipId { vip: vip.to_owned(), rip: rip.to_owned() };
+        let health = Health { verdict, since: SystemTime::now(), last: None };
+        self.health.send_modify(|map| drop(map.insert(id, health)));
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: String) -> (StatusCode, Bytes) {
+        let stream = UnixStream::connect(&self.socket).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "lbd")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let response = timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
+        assert_eq!(response.headers()["server"], concat!("lbd/", env!("CARGO_PKG_VERSION")));
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        connection.abort();
+        (status, body)
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
+        let (status, body) = self.ask("GET", path, String::new()).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    async fn command(&self, command: &Command) -> Result<Outcome, String> {
+        let (status, body) = self.ask("POST", "/v1/command", serde_json::to_string(command).unwrap()).await;
+        if status.is_success() {
+            return Ok(serde_json::from_slice(&body).unwrap());
+        }
+        let refusal: Refusal = serde_json::from_slice(&body).unwrap();
+        Err(refusal.error)
+    }
+
+    /// The status, as soon as it is as wanted.
+    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let seen = async {
+            loop {
+                let status: Status = self.get("/v1/status").await;
+                if wanted(&status) {
+                    return status;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match timeout(DEADLINE, seen).await {
+            Ok(status) => status,
+            Err(_elapsed) => panic!("never {what}: {:#?}", self.get::<Status>("/v1/status").await),
+        }
+    }
+
+    async fn both_up(&self) {
+        self.verdict("PACS", "R1", Verdict::Up);
+        self.verdict("PACS", "R2", Verdict::Up);
+        self.until("green", |s| s.health == Colour::Green).await;
+    }
+}
+
+fn set_state(rip: &str, state: OperatorState) -> Command {
+    Command::SetState { rips: vec![RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }], state }
+}
+
+fn servers_in_table(fake: &Fake) -> usize {
+    fake.installed().tables.values().map(|t| t.entrants.len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vip_turns_from_red_to_yellow_to_green_as_its_servers_come_up() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    let status = daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
+    assert_eq!((status.health, status.vips[0].rips[0].state), (Colour::Red, RipState::Checking));
+    daemon.verdict("PACS", "R1", Verdict::Up);
+    daemon.until("yellow", |s| s.health == Colour::Yellow).await;
+    daemon.both_up().await;
+    assert_eq!(servers_in_table(&world.fake), 2);
+    world.fake.check_invariants().unwrap();
+    let status = daemon.until("attached", |s| !s.links.is_empty()).await;
+    assert_eq!((status.links[0].name.as_str(), status.links[0].xdp.as_str()), ("eth1", "native"));
+    daemon.app.stop().await;
+    assert!(
+        world.lan.has("10.12.1.100") && !world.fake.installed().keys.is_empty(),
+        "stopping leaves it forwarding"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_has_reached_disk_and_data_plane_when_it_is_answered() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.both_up().await;
+    let outcome = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap();
+    assert_eq!(outcome.changes, ["PACS/R1: online -> drain"]);
+    assert_eq!(servers_in_table(&world.fake), 1);
+    assert!(std::fs::read_to_string(world.dir.path().join("operator.json")).unwrap().contains("drain"));
+    let outcome = daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    assert_eq!(outcome.warnings, ["PACS has no real server left that takes new connections"]);
+    assert_eq!(servers_in_table(&world.fake), 0);
+    assert!(daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap().changes.is_empty());
+
+    daemon.app.stop().await;
+    let daemon = world.start().await;
+    let status: Status = daemon.get("/v1/status").await;
+    assert_eq!(status.vips[0].rips[0].state, RipState::Drain, "survives a restart");
+    assert_eq!(status.vips[0].rips[1].state, RipState::Halt);
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_changes_no_server_and_touches_no_key() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.both_up().await;
+    daemon.app.stop().await;
+    let before = world.fake.installed();
+    drop(world.fake.take_ops());
+    let daemon = world.start().await;
+    let status = daemon.until("tables written", |_| !world.fake.installed().tables.is_empty()).await;
+    assert!(status.vips[0].rips.iter().all(|r| r.verdict == Verdict::Unknown));
+    assert_eq!(status.health, Colour::Green, "what was in service stays until its first verdict");
+    let after = world.fake.installed();
+    assert_eq!((after.backends, after.keys, after.services), (before.backends, before.keys, before.services));
+    daemon.verdict("PACS", "R1", Verdict::Down);
+    daemon.until("R1 down", |s| s.vips[0].rips[0].state == RipState::Down).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn editing_and_applying_add_and_remove_vips_in_the_right_order() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
+    let mut both = config(vec![pacs()]);
+    both.vips.push(vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")]));
+    world.disk.put(Ok(both));
+    let diff: Outcome = daemon.get("/v1/config/diff").await;
+    assert_eq!(diff.changes, ["VIP XDS"]);
+    assert!(!world.lan.has("10.12.1.101"));
+    daemon.command(&Command::Apply).await.unwrap();
+    assert!(world.lan.has("10.12.1.101"), "claimed when answered");
+
+    let delete = |dry_run| Command::Edit { edit: Edit::VipDelete { vip: "PACS".to_owned() }, dry_run };
+    assert_eq!(daemon.command(&delete(true)).await.unwrap().changes, ["VIP PACS"]);
+    assert!(world.lan.has("10.12.1.100"), "a dry run changes nothing");
+    daemon.command(&delete(false)).await.unwrap();
+    assert!(!world.lan.has("10.12.1.100") && world.lan.has("10.12.1.101"));
+    assert!(world.lan.has("10.12.1.1"), "only what was added is removed");
+    assert_eq!(world.fake.installed().services.len(), 1);
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_configuration_keeps_the_running_one_and_is_remembered() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    let before = world.fake.installed();
+    world.disk.put(Err("lbd.toml:3: unknown key `prots`".to_owned()));
+    let error = daemon.command(&Command::Apply).await.unwrap_err();
+    assert_eq!(error, "lbd.toml:3: unknown key `prots`");
+    let status: Status = daemon.get("/v1/status").await;
+    assert!(status.problems[0].contains("the one before is in force"), "{:?}", status.problems);
+    assert_eq!(world.fake.installed(), before);
+    world.disk.put(Ok(config(vec![pacs()])));
+    daemon.command(&Command::Apply).await.unwrap();
+    let status: Status = daemon.get("/v1/status").await;
+    assert!(status.problems.is_empty(), "{:?}", status.problems);
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_refused_in_one_line_that_names_it() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    let no_rip = daemon.command(&set_state("R9", OperatorState::Drain)).await.unwrap_err();
+    assert_eq!(no_rip, "VIP PACS has no real server R9: it has R1, R2");
+    let (status, body) = daemon.ask("POST", "/v1/command", "{\"command\":\"explode\"}".to_owned()).await;
+    assert!(status.is_client_error());
+    let refusal: Refusal = serde_json::from_slice(&body).unwrap();
+    assert!(refusal.error.contains("explode"), "{}", refusal.error);
+    let (status, _) = daemon.ask("GET", "/v1/flows?limit=many", String::new()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, _) = daemon.ask("POST", "/v1/command", "x".repeat(2 << 20)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_another_host_is_said_and_does_not_stop_other_vips() {
+    let world = World::new(config(vec![pacs(), vip("XDS", "10.12.1.101", &[("X1", "10.12.1.120")])]));
+    world.lan.taken.lock().unwrap().insert("10.12.1.100".parse().unwrap());
+    let daemon = world.start().await;
+    let status = daemon.until("conflict", |s| s.vips[0].problem.is_some()).await;
+    assert_eq!(status.vips[0].problem.as_deref(), Some("10.12.1.100 is in use by another host: free it"));
+    assert_eq!(status.vips[0].colour, Colour::Red);
+    daemon.until("XDS claimed", |_| world.lan.has("10.12.1.101")).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_somebody_deleted_comes_back() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
+    world.lan.change(|facts| facts.addresses.retain(|a| a.prefix != 32));
+    daemon.until("claimed again", |_| world.lan.has("10.12.1.100")).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_kernel_refused_is_told_and_tried_again() {
+    let world = World::new(config(vec![pacs()]));
+    world.fake.refuse_link(2, true);
+    let daemon = world.start().await;
+    let status: Status = daemon.get("/v1/status").await;
+    assert_eq!(status.health, Colour::Red);
+    assert!(status.problems.iter().any(|p| p.contains("refused by the test")), "{:?}", status.problems);
+    assert!(!world.lan.has("10.12.1.100"), "no address without the program");
+    world.fake.refuse_link(2, false);
+    daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
+    daemon.both_up().await;
+    world.fake.fail_at(0);
+    let error = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap_err();
+    assert!(error.starts_with("saved, but the data plane refuses: "), "{error}");
+    daemon.until("drained all the same", |_| servers_in_table(&world.fake) == 1).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_are_listed_and_counted_by_name() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.both_up().await;
+    let installed = world.fake.installed();
+    let (slot, (_, record)) = installed.backends.iter().find(|(_, (who, _))| who.name == "R2").unwrap();
+    let flow = |client: &str| crate::dataplane::Flow {
+        client: (client.parse().unwrap(), 50000),
+        vip: ("10.12.1.100".parse().unwrap(), 104),
+        protocol: Protocol::Tcp,
+        state: lb_common::flow::State::Established,
+        service: 0,
+        slot: *slot,
+        generation: record.generation,
+        idle_millis: 1500,
+    };
+    world.fake.set_flows(vec![flow("10.0.0.1"), flow("10.0.0.1"), flow("10.0.0.2")]);
+    let list: FlowList = daemon.get("/v1/flows?limit=1").await;
+    assert_eq!((list.flows.len(), list.total, list.flows[0].rip.as_deref()), (1, 3, Some("R2")));
+    let list: FlowList = daemon.get("/v1/flows?vip=PACS&client=10.0.0.1").await;
+    assert_eq!((list.flows.len(), list.total), (2, 2));
+    let counts: Vec<FlowCount> = daemon.get("/v1/flows/count?by=client").await;
+    let counts: Vec<_> = counts.iter().map(|c| (c.key.as_str(), c.flows)).collect();
+    assert_eq!(counts, [("10.0.0.1", 2), ("10.0.0.2", 1)]);
+    let counts: Vec<FlowCount> = daemon.get("/v1/flows/count?by=rip").await;
+    assert_eq!((counts[0].key.as_str(), counts[0].flows), ("PACS/R2", 3));
+    daemon.until("counted per server", |s| s.vips[0].rips[1].connections == 3).await;
+    daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    daemon.until("flows of a halted server go", |s| s.flows.established_v4 == 0).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_socket_is_refused_and_a_stale_one_replaced() {
+    let world = World::new(config(Vec::new()));
+    let daemon = world.start().await;
+    let error = server::bind(&daemon.socket).unwrap_err().to_string();
+    assert!(error.starts_with("another lbd is running on "), "{error}");
+    daemon.app.stop().await;
+    assert!(world.dir.path().join("lbd.sock").exists());
+    drop(server::bind(&world.dir.path().join("lbd.sock")).unwrap());
+    let plain = world.dir.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    assert!(server::bind(&plain).unwrap_err().to_string().contains("is no socket"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn detach_removes_addresses_and_data_plane_and_says_so() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
+    daemon.app.stop().await;
+    let (_, owned) = open_state(world.dir.path()).unwrap();
+    let fake = world.fake.clone();
+    let remove_all = move || {
+        Box::new(fake.open().0).remove_all()?;
+        Ok(vec!["removed the fake".to_owned()])
+    };
+    let removed = detach(&world.lan, owned, remove_all).await.unwrap();
+    assert_eq!(removed, ["removed address 10.12.1.100", "removed the fake"]);
+    assert!(world.fake.removed() && !world.lan.has("10.12.1.100") && world.lan.has("10.12.1.1"));
+}

@@ -1,0 +1,271 @@
+//! From what is known to what the data plane should hold. Pure: configuration, operator's word, health, network
+//! facts and the state before go in; the desired state and a note on everything that is not as asked come out.
+//!
+//! A server takes new flows when its check passes, the operator has it online, the way to it is known and it has
+//! weight. Where something is *not known yet*, what was goes on: after a restart of the controller, or an edit
+//! of a check, a server that carries flows carries them until its first verdict; one that did not is not up.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::{
+    service::{Service, mode, no_server, pick},
+    settings::Settings,
+};
+
+use crate::{
+    dataplane::{Filling, ServiceKey},
+    model::{
+        command::OperatorState,
+        config::{Config, Fallback, Persist, Rip, Scheduler, Vip},
+        desired::{DesiredBackend, DesiredService, DesiredState, Entrant, Forward},
+        health::{HealthMap, RipId, Verdict},
+        net::{NetFacts, VipAddress},
+        status::RipState,
+    },
+};
+
+mod paths;
+
+/// Everything that decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// Configuration in force.
+    pub config: &'a Config,
+    /// What the operator said; servers that are missing are online.
+    pub operator: &'a BTreeMap<RipId, OperatorState>,
+    /// What checks found; servers that are missing are unknown.
+    pub health: &'a HealthMap,
+    /// What netlink tells.
+    pub facts: &'a NetFacts,
+    /// State before: the last one compiled, or what the kernel held when the controller started.
+    pub before: &'a DesiredState,
+    /// Unit of time of the kernel's records.
+    pub settings: &'a Settings,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Compiled {
+    /// What the data plane should hold.
+    pub desired: DesiredState,
+    /// What people should know of it.
+    pub notes: Notes,
+}
+
+/// What people should know.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Notes {
+    /// By VIP name: why its address cannot be served, with the cure.
+    pub vips: BTreeMap<String, String>,
+    /// Every real server of every VIP.
+    pub rips: BTreeMap<RipId, RipNote>,
+    /// What is wrong beyond single VIPs.
+    pub problems: Vec<String>,
+}
+
+/// What became of a real server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RipNote {
+    /// The one word.
+    pub state: RipState,
+    /// Why, when the check is not the reason.
+    pub detail: Option<String>,
+}
+
+/// Compiles.
+#[must_use]
+pub fn compile(inputs: &Inputs<'_>) -> Compiled {
+    let Inputs { config, facts, before, .. } = *inputs;
+    let mut out = Compiled::default();
+    let mut links = BTreeSet::new();
+    let mut unsure = false;
+    for vip in &config.vips {
+        let service = service(vip, inputs, &mut out.notes);
+        if !vip.enabled {
+            continue;
+        }
+        match paths::vip_interface(vip, facts) {
+            Ok((link, physical)) => {
+                let address = VipAddress { ifindex: link.index, ip: vip.ip };
+                out.desired.addresses.insert(address, physical.index);
+                links.insert(physical.index);
+                if let Some(problem) = paths::not_running(link) {
+                    out.notes.vips.insert(vip.name.clone(), problem);
+                }
+            }
+            Err(problem) => {
+                unsure = true;
+                let kept = before.addresses.iter().filter(|(a, _)| a.ip == vip.ip);
+                out.desired.addresses.extend(kept.map(|(&a, &link)| (a, link)));
+                out.notes.vips.insert(vip.name.clone(), problem);
+            }
+        }
+        for rip in &vip.rips {
+            links.extend(paths::physical_of_path(rip.ip, facts));
+        }
+        let forwards = service.backends.values().filter_map(|b| b.forward);
+        links.extend(forwards.map(|f| f.ifindex));
+        out.desired.services.insert(vip.name.clone(), service);
+    }
+    if config.node.interfaces.is_empty() {
+        out.desired.links = links;
+    } else {
+        out.desired.links = paths::named_links(&config.node.interfaces, facts, &mut out.notes.problems);
+        note_unnamed_links(config, facts, &mut out);
+    }
+    if unsure {
+        // An interface that lost its address for a moment must not cost the VIP, nor the program's place on links.
+        let still_there = before.links.iter().filter(|i| facts.links.contains_key(i));
+        out.desired.links.extend(still_there);
+    }
+    out
+}
+
+/// VIPs whose address lives on a link that the configuration leaves out: they would never get a packet.
+fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Compiled) {
+    for (address, physical) in &out.desired.addresses {
+        if out.desired.links.contains(physical) {
+            continue;
+        }
+        let name = facts.links.get(physical).map_or("?", |l| l.name.as_str());
+        for vip in config.vips.iter().filter(|v| v.enabled && v.ip == address.ip) {
+            let problem = format!("its interface {name} is not among `node.interfaces`: add it there");
+            out.notes.vips.entry(vip.name.clone()).or_insert(problem);
+        }
+    }
+}
+
+/// One VIP as the packet path should know it; says what became of each of its servers.
+fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService {
+    let keys: BTreeSet<ServiceKey> =
+        vip.ports.iter().map(|&port| ServiceKey { ip: vip.ip, port, protocol: vip.protocol }).collect();
+    let before = before(&vip.name, &keys, inputs.before);
+    let mut backends = BTreeMap::new();
+    let mut entrants = Vec::new();
+    for rip in &vip.rips {
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
+        let fate = fate(&id, rip, before, inputs);
+        if fate.note.state == RipState::Active {
+            entrants.push((rip.ip, rip.name.clone(), rip.weight));
+        }
+        let backend = DesiredBackend { ip: rip.ip, forward: fate.forward };
+        backends.insert(rip.name.clone(), backend);
+        notes.rips.insert(id, fate.note);
+    }
+    let (pick, filling) = match vip.scheduler {
+        Scheduler::First | Scheduler::Wrr => (pick::ROTATE, Filling::RoundRobin),
+        Scheduler::Maglev => (pick::HASH_FLOW, Filling::Maglev),
+        Scheduler::SourceHash => (pick::HASH_CLIENT, Filling::Maglev),
+    };
+    if vip.scheduler == Scheduler::First {
+        for (_, name, _) in entrants.iter().skip(1) {
+            let id = RipId { vip: vip.name.clone(), rip: name.clone() };
+            if let Some(note) = notes.rips.get_mut(&id) {
+                note.detail = Some(format!("standby: {} is in use", entrants[0].1));
+            }
+        }
+        entrants.truncate(1);
+        // A weight means nothing to a list: its edit must not write a table.
+        entrants.iter_mut().for_each(|e| e.2 = 1);
+    }
+    if filling == Filling::Maglev {
+        // Ties go to the earlier server, so the order must be the same wherever the table is built.
+        entrants.sort();
+    }
+    DesiredService {
+        keys,
+        record: record(vip, pick, inputs.settings),
+        idle_timeout_secs: whole_secs(vip.idle_timeout),
+        filling,
+        backends,
+        entrants: entrants.into_iter().map(|(_, name, weight)| Entrant { name, weight }).collect(),
+    }
+}
+
+fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
+    let (persist_prefix, persist_ticks) = match vip.persist {
+        Persist::None => (0, 0),
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
+            let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
+            (prefix, settings.ticks(whole_secs(timeout)))
+        }
+    };
+    Service {
+        mode: match vip.mode {
+            crate::model::config::Mode::L4Dr => mode::DR,
+        },
+        pick,
+        no_server: match vip.fallback {
+            Fallback::Drop => no_server::DROP,
+            Fallback::Reject => no_server::REJECT,
+        },
+        persist_prefix,
+        persist_ticks,
+        ..Service::default()
+    }
+}
+
+/// Seconds, rounded up.
+fn whole_secs(time: std::time::Duration) -> u32 {
+    let secs = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    u32::try_from(secs).unwrap_or(u32::MAX)
+}
+
+/// The service as it was: by name, or by a key when the VIP was renamed.
+fn before<'a>(
+    name: &str,
+    keys: &BTreeSet<ServiceKey>,
+    state: &'a DesiredState,
+) -> Option<&'a DesiredService> {
+    state.services.get(name).or_else(|| state.services.values().find(|s| !s.keys.is_disjoint(keys)))
+}
+
+struct Fate {
+    /// `None` = dead.
+    forward: Option<Forward>,
+    note: RipNote,
+}
+
+fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<'_>) -> Fate {
+    let dead = |state, detail| Fate { forward: None, note: RipNote { state, detail } };
+    let operator = inputs.operator.get(id).copied().unwrap_or_default();
+    if operator == OperatorState::Halt {
+        return dead(RipState::Halt, None);
+    }
+    let verdict = inputs.health.get(id).map_or(Verdict::Unknown, |h| h.verdict);
+    if verdict == Verdict::Down {
+        return dead(RipState::Down, None);
+    }
+    let was = before.and_then(|s| s.backends.values().find(|b| b.ip == rip.ip)?.forward);
+    let (forward, concern) = match (paths::forward(rip.ip, inputs.facts), was) {
+        (paths::Way::Known(forward), _) => (forward, None),
+        (paths::Way::None(why), _) => return dead(RipState::Down, Some(why)),
+        (paths::Way::Unknown(why), Some(forward)) => (forward, Some(why)),
+        (paths::Way::Unknown(why), None) => return dead(RipState::Checking, Some(why)),
+    };
+    if verdict == Verdict::Unknown && was.is_none() {
+        return dead(RipState::Checking, Some("not checked yet".to_owned()));
+    }
+    let (state, detail) = if operator == OperatorState::Drain {
+        (RipState::Drain, concern)
+    } else if rip.weight == 0 {
+        (RipState::Drain, Some("weight 0: takes no new flows".to_owned()))
+    } else {
+        (RipState::Active, concern)
+    };
+    Fate { forward: Some(forward), note: RipNote { state, detail } }
+}
+
+/// Addresses that the network task should resolve and keep warm: servers and VIPs of everything served.
+#[must_use]
+pub fn watched(config: &Config) -> BTreeSet<IpAddr> {
+    let served = config.vips.iter().filter(|v| v.enabled);
+    served.flat_map(|vip| vip.rips.iter().map(|r| r.ip).chain([vip.ip])).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,332 @@
+use std::time::{Duration, SystemTime};
+
+use lb_common::net::Mac;
+
+use super::*;
+use crate::model::{
+    config::{Check, CheckKind, Mode, Node, Protocol},
+    health::Health,
+    net::{Address, Link, Path, VlanTag},
+};
+
+const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+/// One VIP 10.12.1.100 with servers R1 and R2 on eth1, all well.
+struct World {
+    config: Config,
+    operator: BTreeMap<RipId, OperatorState>,
+    health: HealthMap,
+    facts: NetFacts,
+    before: DesiredState,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn id(rip: &str) -> RipId {
+    RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }
+}
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: None,
+        mac: Mac([2, 0, 0, 0, 1, index as u8]),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        parent: None,
+        master: None,
+        vlan: None,
+    }
+}
+
+fn path(ifindex: u32) -> Path {
+    Path { ifindex: Some(ifindex), gateway: None, local: false, mac: Some(SERVER_MAC), failed: false }
+}
+
+impl World {
+    fn new() -> Self {
+        let rip = |name: &str, address| Rip { name: name.to_owned(), ip: ip(address), weight: 100 };
+        let vip = Vip {
+            name: "PACS".to_owned(),
+            mode: Mode::L4Dr,
+            ip: ip("10.12.1.100"),
+            ports: vec![104, 11112],
+            protocol: Protocol::Tcp,
+            interface: None,
+            scheduler: Scheduler::Wrr,
+            persist: Persist::None,
+            check: Check {
+                kind: CheckKind::Connect,
+                port: None,
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(3),
+                rise: 1,
+                fall: 2,
+            },
+            idle_timeout: Duration::from_secs(3600),
+            fallback: Fallback::Reject,
+            enabled: true,
+            rips: vec![rip("R1", "10.12.1.110"), rip("R2", "10.12.1.111")],
+        };
+        let mut world = Self {
+            config: Config {
+                node: Node {
+                    name: None,
+                    interfaces: Vec::new(),
+                    flows_v4: 1024,
+                    flows_v6: 1024,
+                    half_open: 1024,
+                },
+                vips: vec![vip],
+            },
+            operator: BTreeMap::new(),
+            health: HealthMap::new(),
+            facts: NetFacts {
+                complete: true,
+                links: BTreeMap::from([(2, link(2, "eth1"))]),
+                addresses: vec![Address {
+                    ifindex: 2,
+                    ip: ip("10.12.1.1"),
+                    prefix: 24,
+                    duplicate: false,
+                    tentative: false,
+                }],
+                paths: BTreeMap::from([(ip("10.12.1.110"), path(2)), (ip("10.12.1.111"), path(2))]),
+            },
+            before: DesiredState::default(),
+        };
+        world.verdict("R1", Verdict::Up);
+        world.verdict("R2", Verdict::Up);
+        world
+    }
+
+    fn verdict(&mut self, rip: &str, verdict: Verdict) {
+        let health = Health { verdict, since: SystemTime::UNIX_EPOCH, last: None };
+        self.health.insert(id(rip), health);
+    }
+
+    fn compile(&self) -> Compiled {
+        compile(&Inputs {
+            config: &self.config,
+            operator: &self.operator,
+            health: &self.health,
+            facts: &self.facts,
+            before: &self.before,
+            settings: &Settings { hz: 250, tick_shift: 5, ..Settings::default() },
+        })
+    }
+
+    /// `(state, live, in the table, detail)` of a server.
+    fn fate(&self, rip: &str) -> (RipState, bool, bool, Option<String>) {
+        let compiled = self.compile();
+        let service = &compiled.desired.services["PACS"];
+        let note = compiled.notes.rips[&id(rip)].clone();
+        (
+            note.state,
+            service.backends[rip].forward.is_some(),
+            service.entrants.iter().any(|e| e.name == rip),
+            note.detail,
+        )
+    }
+
+    fn path_mut(&mut self) -> &mut Path {
+        self.facts.paths.get_mut(&ip("10.12.1.110")).unwrap()
+    }
+}
+
+#[test]
+fn healthy_servers_take_flows_by_the_mac_of_their_link() {
+    let world = World::new();
+    let compiled = world.compile();
+    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+    let service = &compiled.desired.services["PACS"];
+    assert_eq!(service.keys.len(), 2);
+    assert_eq!(
+        service.backends["R1"].forward,
+        Some(Forward {
+            ifindex: 2,
+            dst_mac: SERVER_MAC,
+            src_mac: world.facts.links[&2].mac,
+            vlan_depth: 0,
+            vlan: [0; 2],
+            outer_tpid: 0
+        })
+    );
+    assert_eq!(compiled.desired.links, BTreeSet::from([2]));
+    let address = VipAddress { ifindex: 2, ip: ip("10.12.1.100") };
+    assert_eq!(compiled.desired.addresses, BTreeMap::from([(address, 2)]));
+    assert!(compiled.notes.vips.is_empty() && compiled.notes.problems.is_empty());
+}
+
+#[test]
+fn drain_keeps_flows_halt_and_down_end_them() {
+    let mut world = World::new();
+    world.operator.insert(id("R1"), OperatorState::Drain);
+    assert_eq!(world.fate("R1"), (RipState::Drain, true, false, None));
+    world.operator.insert(id("R1"), OperatorState::Halt);
+    assert_eq!(world.fate("R1"), (RipState::Halt, false, false, None));
+    world.verdict("R2", Verdict::Down);
+    assert_eq!(world.fate("R2"), (RipState::Down, false, false, None));
+    world.operator.clear();
+    world.config.vips[0].rips[0].weight = 0;
+    assert_eq!(world.fate("R1").0, RipState::Drain);
+    assert!(world.fate("R1").1 && !world.fate("R1").2);
+}
+
+#[test]
+fn unknown_is_not_up_except_for_a_server_that_was_in_service() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    world.before.services.get_mut("PACS").unwrap().backends.get_mut("R2").unwrap().forward = None;
+    world.health.clear();
+    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+    assert_eq!(world.fate("R2"), (RipState::Checking, false, false, Some("not checked yet".to_owned())));
+    world.verdict("R1", Verdict::Down);
+    assert_eq!(world.fate("R1").0, RipState::Down, "the first verdict counts");
+}
+
+#[test]
+fn a_renamed_vip_and_server_stay_in_service_until_their_first_verdict() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    let old = world.before.services.remove("PACS").unwrap();
+    world.before.services.insert("OLD".to_owned(), old);
+    world.config.vips[0].rips[0].name = "NEW".to_owned();
+    world.health.clear();
+    assert_eq!(world.fate("NEW").0, RipState::Active);
+}
+
+#[test]
+fn the_way_that_was_goes_on_until_netlink_says_otherwise() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    world.facts.paths.clear();
+    let (state, live, table, detail) = world.fate("R1");
+    assert_eq!((state, live, table), (RipState::Active, true, true));
+    assert_eq!(detail.as_deref(), Some("waiting for the route to 10.12.1.110"));
+    assert_eq!(world.compile().desired.links, BTreeSet::from([2]), "the program stays on the link");
+    world.before = DesiredState::default();
+    assert_eq!(world.fate("R1").0, RipState::Checking);
+}
+
+#[test]
+fn a_server_that_answers_no_arp_is_down_and_says_so() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    *world.path_mut() = Path { mac: None, failed: true, ..path(2) };
+    assert_eq!(world.fate("R1"), (RipState::Down, false, false, Some("no answer to ARP".to_owned())));
+}
+
+#[test]
+fn a_cable_that_is_out_leaves_flows_alone_and_is_said() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    world.facts.links.get_mut(&2).unwrap().carrier = false;
+    let (state, live, _, detail) = world.fate("R1");
+    assert_eq!((state, live), (RipState::Active, true));
+    assert_eq!(detail.as_deref(), Some("interface eth1 has no carrier: check its cable and switch port"));
+    assert!(world.compile().notes.vips["PACS"].contains("no carrier"));
+}
+
+#[test]
+fn a_server_that_direct_routing_cannot_reach_says_why_and_what_to_do() {
+    let mut world = World::new();
+    world.path_mut().gateway = Some(ip("10.12.1.254"));
+    assert_eq!(
+        world.fate("R1").3.as_deref(),
+        Some(
+            "10.12.1.110 is reached through gateway 10.12.1.254: direct routing needs an interface in its subnet"
+        )
+    );
+    *world.path_mut() = Path { local: true, ..path(2) };
+    assert!(world.fate("R1").3.unwrap().contains("this machine's own address"));
+    *world.path_mut() = Path { ifindex: None, ..path(2) };
+    assert!(world.fate("R1").3.unwrap().starts_with("no route to 10.12.1.110"));
+}
+
+#[test]
+fn first_puts_one_server_in_the_table_and_keeps_the_others_live() {
+    let mut world = World::new();
+    world.config.vips[0].scheduler = Scheduler::First;
+    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+    assert_eq!(world.fate("R2"), (RipState::Active, true, false, Some("standby: R1 is in use".to_owned())));
+    world.verdict("R1", Verdict::Down);
+    assert!(world.fate("R2").2);
+}
+
+#[test]
+fn vlan_interfaces_put_tags_outer_first_and_attach_to_the_bottom() {
+    let mut world = World::new();
+    let mut outer = link(3, "eth1.100");
+    (outer.parent, outer.vlan) = (Some(2), Some(VlanTag { id: 100, tpid: 0x88a8 }));
+    let mut inner = link(4, "eth1.100.200");
+    (inner.parent, inner.vlan) = (Some(3), Some(VlanTag { id: 200, tpid: 0x8100 }));
+    world.facts.links.extend([(3, outer), (4, inner)]);
+    *world.path_mut() = path(4);
+    let compiled = world.compile();
+    let forward = compiled.desired.services["PACS"].backends["R1"].forward.unwrap();
+    assert_eq!(
+        (forward.ifindex, forward.vlan_depth, forward.vlan, forward.outer_tpid),
+        (2, 2, [100, 200], 0x88a8)
+    );
+    assert_eq!(compiled.desired.links, BTreeSet::from([2]));
+    *world.path_mut() = path(3);
+    assert!(world.fate("R1").3.unwrap().contains("must be 802.1Q"));
+}
+
+#[test]
+fn a_vip_without_a_place_says_so_and_keeps_what_it_had() {
+    let mut world = World::new();
+    world.before = world.compile().desired;
+    world.facts.addresses.clear();
+    let compiled = world.compile();
+    assert_eq!(
+        compiled.notes.vips["PACS"],
+        "10.12.1.100 is in no connected subnet: give this machine an address in its subnet, or set `interface`"
+    );
+    assert_eq!(compiled.desired.addresses, world.before.addresses, "an address that is there stays");
+    assert_eq!(compiled.desired.links, BTreeSet::from([2]));
+
+    world.config.vips[0].interface = Some("eth9".to_owned());
+    assert_eq!(world.compile().notes.vips["PACS"], "interface eth9 does not exist: there are eth1");
+    let mut bond = link(5, "bond0");
+    bond.kind = Some("bond".to_owned());
+    world.facts.links.insert(5, bond);
+    world.facts.links.get_mut(&2).unwrap().master = Some(5);
+    world.config.vips[0].interface = Some("eth1".to_owned());
+    assert_eq!(world.compile().notes.vips["PACS"], "interface eth1 is part of bond bond0: use bond0 instead");
+}
+
+#[test]
+fn named_interfaces_are_the_only_ones_attached() {
+    let mut world = World::new();
+    world.facts.links.insert(3, link(3, "eth2"));
+    world.config.node.interfaces = vec!["eth2".to_owned(), "nope".to_owned()];
+    let compiled = world.compile();
+    assert_eq!(compiled.desired.links, BTreeSet::from([3]));
+    assert!(compiled.notes.vips["PACS"].contains("eth1 is not among `node.interfaces`"));
+    assert_eq!(compiled.notes.problems, ["interface nope does not exist: there are eth1, eth2"]);
+}
+
+#[test]
+fn a_disabled_vip_leaves_nothing_in_the_data_plane_but_is_noted() {
+    let mut world = World::new();
+    world.config.vips[0].enabled = false;
+    let compiled = world.compile();
+    assert_eq!(compiled.desired, DesiredState::default());
+    assert_eq!(compiled.notes.rips.len(), 2);
+    assert!(watched(&world.config).is_empty());
+}
+
+#[test]
+fn persistence_is_written_in_the_kernels_unit_of_time() {
+    let mut world = World::new();
+    world.config.vips[0].persist =
+        Persist::SourceIp { prefix_v4: 24, prefix_v6: 64, timeout: Duration::from_secs(300) };
+    let record = world.compile().desired.services["PACS"].record;
+    assert_eq!((record.persist_prefix, record.persist_ticks), (24, 2344), "300 s of 128 ms");
+}

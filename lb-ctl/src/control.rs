@@ -1,0 +1,426 @@
+//! The one task that owns the configuration and the operator's word. Commands, network facts and verdicts come in;
+//! what should be checked, watched and installed goes out.
+#![forbid(unsafe_code)]
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use lb_common::settings::Settings;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    compile::{self, Inputs, Notes},
+    model::{
+        command::{Command, Edit, OperatorState, Outcome},
+        config::Config,
+        desired::DesiredState,
+        health::{HealthMap, RipId, Target, Targets},
+        net::{NetFacts, Watched},
+        status::RipState,
+    },
+    operator::OperatorFile,
+    reconcile::Goal,
+    shutdown::Shutdown,
+    state_file::StateError,
+};
+
+/// Where configurations come from and go to. Calls block on the disk.
+pub trait ConfigStore: Send + Sync + 'static {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    ///
+    /// Every fault, rendered for people.
+    fn load(&self) -> Result<LoadedConfig, Refused>;
+
+    /// Edits the files, unless the result would be refused; on disk when this returns, but for a dry run.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing has changed then.
+    fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused>;
+
+    /// What changes from one configuration to another, a line each.
+    fn diff(&self, from: &Config, to: &Config) -> Vec<String>;
+
+    /// A configuration as TOML.
+    fn show(&self, config: &Config) -> String;
+}
+
+/// A configuration that can be put into force.
+#[derive(Clone, Debug)]
+pub struct LoadedConfig {
+    /// What it means.
+    pub config: Config,
+    /// What is worth knowing though nothing is wrong, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a request is not met.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// What was asked cannot be done.
+    #[error("{0}")]
+    Invalid(String),
+    /// This machine could not do it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StateError> for Refused {
+    fn from(error: StateError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// What other tasks ask for. The answer is on disk; whether it has reached the data plane is for
+/// [`Reconciled`](crate::reconcile::Reconciled) to say.
+#[derive(Debug)]
+pub enum Request {
+    /// Change something.
+    Command(Box<Command>, Reply<Done>),
+    /// What `apply` would change.
+    Diff(Reply<Outcome>),
+    /// The configuration in force, as TOML.
+    Show(Reply<String>),
+}
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Refused>>;
+
+/// Answer to a command.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// For people.
+    pub outcome: Outcome,
+    /// Goal that carries the change.
+    pub goal: u64,
+}
+
+/// What is in force, for those who show it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Servers that are not online by the operator's word.
+    pub operator: BTreeMap<RipId, OperatorState>,
+    /// What became of every server.
+    pub notes: Notes,
+    /// Why the configuration on disk is not the one in force.
+    pub config_problem: Option<String>,
+}
+
+/// What the task is connected to.
+pub struct Connections {
+    /// Requests, from the API and from signals.
+    pub requests: mpsc::Receiver<Request>,
+    /// From netlink.
+    pub facts: watch::Receiver<NetFacts>,
+    /// From checks.
+    pub health: watch::Receiver<HealthMap>,
+    /// To the reconciler.
+    pub goal: watch::Sender<Arc<Goal>>,
+    /// To checks.
+    pub targets: watch::Sender<Targets>,
+    /// To netlink.
+    pub watched: watch::Sender<Watched>,
+    /// To the API.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// The task.
+pub struct Controller {
+    store: Arc<dyn ConfigStore>,
+    operator: OperatorFile,
+    settings: Settings,
+    config: Arc<Config>,
+    config_problem: Option<String>,
+    before: DesiredState,
+    notes: Notes,
+    number: u64,
+    to: Connections,
+}
+
+impl Controller {
+    /// Starts from a configuration and from what the data plane held before.
+    pub fn new(
+        store: Arc<dyn ConfigStore>,
+        config: Config,
+        operator: OperatorFile,
+        before: DesiredState,
+        settings: Settings,
+        to: Connections,
+    ) -> Self {
+        Self {
+            store,
+            operator,
+            settings,
+            config: Arc::new(config),
+            config_problem: None,
+            before,
+            notes: Notes::default(),
+            number: 0,
+            to,
+        }
+    }
+
+    /// A view before anything is known.
+    #[must_use]
+    pub fn first_view(config: &Config) -> View {
+        View {
+            config: Arc::new(config.clone()),
+            operator: BTreeMap::new(),
+            notes: Notes::default(),
+            config_problem: None,
+        }
+    }
+
+    /// Runs until shutdown.
+    ///
+    /// # Errors
+    ///
+    /// When a task that it needs is gone, or the state directory cannot be written at the start.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut ended = std::pin::pin!(shutdown.requested());
+        self.operator.prune(&self.config).await?;
+        self.announce();
+        self.compile();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut ended => return Ok(()),
+                changed = self.to.facts.changed() => {
+                    changed?;
+                    self.compile();
+                }
+                changed = self.to.health.changed() => {
+                    changed?;
+                    self.compile();
+                }
+                request = self.to.requests.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // Who asked may have gone away meanwhile; what was done stays done.
+        match request {
+            Request::Command(command, reply) => drop(reply.send(self.command(*command).await)),
+            Request::Diff(reply) => {
+                let loaded = self.blocking(|store| store.load()).await;
+                drop(reply.send(loaded.map(|loaded| self.outcome(&loaded))));
+            }
+            Request::Show(reply) => drop(reply.send(Ok(self.store.show(&self.config)))),
+        }
+    }
+
+    async fn command(&mut self, command: Command) -> Result<Done, Refused> {
+        let outcome = match command {
+            Command::Apply => {
+                let loaded = self.blocking(|store| store.load()).await;
+                self.config_problem = loaded.is_err().then(|| {
+                    "the configuration on disk has errors, the one before is in force: see `lbctl config check`".to_owned()
+                });
+                if loaded.is_err() {
+                    self.publish_view();
+                }
+                self.put_into_force(loaded?).await
+            }
+            Command::Edit { edit, dry_run } => {
+                let loaded = self.blocking(move |store| store.edit(&edit, dry_run)).await?;
+                if dry_run { self.outcome(&loaded) } else { self.put_into_force(loaded).await }
+            }
+            Command::SetState { rips, state } => self.set_state(&rips, state).await?,
+        };
+        let goal = self.compile();
+        Ok(Done { outcome, goal })
+    }
+
+    fn outcome(&self, loaded: &LoadedConfig) -> Outcome {
+        let mut warnings = loaded.warnings.clone();
+        let (old, new) = (&self.config.node, &loaded.config.node);
+        if [old.flows_v4, old.flows_v6, old.half_open] != [new.flows_v4, new.flows_v6, new.half_open] {
+            warnings.push(
+                "flow tables keep their size while they exist: to resize them, stop lbd, run `lbd --detach` (this ends \
+                 all connections) and start it again"
+                    .to_owned(),
+            );
+        }
+        Outcome { changes: self.store.diff(&self.config, &loaded.config), warnings }
+    }
+
+    async fn put_into_force(&mut self, loaded: LoadedConfig) -> Outcome {
+        let mut outcome = self.outcome(&loaded);
+        if let Err(error) = self.operator.prune(&loaded.config).await {
+            // What it keeps too much does no harm; a configuration that is on disk but not in force would.
+            outcome.warnings.push(error.to_string());
+        }
+        self.config = Arc::new(loaded.config);
+        self.config_problem = None;
+        for change in &outcome.changes {
+            tracing::info!("configuration: {change}");
+        }
+        self.announce();
+        outcome
+    }
+
+    async fn set_state(&mut self, rips: &[RipId], state: OperatorState) -> Result<Outcome, Refused> {
+        for id in rips {
+            self.must_exist(id)?;
+        }
+        let states = self.operator.states();
+        let word = |id| states.get(id).copied().unwrap_or_default();
+        let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
+        let changes: Vec<String> = changed
+            .iter()
+            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, state_name(word(id)), state_name(state)))
+            .collect();
+        self.operator.set(rips, state).await?;
+        for change in &changes {
+            tracing::info!("{change}");
+        }
+        let states = self.operator.states();
+        let mut warnings = Vec::new();
+        for vip in self.config.vips.iter().filter(|v| v.enabled && rips.iter().any(|id| id.vip == v.name)) {
+            let online = vip.rips.iter().any(|rip| {
+                let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
+                !states.contains_key(&id)
+            });
+            if !online {
+                warnings.push(format!("{} has no real server left that takes new connections", vip.name));
+            }
+        }
+        Ok(Outcome { changes, warnings })
+    }
+
+    fn must_exist(&self, id: &RipId) -> Result<(), Refused> {
+        let Some(vip) = self.config.vips.iter().find(|v| v.name == id.vip) else {
+            let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
+            return Err(Refused::Invalid(format!("no VIP {}: there are {}", id.vip, listed(&names))));
+        };
+        if vip.rips.iter().any(|r| r.name == id.rip) {
+            return Ok(());
+        }
+        let names: Vec<&str> = vip.rips.iter().map(|r| r.name.as_str()).collect();
+        Err(Refused::Invalid(format!(
+            "VIP {} has no real server {}: it has {}",
+            id.vip,
+            id.rip,
+            listed(&names)
+        )))
+    }
+
+    /// Tells checks and netlink what there is now.
+    fn announce(&self) {
+        self.to.targets.send_if_modified(|targets| replace(targets, check_targets(&self.config)));
+        self.to.watched.send_if_modified(|watched| replace(watched, compile::watched(&self.config)));
+    }
+
+    /// Compiles what is known, and publishes what differs. Gives the number of the goal that holds it.
+    fn compile(&mut self) -> u64 {
+        let facts = self.to.facts.borrow_and_update().clone();
+        let health = self.to.health.borrow_and_update().clone();
+        if !facts.complete {
+            // Half a picture of the network would take servers and links away: what is in the kernel goes on.
+            self.publish_view();
+            return self.number + 1;
+        }
+        let compiled = compile::compile(&Inputs {
+            config: &self.config,
+            operator: self.operator.states(),
+            health: &health,
+            facts: &facts,
+            before: &self.before,
+            settings: &self.settings,
+        });
+        log_transitions(&self.notes, &compiled.notes, &health);
+        self.notes = compiled.notes;
+        if self.number == 0 || self.before != compiled.desired {
+            self.number += 1;
+            self.before.clone_from(&compiled.desired);
+            self.to.goal.send_replace(Arc::new(Goal { number: self.number, state: compiled.desired }));
+        }
+        self.publish_view();
+        self.number
+    }
+
+    fn publish_view(&self) {
+        self.to.view.send_replace(Arc::new(View {
+            config: Arc::clone(&self.config),
+            operator: self.operator.states().clone(),
+            notes: self.notes.clone(),
+            config_problem: self.config_problem.clone(),
+        }));
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn ConfigStore) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let store = Arc::clone(&self.store);
+        let called = tokio::task::spawn_blocking(move || call(store.as_ref())).await;
+        called.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let differs = *old != new;
+    *old = new;
+    differs
+}
+
+const fn state_name(state: OperatorState) -> &'static str {
+    match state {
+        OperatorState::Drain => "drain",
+        OperatorState::Halt => "halt",
+        OperatorState::Online => "online",
+    }
+}
+
+fn check_targets(config: &Config) -> Targets {
+    let mut targets = Targets::new();
+    for vip in config.vips.iter().filter(|v| v.enabled) {
+        let Some(port) = vip.check.port.or_else(|| vip.ports.first().copied()) else {
+            continue;
+        };
+        targets.extend(vip.rips.iter().map(|rip| Target {
+            id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
+            addr: SocketAddr::new(rip.ip, port),
+            check: vip.check.clone(),
+        }));
+    }
+    targets
+}
+
+/// A line for each server that changed.
+fn log_transitions(before: &Notes, now: &Notes, health: &HealthMap) {
+    for (id, note) in &now.rips {
+        let was = before.rips.get(id);
+        if was.map(|w| w.state) == Some(note.state) {
+            continue;
+        }
+        let failure = health.get(id).and_then(|h| h.last.as_ref()?.failure.as_ref());
+        let why = note.detail.as_deref().or(failure.map(|f| f.text.as_str()));
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        let RipId { vip, rip } = id;
+        match note.state {
+            RipState::Active => tracing::info!("{vip}/{rip} is up and takes connections"),
+            RipState::Checking => tracing::info!("{vip}/{rip} is being checked{why}"),
+            RipState::Down => tracing::warn!("{vip}/{rip} is DOWN{why}"),
+            RipState::Drain => tracing::info!("{vip}/{rip} is draining{why}"),
+            RipState::Halt => tracing::info!("{vip}/{rip} is halted"),
+        }
+    }
+    for (vip, problem) in now.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
+        tracing::error!("VIP {vip}: {problem}");
+    }
+    for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
+        tracing::error!("{problem}");
+    }
+}

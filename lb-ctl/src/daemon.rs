@@ -1,0 +1,106 @@
+//! The daemon's three ways to run: serve, check the configuration, remove everything.
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+
+use crate::{
+    api::server,
+    app::{self, App, Parts},
+    control::ConfigStore as _,
+    dataplane::bpf,
+    edges::{self, Files, Machine},
+    model::config::Sources,
+    shutdown::Signals,
+    state_file::lock_directory,
+};
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Main configuration file.
+    pub config: PathBuf,
+    /// Socket of the API.
+    pub socket: PathBuf,
+    /// Directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Directory for what must outlive the daemon and is no configuration.
+    pub state_dir: PathBuf,
+}
+
+impl Places {
+    fn store(&self) -> Files {
+        Files(Sources { main: self.config.clone() })
+    }
+}
+
+/// Reads and checks the configuration; gives the warnings and a closing line.
+///
+/// # Errors
+///
+/// Every fault of it.
+pub fn check(places: &Places) -> anyhow::Result<Vec<String>> {
+    let loaded = places.store().load()?;
+    let mut lines: Vec<String> = loaded.warnings.iter().map(|w| format!("warning: {w}")).collect();
+    let vips = loaded.config.vips.len();
+    lines.push(format!("{}: {vips} VIPs, no errors", places.config.display()));
+    Ok(lines)
+}
+
+/// Runs until a signal ends it, and leaves the kernel forwarding. Nothing is touched before the configuration is
+/// understood, privileges are there, and no other daemon is.
+///
+/// # Errors
+///
+/// Why it cannot start, or which task ended of itself.
+pub async fn serve(places: &Places) -> anyhow::Result<()> {
+    let store = places.store();
+    let loaded = store.load()?;
+    edges::require_privileges()?;
+    let _lock = lock_directory(&places.state_dir)?;
+    let (operator, owned) = app::open_state(&places.state_dir)?;
+    let listener = server::bind(&places.socket)?;
+    // Before the first task: a signal that comes early must not kill the daemon half-way.
+    let signals = Signals::new().context("cannot catch signals")?;
+    let opened = edges::open_dataplane(&places.pin_dir, &loaded.config.node)?;
+    for note in &opened.notes {
+        tracing::warn!("{note}");
+    }
+    let vips = loaded.config.vips.len();
+    tracing::info!("lbd {} serves {vips} VIPs", env!("CARGO_PKG_VERSION"));
+    let app = App::start(Parts {
+        store: Arc::new(store),
+        loaded,
+        operator,
+        owned,
+        listener,
+        writer: Box::new(opened.writer),
+        reader: Box::new(opened.reader),
+        book: Machine,
+        network: edges::network,
+        checks: edges::checks,
+    });
+    app.run(signals, edges::notify).await?;
+    tracing::info!("stopped; the kernel goes on forwarding (lbd --detach removes everything)");
+    Ok(())
+}
+
+/// Removes everything that daemons made; gives a line for each thing removed.
+///
+/// # Errors
+///
+/// When a daemon runs, or something could not be removed.
+pub async fn detach(places: &Places) -> anyhow::Result<Vec<String>> {
+    edges::require_privileges()?;
+    server::refuse_live(&places.socket)?;
+    let _lock = lock_directory(&places.state_dir)?;
+    let (_, owned) = app::open_state(&places.state_dir)?;
+    let pin_dir = places.pin_dir.clone();
+    let mut removed = app::detach(&Machine, owned, move || bpf::detach(&pin_dir)).await?;
+    if removed.is_empty() {
+        let (pins, state) = (places.pin_dir.display(), places.state_dir.display());
+        removed.push(format!("nothing to remove under {pins} and {state}"));
+    }
+    Ok(removed)
+}

@@ -1,0 +1,275 @@
+//! The data plane in memory: a twin of the kernel's tables that checks, at every step, what a packet would meet.
+//! For tests of everything above the border, and only for that.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lb_common::{backend::state, counter::Reason, event::Event, settings::Settings};
+
+use super::{Counters, Error, Flow, FlowCensus, Installed, Op, Reader, TableSpec, Writer, XdpMode};
+
+/// What "the kernel" holds, shared by all handles.
+#[derive(Debug, Default)]
+struct Kernel {
+    installed: Installed,
+    tables: BTreeMap<u16, TableSpec>,
+    filter: BTreeSet<IpAddr>,
+    /// Slot and generation whose flows must never count again.
+    retired: BTreeSet<(u16, u16)>,
+    ops: Vec<Op>,
+    fail_at: Option<usize>,
+    refused_links: BTreeSet<u32>,
+    flows: Vec<Flow>,
+    removed: bool,
+}
+
+/// A handle to the kernel in memory; clones see the same kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Fake {
+    kernel: Arc<Mutex<Kernel>>,
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub struct FakeWriter {
+    fake: Fake,
+    installed: Installed,
+}
+
+/// The reading half.
+#[derive(Debug)]
+pub struct FakeReader {
+    fake: Fake,
+}
+
+impl Fake {
+    /// Both halves, as after the start of a controller: filter bits and tables cannot be read back.
+    #[must_use]
+    pub fn open(&self) -> (FakeWriter, FakeReader) {
+        let installed = {
+            let mut kernel = self.lock();
+            kernel.installed.filter = None;
+            kernel.installed.tables.clear();
+            kernel.installed.clone()
+        };
+        let writer = FakeWriter { fake: self.clone(), installed };
+        (writer, FakeReader { fake: self.clone() })
+    }
+
+    /// Makes the n-th op from now fail (0 = the next one).
+    pub fn fail_at(&self, n: usize) {
+        self.lock().fail_at = Some(n);
+    }
+
+    /// Makes the program refuse this link, until allowed again with `false`.
+    pub fn refuse_link(&self, ifindex: u32, refuse: bool) {
+        let mut kernel = self.lock();
+        if refuse {
+            kernel.refused_links.insert(ifindex);
+        } else {
+            kernel.refused_links.remove(&ifindex);
+        }
+    }
+
+    /// Puts flows into the tables.
+    pub fn set_flows(&self, flows: Vec<Flow>) {
+        self.lock().flows = flows;
+    }
+
+    /// Ops applied so far; the list starts anew.
+    #[must_use]
+    pub fn take_ops(&self) -> Vec<Op> {
+        std::mem::take(&mut self.lock().ops)
+    }
+
+    /// What the kernel holds.
+    #[must_use]
+    pub fn installed(&self) -> Installed {
+        self.lock().installed.clone()
+    }
+
+    /// True after [`Writer::remove_all`].
+    #[must_use]
+    pub fn removed(&self) -> bool {
+        self.lock().removed
+    }
+
+    /// What a packet relies on: every key leads to a service with a record and a table whose servers are live
+    /// and belong to it, and every key's address is in the filter.
+    ///
+    /// # Errors
+    ///
+    /// Names the first thing that does not hold.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let kernel = self.lock();
+        for (key, id) in &kernel.installed.keys {
+            let table = kernel.tables.get(id);
+            if !kernel.installed.services.contains_key(id) {
+                return Err(format!("{key:?} leads to service {id}, which has no record"));
+            }
+            let Some(table) = table else {
+                return Err(format!("{key:?} leads to service {id}, which has no table"));
+            };
+            for entrant in &table.entrants {
+                match kernel.installed.backends.get(&entrant.slot) {
+                    Some((who, record)) if who.service == *id && record.state == state::LIVE => {}
+                    other => {
+                        return Err(format!("service {id} steers to slot {}: {other:?}", entrant.slot));
+                    }
+                }
+            }
+            if !kernel.filter.contains(&key.ip) {
+                return Err(format!("{key:?} is not in the filter"));
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel {
+    fn apply(&mut self, op: &Op) -> Result<(), String> {
+        let now = &mut self.installed;
+        match op {
+            Op::AttachLink { ifindex } => {
+                if self.refused_links.contains(ifindex) {
+                    return Err(format!("link {ifindex} is refused by the test"));
+                }
+                now.links.insert(*ifindex, XdpMode::Native);
+            }
+            Op::DetachLink { ifindex } => {
+                now.links.remove(ifindex);
+            }
+            Op::PutBackend { slot, identity, backend } => {
+                let key = (*slot, backend.generation);
+                if let Some((_, old)) = now.backends.get(slot)
+                    && old.state == state::LIVE
+                    && (backend.state != state::LIVE || old.generation != backend.generation)
+                {
+                    self.retired.insert((*slot, old.generation));
+                }
+                if self.retired.contains(&key) {
+                    return Err(format!("slot {slot} repeats generation {}", backend.generation));
+                }
+                now.generations.insert(*slot, backend.generation);
+                now.backends.insert(*slot, (identity.clone(), *backend));
+            }
+            Op::ClearBackend { slot } => {
+                if let Some((_, old)) = now.backends.remove(slot) {
+                    self.retired.insert((*slot, old.generation));
+                }
+            }
+            Op::PutService { service, identity, record } => {
+                now.services.insert(*service, (identity.clone(), *record));
+            }
+            Op::ClearService { service } => {
+                now.services.remove(service);
+                now.tables.remove(service);
+                self.tables.remove(service);
+            }
+            Op::PutTable { service, table } => {
+                now.tables.insert(*service, table.clone());
+                self.tables.insert(*service, table.clone());
+            }
+            Op::PutKey { key, service } => {
+                now.keys.insert(*key, *service);
+            }
+            Op::RemoveKey { key } => {
+                now.keys.remove(key);
+            }
+            Op::SetFilter { addresses } => {
+                now.filter = Some(addresses.clone());
+                self.filter.clone_from(addresses);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writer for FakeWriter {
+    fn apply(&mut self, op: &Op) -> Result<(), Error> {
+        let mut kernel = self.fake.lock();
+        let failing = match &mut kernel.fail_at {
+            Some(0) => {
+                kernel.fail_at = None;
+                true
+            }
+            Some(n) => {
+                *n -= 1;
+                false
+            }
+            None => false,
+        };
+        let result =
+            if failing { Err(format!("{op:?} fails by order of the test")) } else { kernel.apply(op) };
+        result.map_err(|text| Error { text, source: None })?;
+        kernel.ops.push(op.clone());
+        self.installed = kernel.installed.clone();
+        Ok(())
+    }
+
+    fn installed(&self) -> &Installed {
+        &self.installed
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            abi_version: lb_common::ABI_VERSION,
+            hz: 250,
+            flow_seed: 0,
+            flows: [1024; 3],
+            tick_shift: lb_common::settings::tick_shift(250),
+        }
+    }
+
+    fn sweep(&mut self) -> Result<FlowCensus, Error> {
+        let mut kernel = self.fake.lock();
+        let before = kernel.flows.len();
+        let backends = kernel.installed.backends.clone();
+        kernel.flows.retain(|flow| {
+            backends
+                .get(&flow.slot)
+                .is_some_and(|(_, b)| b.state == state::LIVE && b.generation == flow.generation)
+        });
+        let mut census = FlowCensus {
+            established_v4: kernel.flows.iter().filter(|f| f.vip.0.is_ipv4()).count() as u64,
+            retired: (before - kernel.flows.len()) as u64,
+            capacity: [1024; 3],
+            ..FlowCensus::default()
+        };
+        census.established_v6 = kernel.flows.len() as u64 - census.established_v4;
+        for flow in &kernel.flows {
+            *census.by_slot.entry(flow.slot).or_default() += 1;
+        }
+        Ok(census)
+    }
+
+    fn remove_all(self: Box<Self>) -> Result<(), Error> {
+        let mut kernel = self.fake.lock();
+        *kernel = Kernel { removed: true, ..Kernel::default() };
+        Ok(())
+    }
+}
+
+impl Reader for FakeReader {
+    fn counters(&mut self) -> Result<Counters, Error> {
+        Ok(Counters { reasons: vec![0; Reason::COUNT as usize], ..Counters::default() })
+    }
+
+    fn events(&mut self, _limit: usize) -> Vec<Event> {
+        Vec::new()
+    }
+
+    fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error> {
+        let kernel = self.fake.lock();
+        let some = kernel.flows.iter().take(limit).copied().collect();
+        Ok((some, kernel.flows.len() as u64))
+    }
+}

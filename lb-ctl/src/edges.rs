@@ -1,0 +1,178 @@
+//! Where the daemon meets the machine: configuration files, the kernel's data plane and network, privileges, the
+//! service manager. Thin: each function joins one room to the [`App`](crate::app::App).
+#![forbid(unsafe_code)]
+
+use std::{
+    fmt::Display,
+    os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr, unix::net::UnixDatagram},
+    path::Path,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use rustix::thread::CapabilitySet;
+use tokio::sync::watch;
+
+use crate::{
+    claims::{AddressBook, Claimed},
+    config::{self, EditError},
+    control::{ConfigStore, LoadedConfig, Refused},
+    dataplane::bpf,
+    health::Engine,
+    model::{
+        command::Edit,
+        config::{Config, Node, Sources},
+        health::{HealthMap, Targets},
+        net::{NetFacts, VipAddress, Watched},
+    },
+    net::{addresses, watch as network_watch},
+    shutdown::Shutdown,
+};
+
+/// The configuration on disk.
+#[derive(Clone, Debug)]
+pub struct Files(pub Sources);
+
+impl ConfigStore for Files {
+    fn load(&self) -> Result<LoadedConfig, Refused> {
+        config::load(&self.0).map(in_short).map_err(invalid)
+    }
+
+    fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
+        let before = config::load(&self.0).map_err(invalid)?;
+        let edited = config::plan_edit(&before, edit).map_err(|error| match error {
+            EditError::Invalid(errors) => invalid(errors),
+            EditError::Refused(line) => Refused::Invalid(line),
+        })?;
+        if !dry_run {
+            for rewrite in &edited.rewrites {
+                rewrite.write().map_err(|error| Refused::Failed(error.to_string()))?;
+            }
+        }
+        let mut loaded = in_short(edited.loaded);
+        loaded.warnings.extend(edited.notes);
+        Ok(loaded)
+    }
+
+    fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
+        config::diff(from, to)
+    }
+
+    fn show(&self, config: &Config) -> String {
+        config::show(config)
+    }
+}
+
+fn in_short(loaded: config::Loaded) -> LoadedConfig {
+    LoadedConfig {
+        config: loaded.config,
+        warnings: loaded.warnings.iter().map(|w| format!("{}: {}", w.message, w.help)).collect(),
+    }
+}
+
+fn invalid(error: impl Display) -> Refused {
+    Refused::Invalid(error.to_string())
+}
+
+/// Addresses of this machine, over netlink.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine;
+
+impl AddressBook for Machine {
+    async fn add(&self, address: VipAddress) -> Result<Claimed, String> {
+        match addresses::add(address).await {
+            Ok(addresses::Claim::Added) => Ok(Claimed::Added),
+            Ok(addresses::Claim::Existed) => Ok(Claimed::Existed),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn remove(&self, address: VipAddress) -> Result<(), String> {
+        addresses::remove(address).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Opens the kernel's data plane, sized for a node.
+///
+/// # Errors
+///
+/// When the kernel refuses, or what is pinned was made by another version.
+pub fn open_dataplane(pin_dir: &Path, node: &Node) -> anyhow::Result<bpf::Opened> {
+    let opened = bpf::open(bpf::Options {
+        pin_dir: pin_dir.to_owned(),
+        flows_v4: node.flows_v4,
+        flows_v6: node.flows_v6,
+        half_open: node.half_open,
+    });
+    opened.map_err(|error| {
+        tracing::debug!("{error:?}");
+        anyhow!(error.line())
+    })
+}
+
+/// Follows the network until shutdown.
+///
+/// # Errors
+///
+/// When the kernel lets nobody follow it.
+pub async fn network(
+    watched: watch::Receiver<Watched>,
+    facts: watch::Sender<NetFacts>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shutdown.requested() => Ok(()),
+        ended = network_watch::run(watched, facts) => Ok(ended?),
+    }
+}
+
+/// Runs checks until shutdown.
+///
+/// # Errors
+///
+/// None: what a check meets is its result.
+pub async fn checks(
+    targets: watch::Receiver<Targets>,
+    health: watch::Sender<HealthMap>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    Engine::new(targets, health).run(shutdown.requested()).await;
+    Ok(())
+}
+
+/// Refuses to start without what the kernel will ask for.
+///
+/// # Errors
+///
+/// Names the capabilities that are missing.
+pub fn require_privileges() -> anyhow::Result<()> {
+    let has =
+        rustix::thread::capabilities(None).context("cannot read this process's capabilities")?.effective;
+    let all = CapabilitySet::SYS_ADMIN;
+    let needed = [
+        ("CAP_BPF", CapabilitySet::BPF | all),
+        ("CAP_PERFMON", CapabilitySet::PERFMON | all),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+        ("CAP_NET_RAW", CapabilitySet::NET_RAW),
+    ];
+    let missing: Vec<&str> =
+        needed.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("missing privileges: {}; run lbd as root, or by its unit (systemctl start lbd)", missing.join(", "))
+}
+
+/// Tells the service manager, if there is one, how the daemon stands (`READY=1`; sd_notify(3)).
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let name = path.to_string_lossy();
+    let address = name
+        .strip_prefix('@')
+        .map_or_else(|| SocketAddr::from_pathname(Path::new(&path)), SocketAddr::from_abstract_name);
+    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
+    if let Err(error) = sent {
+        tracing::warn!("cannot tell the service manager {state} on {name}: {error}");
+    }
+}

@@ -1,0 +1,328 @@
+//! Observed state: everything that tasks publish, folded into what the API shows. Reads only.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use lb_common::{counter::Reason, limits};
+use tokio::sync::watch;
+
+use crate::{
+    control::View,
+    dataplane::{Counters, Flow, FlowCensus, Installed, XdpMode},
+    model::{
+        config::{CheckKind, Rip, Vip},
+        health::{Health, HealthMap, RipId, Verdict},
+        net::NetFacts,
+        status::{
+            Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, Status, VipStatus,
+        },
+    },
+    reconcile::Reconciled,
+};
+
+/// Share of a flow table in use, in percent, from which on it is a problem.
+const NEARLY_FULL_PERCENT: u64 = 90;
+
+/// The ends of all channels that say something.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// Name shown when the configuration gives none.
+    pub host: String,
+    /// Start of the daemon.
+    pub started: Instant,
+    /// Configuration and notes.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Verdicts.
+    pub health: watch::Receiver<HealthMap>,
+    /// Network.
+    pub facts: watch::Receiver<NetFacts>,
+    /// Data plane.
+    pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// Flows.
+    pub census: watch::Receiver<Arc<FlowCensus>>,
+    /// Counters.
+    pub counters: watch::Receiver<Arc<Counters>>,
+}
+
+impl Observer {
+    /// What is so now.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> Status {
+        let view = Arc::clone(&self.view.borrow());
+        let reconciled = Arc::clone(&self.reconciled.borrow());
+        let census = Arc::clone(&self.census.borrow());
+        let counters = Arc::clone(&self.counters.borrow());
+        let health = self.health.borrow().clone();
+        let facts = self.facts.borrow().clone();
+        let scene = Scene {
+            view: &view,
+            health: &health,
+            facts: &facts,
+            reconciled: &reconciled,
+            census: &census,
+            counters: &counters,
+            slots: slots(&reconciled.installed),
+            now,
+        };
+        let vips: Vec<VipStatus> = view.config.vips.iter().map(|vip| scene.vip(vip)).collect();
+        let links = scene.links();
+        let served = vips.iter().filter(|v| v.enabled);
+        let worst = served.clone().map(|v| v.colour).max().unwrap_or(Colour::Green);
+        let detached = links.is_empty() && served.count() > 0;
+        Status {
+            node: view.config.node.name.clone().unwrap_or_else(|| self.host.clone()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at_epoch_secs: since(SystemTime::UNIX_EPOCH, now),
+            uptime_secs: self.started.elapsed().as_secs(),
+            health: if detached { Colour::Red } else { worst },
+            problems: scene.problems(&links, detached),
+            flows: scene.flows(),
+            reasons: reasons(&counters),
+            links,
+            vips,
+        }
+    }
+
+    /// A flow with names. A server whose slot has changed hands since has none.
+    #[must_use]
+    pub fn flow(flow: &Flow, installed: &Installed) -> FlowStatus {
+        let vip = installed.services.get(&flow.service).map(|(who, _)| who.name.clone());
+        let rip = installed
+            .backends
+            .get(&flow.slot)
+            .filter(|(who, record)| who.service == flow.service && record.generation == flow.generation)
+            .map(|(who, _)| who.name.clone());
+        FlowStatus {
+            protocol: flow.protocol,
+            client: flow.client.0,
+            client_port: flow.client.1,
+            vip_ip: flow.vip.0,
+            vip_port: flow.vip.1,
+            vip,
+            rip,
+            state: flow.state.name().to_owned(),
+            idle_secs: flow.idle_millis / 1000,
+        }
+    }
+}
+
+/// By service name and server name: the slot.
+fn slots(installed: &Installed) -> BTreeMap<(&str, &str), u16> {
+    let mut slots = BTreeMap::new();
+    for (&slot, (who, _)) in &installed.backends {
+        if let Some((service, _)) = installed.services.get(&who.service) {
+            slots.insert((service.name.as_str(), who.name.as_str()), slot);
+        }
+    }
+    slots
+}
+
+/// One moment of everything.
+struct Scene<'a> {
+    view: &'a View,
+    health: &'a HealthMap,
+    facts: &'a NetFacts,
+    reconciled: &'a Reconciled,
+    census: &'a FlowCensus,
+    counters: &'a Counters,
+    slots: BTreeMap<(&'a str, &'a str), u16>,
+    now: SystemTime,
+}
+
+impl Scene<'_> {
+    fn vip(&self, vip: &Vip) -> VipStatus {
+        let rips: Vec<RipStatus> = vip.rips.iter().map(|rip| self.rip(vip, rip)).collect();
+        let problem = self.vip_problem(vip);
+        let installed = &self.reconciled.installed;
+        let id = installed.services.iter().find(|(_, (who, _))| who.name == vip.name).map(|(id, _)| *id);
+        let traffic = id.and_then(|id| self.counters.services.get(&id)).copied().unwrap_or_default();
+        VipStatus {
+            name: vip.name.clone(),
+            ip: vip.ip,
+            ports: vip.ports.clone(),
+            protocol: vip.protocol,
+            mode: vip.mode,
+            scheduler: vip.scheduler,
+            enabled: vip.enabled,
+            colour: colour(vip.enabled, problem.is_some(), &rips),
+            problem,
+            connections: rips.iter().map(|r| r.connections).sum(),
+            flows_total: traffic.flows,
+            packets_total: traffic.packets,
+            bytes_total: traffic.bytes,
+            rips,
+        }
+    }
+
+    /// Why a VIP is not served, the cause before its consequences.
+    fn vip_problem(&self, vip: &Vip) -> Option<String> {
+        if !vip.enabled {
+            return None;
+        }
+        let here = self.view.notes.vips.get(&vip.name);
+        let dataplane = || self.reconciled.vips.get(&vip.name);
+        let address = || self.reconciled.addresses.get(&vip.ip);
+        here.or_else(dataplane).or_else(address).cloned()
+    }
+
+    fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
+        let health = self.health.get(&id);
+        let last = health.and_then(|h| h.last.as_ref());
+        let note = self.view.notes.rips.get(&id);
+        let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
+        let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
+        let path = self.facts.paths.get(&rip.ip);
+        RipStatus {
+            name: rip.name.clone(),
+            ip: rip.ip,
+            weight: rip.weight,
+            state: note.map_or(RipState::Checking, |n| n.state),
+            operator: self.view.operator.get(&id).copied().unwrap_or_default(),
+            verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
+            verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
+            detail: note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health)),
+            reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
+            steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
+            connections: slot.and_then(|s| self.census.by_slot.get(s)).copied().unwrap_or(0),
+            packets_total: packets,
+            bytes_total: bytes,
+            mac: path.and_then(|p| p.mac).map(|mac| mac.to_string()),
+        }
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        let links = self.reconciled.installed.links.iter();
+        let status = links.map(|(&ifindex, mode)| {
+            let link = self.facts.links.get(&ifindex);
+            LinkStatus {
+                name: link.map_or_else(|| format!("interface {ifindex}"), |l| l.name.clone()),
+                ifindex,
+                xdp: match mode {
+                    XdpMode::Generic => "generic".to_owned(),
+                    XdpMode::Native => "native".to_owned(),
+                },
+                up: link.is_some_and(|l| l.up && l.carrier),
+            }
+        });
+        status.collect()
+    }
+
+    fn problems(&self, links: &[LinkStatus], detached: bool) -> Vec<String> {
+        let mut problems: Vec<String> = self.view.config_problem.iter().cloned().collect();
+        if !self.facts.complete {
+            problems.push("the network's state is not known yet: the data plane stays as it was".to_owned());
+        } else if detached {
+            problems.push(
+                "the program runs on no interface: nothing is balanced; see the VIPs' problems".to_owned(),
+            );
+        }
+        problems.extend(self.view.notes.problems.iter().cloned());
+        problems.extend(self.reconciled.problems.iter().cloned());
+        for link in links {
+            if link.xdp == "generic" {
+                problems.push(format!(
+                    "{} runs in generic mode, which is several times slower: its driver refuses native XDP, see `lbctl doctor`",
+                    link.name
+                ));
+            }
+            if !link.up {
+                problems
+                    .push(format!("{} is down or has no carrier: check its cable and `ip link`", link.name));
+            }
+        }
+        let tables = [
+            ("IPv4", "flows_v4", self.census.established_v4),
+            ("IPv6", "flows_v6", self.census.established_v6),
+        ];
+        for ((family, key, used), room) in tables.into_iter().zip(self.census.capacity) {
+            if room > 0 && used * 100 >= room * NEARLY_FULL_PERCENT {
+                problems.push(format!(
+                    "the {family} flow table is nearly full, {used} of {room}: raise `node.{key}`"
+                ));
+            }
+        }
+        problems
+    }
+
+    fn flows(&self) -> FlowsStatus {
+        let census = self.census;
+        let [v4, v6, half_open] = census.capacity;
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        FlowsStatus {
+            established_v4: census.established_v4,
+            capacity_v4: v4,
+            established_v6: census.established_v6,
+            capacity_v6: v6,
+            half_open: census.half_open,
+            memory_bytes: limits::flow_table_bytes(count(v4), count(v6), count(half_open)),
+        }
+    }
+}
+
+/// Colour of a VIP (R79). One that is switched off is nobody's worry.
+fn colour(enabled: bool, problem: bool, rips: &[RipStatus]) -> Colour {
+    if !enabled {
+        return Colour::Green;
+    }
+    let active = rips.iter().filter(|r| r.state == RipState::Active).count();
+    if problem || active == 0 {
+        Colour::Red
+    } else if active < rips.len() {
+        Colour::Yellow
+    } else {
+        Colour::Green
+    }
+}
+
+/// What the check says, in a few words.
+fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
+    let what = match vip.check.kind {
+        CheckKind::Off => return "not checked (check = \"off\")".to_owned(),
+        CheckKind::Connect => "connect",
+        CheckKind::DicomEcho { .. } => "c-echo",
+    };
+    let Some(last) = health.and_then(|h| h.last.as_ref()) else {
+        return "not checked yet".to_owned();
+    };
+    last.failure
+        .as_ref()
+        .map_or_else(|| format!("{what} {}", short(last.took)), |failure| failure.text.clone())
+}
+
+/// `0.4 ms`, `3 ms`, `1.2 s`.
+fn short(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0..1_000 => format!("0.{} ms", micros / 100),
+        1_000..1_000_000 => format!("{} ms", micros / 1_000),
+        _ => format!("{}.{} s", micros / 1_000_000, micros / 100_000 % 10),
+    }
+}
+
+/// Seconds; 0 when the clock was set back.
+fn since(then: SystemTime, now: SystemTime) -> u64 {
+    now.duration_since(then).map_or(0, |time| time.as_secs())
+}
+
+fn reasons(counters: &Counters) -> Vec<ReasonCount> {
+    let counted = Reason::ALL.iter().zip(&counters.reasons).filter(|(_, packets)| **packets > 0);
+    counted
+        .map(|(reason, &packets)| ReasonCount {
+            reason: reason.name().to_owned(),
+            text: reason.explain().to_owned(),
+            packets,
+        })
+        .collect()
+}
+
+/// Where the daemon's own name comes from when the configuration gives none.
+#[must_use]
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_unreadable| "lbd".to_owned(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,341 @@
+//! From what the kernel holds to what it should hold: the ordered list of steps. Pure.
+//!
+//! Ids and slots are given out here, by name, and kept for as long as the name lives. The order is such that at
+//! no step a packet meets a half-written service:
+//!
+//! 1. links are attached;
+//! 2. per VIP: servers that come alive or change their MAC, the table, servers that die (they have left the
+//!    table by then), the service's record;
+//! 3. the filter gains addresses, keys lead to services;
+//! 4. keys are removed, the filter loses addresses, services and servers that nothing leads to are cleared;
+//! 5. links are detached.
+//!
+//! A slot's generation rises when its server dies and when a free slot is given to another server, and at no
+//! other time: flows live through a change of MAC, a drain, and the renaming of a server or VIP.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::{
+    backend::{self, Backend},
+    limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES},
+    service::Service,
+};
+
+use crate::{
+    dataplane::{BackendIdentity, Filling, Installed, Op, ServiceIdentity, TableEntrant, TableSpec},
+    model::desired::{DesiredService, DesiredState},
+};
+
+/// What to do, and what cannot be done.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// Steps in order. Empty = the kernel holds what it should (or what it can).
+    pub steps: Vec<Step>,
+    /// By VIP name: what of it does not fit, with the cure. Other VIPs are not affected.
+    pub problems: BTreeMap<String, String>,
+}
+
+/// One step.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Step {
+    /// VIP that the step is for. When a step fails, the VIP's later steps are not safe to take.
+    pub vip: Option<String>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// Makes the plan.
+#[must_use]
+pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
+    let mut plan = Plan::default();
+    for &ifindex in desired.links.iter().filter(|i| !installed.links.contains_key(i)) {
+        plan.push(None, Op::AttachLink { ifindex });
+    }
+    let ids = service_ids(desired, installed, &mut plan.problems);
+    let mut slots = Slots::new(installed);
+    let mut kept_slots = BTreeSet::new();
+    for (name, &id) in &ids {
+        let service = &desired.services[*name];
+        let placed = slots.place(id, service);
+        if placed.len() < service.backends.len() {
+            plan.problems.insert(
+                (*name).to_owned(),
+                format!(
+                    "{} of {} real servers have no slot: at most {MAX_BACKENDS} real servers fit, counted once per VIP; remove VIPs or servers",
+                    service.backends.len() - placed.len(),
+                    service.backends.len(),
+                ),
+            );
+        }
+        kept_slots.extend(placed.values().map(|p| p.slot));
+        plan_service(name, id, service, &placed, installed, &mut plan);
+    }
+    plan_keys(desired, installed, &ids, &mut plan);
+    plan_clearing(installed, &ids, &kept_slots, &mut plan);
+    for &ifindex in installed.links.keys().filter(|i| !desired.links.contains(i)) {
+        plan.push(None, Op::DetachLink { ifindex });
+    }
+    plan
+}
+
+impl Plan {
+    fn push(&mut self, vip: Option<&str>, op: Op) {
+        let vip = vip.map(str::to_owned);
+        self.steps.push(Step { vip, op });
+    }
+}
+
+/// Ids of the desired services: the one that already has the name, else (a renamed VIP) one that holds a key of
+/// it and whose name is gone, else a free one.
+fn service_ids<'a>(
+    desired: &'a DesiredState,
+    installed: &Installed,
+    problems: &mut BTreeMap<String, String>,
+) -> BTreeMap<&'a str, u16> {
+    let mut ids = BTreeMap::new();
+    for (&id, (identity, _)) in &installed.services {
+        if let Some((name, _)) = desired.services.get_key_value(&identity.name) {
+            ids.entry(name.as_str()).or_insert(id);
+        }
+    }
+    let mut taken: BTreeSet<u16> = ids.values().copied().collect();
+    for (name, service) in &desired.services {
+        if ids.contains_key(name.as_str()) {
+            continue;
+        }
+        let heir = service.keys.iter().find_map(|key| {
+            installed.keys.get(key).filter(|&id| installed.services.contains_key(id) && !taken.contains(id))
+        });
+        if let Some(&id) = heir {
+            taken.insert(id);
+            ids.insert(name, id);
+        }
+    }
+    taken.extend(installed.services.keys());
+    taken.extend(installed.keys.values());
+    taken.extend(installed.backends.values().map(|(who, _)| who.service));
+    let mut free = (0..MAX_SERVICES as u16).filter(|id| !taken.contains(id));
+    let mut room = Room::new(desired, &ids);
+    for (name, service) in &desired.services {
+        if ids.contains_key(name.as_str()) {
+            continue;
+        }
+        if !room.take(service) {
+            let text = format!(
+                "at most {MAX_SERVICE_KEYS} ports of each address family fit, counted over all VIPs: remove VIPs or ports"
+            );
+            problems.insert(name.clone(), text);
+            continue;
+        }
+        if let Some(id) = free.next() {
+            ids.insert(name, id);
+        } else {
+            let text = format!("at most {MAX_SERVICES} VIPs fit: remove one first");
+            problems.insert(name.clone(), text);
+        }
+    }
+    ids
+}
+
+/// Room for keys: IPv4, IPv6. VIPs that are already installed go before new ones.
+struct Room([usize; 2]);
+
+impl Room {
+    fn new(desired: &DesiredState, ids: &BTreeMap<&str, u16>) -> Self {
+        let mut room = Self([MAX_SERVICE_KEYS as usize; 2]);
+        for name in ids.keys() {
+            let [v4, v6] = Self::need(&desired.services[*name]);
+            room.0 = [room.0[0].saturating_sub(v4), room.0[1].saturating_sub(v6)];
+        }
+        room
+    }
+
+    fn need(service: &DesiredService) -> [usize; 2] {
+        let v4 = service.keys.iter().filter(|k| k.ip.is_ipv4()).count();
+        [v4, service.keys.len() - v4]
+    }
+
+    fn take(&mut self, service: &DesiredService) -> bool {
+        let [v4, v6] = Self::need(service);
+        if v4 > self.0[0] || v6 > self.0[1] {
+            return false;
+        }
+        self.0 = [self.0[0] - v4, self.0[1] - v6];
+        true
+    }
+}
+
+/// Where a server stands.
+struct Placed<'a> {
+    slot: u16,
+    current: Option<&'a (BackendIdentity, Backend)>,
+    /// Generation of the record to write when the server does not die by it.
+    generation: u16,
+}
+
+/// Slots as they are given out.
+struct Slots<'a> {
+    installed: &'a Installed,
+    /// By service id and address: a server is known by its address, so that it can be renamed.
+    by_address: BTreeMap<(u16, IpAddr), u16>,
+    free: Box<dyn Iterator<Item = u16> + 'a>,
+}
+
+impl<'a> Slots<'a> {
+    fn new(installed: &'a Installed) -> Self {
+        let mut by_address = BTreeMap::new();
+        for (&slot, (who, _)) in &installed.backends {
+            by_address.entry((who.service, who.ip)).or_insert(slot);
+        }
+        Self {
+            installed,
+            by_address,
+            free: Box::new((0..MAX_BACKENDS as u16).filter(|slot| !installed.backends.contains_key(slot))),
+        }
+    }
+
+    /// A slot for each server, as far as they go.
+    fn place<'s>(&mut self, id: u16, service: &'s DesiredService) -> BTreeMap<&'s str, Placed<'a>> {
+        let mut placed = BTreeMap::new();
+        for (name, backend) in &service.backends {
+            // Taken out, so that two servers at one address (which the configuration refuses) get two slots.
+            let known = self.by_address.remove(&(id, backend.ip));
+            let Some(slot) = known.or_else(|| self.free.next()) else {
+                continue;
+            };
+            let current = self.installed.backends.get(&slot);
+            let generation = current.map_or_else(
+                || next_generation(self.installed.generations.get(&slot).copied().unwrap_or(0)),
+                |(_, record)| record.generation,
+            );
+            placed.insert(name.as_str(), Placed { slot, current, generation });
+        }
+        placed
+    }
+}
+
+/// Never 0, which says that a slot was never used.
+const fn next_generation(generation: u16) -> u16 {
+    match generation.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
+}
+
+fn plan_service(
+    name: &str,
+    id: u16,
+    service: &DesiredService,
+    placed: &BTreeMap<&str, Placed<'_>>,
+    installed: &Installed,
+    plan: &mut Plan,
+) {
+    let vip = Some(name);
+    let identity = ServiceIdentity { name: name.to_owned(), idle_timeout_secs: service.idle_timeout_secs };
+    let record = Service { persist_group: u32::from(id), ..service.record };
+    let current = installed.services.get(&id);
+    let mut put_service = current
+        .is_none_or(|(i, r)| *i != identity || *r != record)
+        .then_some(Op::PutService { service: id, identity, record });
+    // Any table can be walked by round robin, but only a table filled for it can be picked from by hash. So a
+    // service that turns to round robin changes its record first, one that turns to hashing its table first.
+    if current.is_some()
+        && service.filling == Filling::RoundRobin
+        && let Some(op) = put_service.take()
+    {
+        plan.push(vip, op);
+    }
+
+    let (mut rising, mut dying) = (Vec::new(), Vec::new());
+    for (rip, at) in placed {
+        let backend = &service.backends[*rip];
+        let was_live = at.current.is_some_and(|(_, r)| r.state == backend::state::LIVE);
+        let record = match (backend.forward, at.current) {
+            (Some(forward), _) => forward.live(at.generation),
+            (None, Some((_, record))) if !was_live => *record,
+            (None, _) => Backend {
+                generation: if was_live { next_generation(at.generation) } else { at.generation },
+                state: backend::state::DEAD,
+                ..Backend::default()
+            },
+        };
+        let identity = BackendIdentity { service: id, name: (*rip).to_owned(), ip: backend.ip };
+        if at.current.is_some_and(|(i, r)| *i == identity && *r == record) {
+            continue;
+        }
+        let op = Op::PutBackend { slot: at.slot, identity, backend: record };
+        if backend.forward.is_some() { &mut rising } else { &mut dying }.push(op);
+    }
+    let entrants = service.entrants.iter().filter_map(|e| {
+        Some(TableEntrant {
+            slot: placed.get(e.name.as_str())?.slot,
+            weight: e.weight,
+            ip: service.backends[&e.name].ip,
+        })
+    });
+    let table = TableSpec { filling: service.filling, entrants: entrants.collect() };
+    let put_table =
+        (installed.tables.get(&id) != Some(&table)).then_some(Op::PutTable { service: id, table });
+    for op in rising.into_iter().chain(put_table).chain(dying).chain(put_service) {
+        plan.push(vip, op);
+    }
+}
+
+/// Filter and keys.
+fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str, u16>, plan: &mut Plan) {
+    let mut keys = BTreeMap::new();
+    for (name, &id) in ids {
+        for &key in &desired.services[*name].keys {
+            keys.insert(key, (*name, id));
+        }
+    }
+    let wanted: BTreeSet<IpAddr> = keys.keys().map(|k| k.ip).collect();
+    let before: BTreeSet<IpAddr> = match &installed.filter {
+        Some(filter) => filter.clone(),
+        None => installed.keys.keys().map(|k| k.ip).collect(),
+    };
+    let both: BTreeSet<IpAddr> = before.union(&wanted).copied().collect();
+    if installed.filter.as_ref() != Some(&both) {
+        plan.push(None, Op::SetFilter { addresses: both.clone() });
+    }
+    for (&key, &(name, id)) in &keys {
+        if installed.keys.get(&key) != Some(&id) {
+            plan.push(Some(name), Op::PutKey { key, service: id });
+        }
+    }
+    for (&key, id) in installed.keys.iter().filter(|(key, _)| !keys.contains_key(key)) {
+        plan.push(owner(*id, installed, ids), Op::RemoveKey { key });
+    }
+    if both != wanted {
+        plan.push(None, Op::SetFilter { addresses: wanted });
+    }
+}
+
+/// Services and servers that nothing leads to any more.
+fn plan_clearing(
+    installed: &Installed,
+    ids: &BTreeMap<&str, u16>,
+    kept_slots: &BTreeSet<u16>,
+    plan: &mut Plan,
+) {
+    let kept: BTreeSet<u16> = ids.values().copied().collect();
+    for &service in installed.services.keys().filter(|id| !kept.contains(id)) {
+        plan.push(owner(service, installed, ids), Op::ClearService { service });
+    }
+    for (&slot, (who, _)) in installed.backends.iter().filter(|(slot, _)| !kept_slots.contains(slot)) {
+        plan.push(owner(who.service, installed, ids), Op::ClearBackend { slot });
+    }
+}
+
+/// VIP that an installed id stands for: by its new name, if it has one.
+fn owner<'a>(id: u16, installed: &'a Installed, ids: &BTreeMap<&'a str, u16>) -> Option<&'a str> {
+    let renamed = ids.iter().find(|&(_, &i)| i == id).map(|(name, _)| *name);
+    renamed.or_else(|| installed.services.get(&id).map(|(identity, _)| identity.name.as_str()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! The one owner of the data plane's writer: makes the kernel hold what is desired, again and again.
+//!
+//! A round: VIP addresses that must go are removed, the plan is carried out, VIP addresses whose service and link
+//! are in place are added. What fails is told, and tried again with growing pauses; it stops nobody else.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    claims::{AddressBook, Claims, Owned},
+    dataplane::{FlowCensus, Installed, Op, Writer, XdpMode},
+    lent::Lent,
+    model::{
+        desired::DesiredState,
+        net::{NetFacts, VipAddress},
+    },
+    plan::{self, Plan},
+    shutdown::Shutdown,
+};
+
+/// Pause between sweeps of the flow tables.
+const SWEEP: Duration = Duration::from_secs(1);
+/// First and longest pause before what failed is tried again.
+const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Plans made in one round: a second one may use slots that the first one freed.
+const MAX_PLANS: usize = 4;
+
+/// What the kernel should hold, numbered. Number 0 is nobody's: nothing is touched before number 1.
+#[derive(Clone, Debug, Default)]
+pub struct Goal {
+    /// Rises with every change.
+    pub number: u64,
+    /// What is desired.
+    pub state: DesiredState,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Reconciled {
+    /// The goal that was tried last.
+    pub number: u64,
+    /// Its addresses were all tried too.
+    pub settled: bool,
+    /// What the kernel holds.
+    pub installed: Arc<Installed>,
+    /// By VIP name: what of it the data plane does not hold, with the cure.
+    pub vips: BTreeMap<String, String>,
+    /// By VIP address: why this machine does not have it, with the cure.
+    pub addresses: BTreeMap<IpAddr, String>,
+    /// What else failed, a line each.
+    pub problems: Vec<String>,
+}
+
+/// The actor.
+pub struct Reconciler<A> {
+    writer: Lent<Box<dyn Writer>>,
+    goal: watch::Receiver<Arc<Goal>>,
+    facts: watch::Receiver<NetFacts>,
+    published: watch::Sender<Arc<Reconciled>>,
+    census: watch::Sender<Arc<FlowCensus>>,
+    claims: Claims<A>,
+}
+
+impl<A: AddressBook> Reconciler<A> {
+    /// An actor that follows `goal`. `owned` are the addresses that earlier daemons added.
+    pub fn new(
+        writer: Box<dyn Writer>,
+        goal: watch::Receiver<Arc<Goal>>,
+        facts: watch::Receiver<NetFacts>,
+        published: watch::Sender<Arc<Reconciled>>,
+        census: watch::Sender<Arc<FlowCensus>>,
+        book: A,
+        owned: Owned,
+    ) -> Self {
+        Self { writer: Lent::new(writer), goal, facts, published, census, claims: Claims::new(book, owned) }
+    }
+
+    /// Runs until shutdown, and leaves the kernel as it is then.
+    ///
+    /// # Errors
+    ///
+    /// When nobody is left to say what is desired.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut ended = std::pin::pin!(shutdown.requested());
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = RETRY[0];
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            let due = retry_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                () = &mut ended => return Ok(()),
+                changed = self.goal.changed() => changed?,
+                done = self.claims.next_done() => {
+                    let facts = self.facts.borrow().clone();
+                    if let Some(problem) = self.claims.note(done, &facts, Instant::now()).await {
+                        tracing::error!("{problem}");
+                    }
+                }
+                () = sleep_until(due), if retry_at.is_some() => {}
+                _ = sweep.tick() => {
+                    self.sweep().await;
+                    if !self.address_is_due() {
+                        continue;
+                    }
+                }
+            }
+            if self.round().await {
+                (pause, retry_at) = (RETRY[0], None);
+            } else {
+                retry_at = Some(Instant::now() + pause);
+                pause = (pause * 2).min(RETRY[1]);
+            }
+        }
+    }
+
+    /// One round; false when something failed that is worth another try.
+    async fn round(&mut self) -> bool {
+        let goal = Arc::clone(&self.goal.borrow_and_update());
+        if goal.number == 0 {
+            return true;
+        }
+        let facts = self.facts.borrow().clone();
+        let wanted: BTreeSet<VipAddress> = goal.state.addresses.keys().copied().collect();
+        let mut problems = self.claims.release(&wanted, &facts).await;
+
+        let state = Arc::clone(&goal);
+        let (applied, installed) = self
+            .writer
+            .with(move |writer| {
+                let applied = reach(writer.as_mut(), &state.state);
+                (applied, writer.installed().clone())
+            })
+            .await;
+        let ready = ready(&goal.state, &installed);
+        problems.extend(self.claims.acquire(&ready, &facts, Instant::now()).await);
+        report(&applied, &installed, &facts, &self.published.borrow());
+
+        let done = applied.failures.is_empty() && problems.is_empty();
+        problems.extend(applied.failures);
+        self.published.send_replace(Arc::new(Reconciled {
+            number: goal.number,
+            settled: self.claims.settled(&ready),
+            installed: Arc::new(installed),
+            vips: applied.vips,
+            addresses: self.claims.problems(),
+            problems,
+        }));
+        done
+    }
+
+    /// True when an address that should be there is not, and may be tried.
+    fn address_is_due(&self) -> bool {
+        let goal = self.goal.borrow();
+        let ready = ready(&goal.state, &self.published.borrow().installed);
+        goal.number > 0 && self.claims.any_due(&ready, &self.facts.borrow(), Instant::now())
+    }
+
+    async fn sweep(&mut self) {
+        match self.writer.with(|writer| writer.sweep()).await {
+            Ok(census) => {
+                self.census.send_replace(Arc::new(census));
+            }
+            Err(error) => tracing::error!("{}", error.line()),
+        }
+    }
+}
+
+/// What carrying out the plans left undone.
+#[derive(Debug, Default)]
+struct Applied {
+    vips: BTreeMap<String, String>,
+    failures: Vec<String>,
+}
+
+/// Plans and applies until nothing is left to do, or nothing more can be done.
+fn reach(writer: &mut dyn Writer, desired: &DesiredState) -> Applied {
+    let mut applied = Applied::default();
+    for _ in 0..MAX_PLANS {
+        let plan = plan::plan(desired, writer.installed());
+        applied.vips.clone_from(&plan.problems);
+        if plan.steps.is_empty() {
+            break;
+        }
+        if !carry_out(writer, plan, &mut applied) {
+            break;
+        }
+    }
+    applied
+}
+
+/// Takes the steps. A VIP's failure ends that VIP's steps, and a filter that could not be widened ends the plan;
+/// everything else goes on. False when anything failed.
+fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool {
+    let mut failed = BTreeSet::new();
+    let mut all = true;
+    for step in plan.steps {
+        if step.vip.as_ref().is_some_and(|vip| failed.contains(vip)) {
+            continue;
+        }
+        let narrowing = matches!(&step.op, Op::SetFilter { addresses }
+            if writer.installed().keys.keys().any(|key| !addresses.contains(&key.ip)));
+        if narrowing {
+            // A step that failed left a key standing: its address must stay too.
+            continue;
+        }
+        let Err(error) = writer.apply(&step.op) else {
+            continue;
+        };
+        all = false;
+        applied.failures.push(error.line());
+        match (step.vip, step.op) {
+            (Some(vip), _) => {
+                applied.vips.insert(vip.clone(), error.line());
+                failed.insert(vip);
+            }
+            (None, Op::SetFilter { .. }) => break,
+            (None, _) => {}
+        }
+    }
+    all
+}
+
+/// Addresses whose service has keys and whose link runs the program.
+fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> {
+    let served: BTreeSet<IpAddr> = installed.keys.keys().map(|key| key.ip).collect();
+    let addresses = desired.addresses.iter();
+    let ready = addresses.filter(|(a, link)| served.contains(&a.ip) && installed.links.contains_key(link));
+    ready.map(|(address, _)| *address).collect()
+}
+
+/// Says in the log what is new.
+fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &Reconciled) {
+    let name =
+        |index: &u32| facts.links.get(index).map_or_else(|| format!("interface {index}"), |l| l.name.clone());
+    for (index, mode) in &installed.links {
+        if before.installed.links.contains_key(index) {
+            continue;
+        }
+        match mode {
+            XdpMode::Native => tracing::info!("attached to {} (native XDP)", name(index)),
+            XdpMode::Generic => tracing::warn!(
+                "attached to {} in GENERIC mode, which is several times slower: its driver refused native XDP",
+                name(index)
+            ),
+        }
+    }
+    for index in before.installed.links.keys().filter(|i| !installed.links.contains_key(i)) {
+        tracing::info!("detached from {}", name(index));
+    }
+    for failure in applied.failures.iter().filter(|f| !before.problems.contains(f)) {
+        tracing::error!("{failure}");
+    }
+    for (vip, problem) in applied.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
+        tracing::error!("VIP {vip}: {problem}");
+    }
+}

@@ -1,0 +1,309 @@
+//! The product itself: `lbd` on the balancer's host, and `lbctl` beside it.
+
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+
+use lb_ctl::model::status::{RipStatus, Status, VipStatus};
+use rustix::process::Signal;
+
+use super::{
+    bpffs,
+    netns::Netns,
+    proc::{Finished, Proc, finish, wait_for},
+    topology::{Host, Lab},
+};
+
+/// Time for anything the daemon does by itself: resolve, check, claim.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// The two programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The daemon.
+    pub lbd: PathBuf,
+    /// The command line.
+    pub lbctl: PathBuf,
+}
+
+impl Programs {
+    /// Those named by `LBD_BIN` and `LBCTL_BIN`, else those beside this test's own directory.
+    ///
+    /// # Panics
+    ///
+    /// When one is not there.
+    #[must_use]
+    pub fn find() -> Self {
+        Self { lbd: find("LBD_BIN", "lbd"), lbctl: find("LBCTL_BIN", "lbctl") }
+    }
+}
+
+/// A daemon with a configuration, whether it runs at the moment or not. Dropped, it takes away everything it made.
+#[derive(Debug)]
+pub struct Lbd {
+    programs: Programs,
+    netns: Netns,
+    log_dir: PathBuf,
+    name: String,
+    paths: Paths,
+    proc: Option<Proc>,
+}
+
+/// Where a daemon keeps its things.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Configuration.
+    pub config: PathBuf,
+    /// API.
+    pub socket: PathBuf,
+    /// Operator state.
+    pub state_dir: PathBuf,
+    /// Links and maps.
+    pub pin_dir: PathBuf,
+}
+
+impl Lbd {
+    /// Starts the daemon on `host` with the configuration `toml`, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[must_use]
+    pub fn start(lab: &Lab, host: &str, toml: &str) -> Self {
+        let mut lbd = Self::prepare(lab, lab.host(host), toml, Programs::find());
+        lbd.start_again();
+        lbd
+    }
+
+    /// Writes the configuration, starts nothing.
+    ///
+    /// # Panics
+    ///
+    /// When the configuration cannot be written or the BPF file system cannot be mounted.
+    #[must_use]
+    pub fn prepare(lab: &Lab, host: &Host, toml: &str, programs: Programs) -> Self {
+        bpffs::mount();
+        let dir = host.dir();
+        let paths = Paths {
+            config: dir.join("lbd.toml"),
+            socket: dir.join("lbd.sock"),
+            state_dir: dir.join("state"),
+            pin_dir: bpffs::path(host.netns.name()),
+        };
+        let lbd = Self {
+            programs,
+            netns: host.netns.clone(),
+            log_dir: lab.dir().to_owned(),
+            name: format!("lbd-{}", host.name),
+            paths,
+            proc: None,
+        };
+        lbd.write_config(toml);
+        lbd
+    }
+
+    /// Where it keeps its things.
+    #[must_use]
+    pub const fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The configuration as it stands in the file.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be read.
+    #[must_use]
+    pub fn config(&self) -> String {
+        fs::read_to_string(&self.paths.config)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", self.paths.config.display()))
+    }
+
+    /// Replaces the configuration file; the daemon is not told.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write_config(&self, toml: &str) {
+        fs::write(&self.paths.config, toml)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", self.paths.config.display()));
+    }
+
+    /// Starts the daemon, the first time or again, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it ends or does not answer.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let mut command = self.command();
+        let mut proc = Proc::spawn(&self.name, &self.netns, &self.log_dir, &mut command);
+        proc.wait_ready(|_| self.try_status().is_some());
+        self.proc = Some(proc);
+    }
+
+    /// Starts the daemon and lets it end by itself: for configurations that it must refuse.
+    #[must_use]
+    pub fn run_to_end(&self, args: &[&str]) -> Finished {
+        finish(
+            self.netns
+                .command("timeout")
+                .args(["-k", "1", "20"])
+                .arg(&self.programs.lbd)
+                .args(self.args())
+                .args(args),
+        )
+    }
+
+    /// Ends the daemon as systemd does.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end, or with an exit code other than 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        if let Some(mut proc) = self.proc.take() {
+            let status = proc.stop(Signal::TERM);
+            assert!(status.success(), "lbd ended with {status} after SIGTERM:\n{}", proc.log_text());
+        }
+    }
+
+    /// Kills the daemon without a word.
+    pub fn kill(&mut self) {
+        self.proc = None;
+    }
+
+    /// Tells it to read the configuration again.
+    pub fn reload(&mut self) {
+        if let Some(proc) = &mut self.proc {
+            proc.signal(Signal::HUP);
+        }
+    }
+
+    /// What it has logged, over all its lives.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.log_dir.join(format!("{}.log", self.name))).unwrap_or_default()
+    }
+
+    /// Takes away everything that a daemon made: `lbd --detach`. The daemon must not run.
+    #[must_use]
+    pub fn detach(&self) -> Finished {
+        self.run_to_end(&["--detach"])
+    }
+
+    /// Runs `lbctl` to its end.
+    #[must_use]
+    pub fn ctl(&self, args: &[&str]) -> Finished {
+        let mut command = self.netns.command("timeout");
+        command.args(["-k", "1", "20"]).arg(&self.programs.lbctl).arg("--socket").arg(&self.paths.socket);
+        finish(command.args(args))
+    }
+
+    /// The overview.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon does not answer.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        let answer = self.ctl(&["status", "-o", "json"]);
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|error| {
+            panic!("no overview from lbctl: {error}: {}{}", answer.stdout, answer.stderr)
+        })
+    }
+
+    /// Waits until the overview is as wanted, and gives it.
+    ///
+    /// # Panics
+    ///
+    /// When it is not in time: with the last overview.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, mut wanted: impl FnMut(&Status) -> bool) -> Status {
+        wait_for(
+            SETTLE,
+            || format!("{what}; instead:\n{}", self.ctl(&["status"]).stdout),
+            || self.try_status().filter(|status| wanted(status)),
+        )
+    }
+
+    /// The command that starts it, for people.
+    #[must_use]
+    pub fn ctl_line(&self) -> String {
+        format!("{} --socket {} status", self.programs.lbctl.display(), self.paths.socket.display())
+    }
+
+    fn try_status(&self) -> Option<Status> {
+        // The exit code says whether all is green; the answer is whole either way.
+        serde_json::from_str(&self.ctl(&["status", "-o", "json"]).stdout).ok()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.netns.command(&self.programs.lbd);
+        command.args(self.args());
+        command
+    }
+
+    fn args(&self) -> Vec<PathBuf> {
+        let Paths { config, socket, state_dir, pin_dir } = self.paths.clone();
+        let named =
+            [("--config", config), ("--socket", socket), ("--pin-dir", pin_dir), ("--state-dir", state_dir)];
+        named.into_iter().flat_map(|(name, path)| [PathBuf::from(name), path]).collect()
+    }
+}
+
+impl Drop for Lbd {
+    #[expect(clippy::print_stderr, reason = "what could not be taken away has to be seen")]
+    fn drop(&mut self) {
+        self.kill();
+        if self.paths.pin_dir.exists() {
+            let run = self.detach();
+            if !run.success() {
+                eprintln!("`{}` failed: {}{}", run.command, run.stdout, run.stderr);
+                // Pins hold the tables in the kernel: never leave them behind.
+                let _ = fs::remove_dir_all(&self.paths.pin_dir);
+            }
+        }
+    }
+}
+
+/// The VIP called `name`.
+///
+/// # Panics
+///
+/// When the overview has none.
+#[must_use]
+#[track_caller]
+pub fn vip<'a>(status: &'a Status, name: &str) -> &'a VipStatus {
+    status
+        .vips
+        .iter()
+        .find(|vip| vip.name == name)
+        .unwrap_or_else(|| panic!("no VIP {name} in the overview: {:?}", status.vips))
+}
+
+/// The real server called `rip` of the VIP called `name`.
+///
+/// # Panics
+///
+/// When the overview has none.
+#[must_use]
+#[track_caller]
+pub fn rip<'a>(status: &'a Status, name: &str, rip: &str) -> &'a RipStatus {
+    let vip = vip(status, name);
+    vip.rips
+        .iter()
+        .find(|candidate| candidate.name == rip)
+        .unwrap_or_else(|| panic!("no real server {rip} in {vip:?}"))
+}
+
+/// A program of ours, built beforehand.
+fn find(variable: &str, name: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
+        return path.into();
+    }
+    let own = env::current_exe().unwrap_or_default();
+    // target/debug/deps/test or target/debug/demo: the program is in target/debug.
+    own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(
+        || panic!("no {name} near {}: run `cargo build -p lb-ctl`, or set {variable}", own.display()),
+    )
+}

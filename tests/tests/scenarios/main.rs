@@ -1,0 +1,66 @@
+//! What must hold when the whole product runs: real servers, real clients, `lbd` between them, `lbctl` beside it.
+//!
+//! One program for all scenarios, so that the long one (`continuity`, first by name) runs beside the short ones.
+
+#![forbid(unsafe_code)]
+
+mod continuity;
+mod direct_routing;
+mod failures;
+mod lifecycle;
+mod operator;
+mod reload;
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_ctl::model::status::{Colour, Status};
+use lb_tests::lab::{Host, Instance, Lab, Lbd, Orthanc, dicom, scu, topology::VIP4};
+
+/// A DICOM service on both servers of the usual lab, checked twice a second.
+const DICOM: &str = r#"# The archives of the lab.
+[vip.DICOM]
+mode = "l4-dr"
+ip = "10.10.0.100"            # on loopback of both
+ports = [104]
+scheduler = "wrr"
+check = { type = "dicom-echo", calling_aet = "LBD", called_aet = "ORTHANC", interval = "500ms", timeout = "500ms" }
+servers = { PACS1 = "10.10.0.11", PACS2 = "10.10.0.12" }
+"#;
+
+/// The DICOM port of the VIP.
+const ARCHIVE: SocketAddr = SocketAddr::new(VIP4, 104);
+
+/// Both servers with the VIP on loopback and an archive.
+fn archives(lab: &Lab) -> [Orthanc<'_>; 2] {
+    carry(lab, VIP4);
+    ["pacs1", "pacs2"].map(|host| Orthanc::start(lab, host, 104))
+}
+
+/// Puts a VIP on loopback of both servers.
+fn carry(lab: &Lab, vip: IpAddr) {
+    for host in ["pacs1", "pacs2"] {
+        lab.host(host).carry_vip(vip);
+    }
+}
+
+/// Starts the daemon and waits until every server is in service.
+#[track_caller]
+fn start_green(lab: &Lab, toml: &str) -> Lbd {
+    let lbd = Lbd::start(lab, "lb", toml);
+    lbd.wait_status("all is green", green);
+    lbd
+}
+
+fn green(status: &Status) -> bool {
+    status.health == Colour::Green
+}
+
+/// Stores `count` new instances, each in an association of its own; every one must succeed.
+#[track_caller]
+fn store_each(client: &Host, to: SocketAddr, count: usize) -> Vec<String> {
+    let store = |instance: Instance| {
+        scu::store(client, to, &[&instance.path]).expect_success();
+        instance.uid
+    };
+    dicom::generate(&client.dir(), count, 64).into_iter().map(store).collect()
+}

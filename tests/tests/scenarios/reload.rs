@@ -1,0 +1,41 @@
+//! The configuration changes under a running daemon.
+
+use std::time::Duration;
+
+use lb_tests::lab::{EchoLoop, Lab, lbd::rip, require_root, wait_until};
+
+use crate::{ARCHIVE, DICOM, archives, start_green, store_each};
+
+#[test]
+fn a_broken_file_keeps_the_running_configuration_and_a_mended_one_is_taken() {
+    if !require_root("a_broken_file_keeps_the_running_configuration_and_a_mended_one_is_taken") {
+        return;
+    }
+    let lab = Lab::new();
+    let _archives = archives(&lab);
+    let mut lbd = start_green(&lab, DICOM);
+    let client = lab.host("client");
+    let association = EchoLoop::start(client, ARCHIVE, Duration::from_millis(20));
+    let before = lbd.status().vips[0].ports.clone();
+
+    lbd.write_config(&DICOM.replace("scheduler", "schedular").replace("[104]", "[105]"));
+    lbd.reload();
+    wait_until(Duration::from_secs(5), "the log names the unknown key", || {
+        lbd.log_text().contains("schedular")
+    });
+    let refused = lbd.ctl(&["config", "apply"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    for word in ["lbd.toml", "schedular", "scheduler"] {
+        assert!(refused.stderr.contains(word), "{word} is not in the refusal:\n{}", refused.stderr);
+    }
+    assert_eq!(lbd.status().vips[0].ports, before);
+    store_each(client, ARCHIVE, 2);
+
+    let weighted = DICOM.replace("PACS2 = \"10.10.0.12\"", "PACS2 = { ip = \"10.10.0.12\", weight = 7 }");
+    lbd.write_config(&weighted);
+    lbd.reload();
+    lbd.wait_status("the new weight is in force", |status| rip(status, "DICOM", "PACS2").weight == 7);
+    store_each(client, ARCHIVE, 2);
+    let report = association.finish();
+    assert!(report.broken.is_none(), "{report:?}");
+}
