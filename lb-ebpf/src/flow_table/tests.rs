@@ -233,10 +233,12 @@ mod model {
             let (half, flows) = (small(), small());
             let key = small_key(1, 0);
             insert(&half, None, &key, &entry(10, 0, Take::Oldest));
+            // Found before the other thread starts: loom only knows a word's last access, and a thread that read a
+            // word itself would hide from it that another had.
+            let hit = find(&half, &key).unwrap();
             let mover = {
                 let (half, flows) = (Arc::clone(&half), Arc::clone(&flows));
                 loom::thread::spawn(move || {
-                    let hit = find(&half, &key).unwrap();
                     insert(&flows, None, &key, &entry(hit.decision, 0, Take::Free));
                     retire(&half, &hit);
                 })
