@@ -254,11 +254,7 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
         if !entry[0].swap_if(seen.0, claimed.0) {
             continue;
         }
-        let around = match look_around(bucket, key, way) {
-            Around::Clear if after.is_some_and(|after| find(after, key).is_some()) => Around::Exists,
-            around => around,
-        };
-        match around {
+        match look_around(bucket, after, key, way) {
             Around::Clear => {}
             Around::Exists => {
                 entry[0].store(claimed.with(State::Free, new.now).0);
@@ -319,10 +315,11 @@ enum Around {
     Yield,
 }
 
-/// Looks for the same flow in every other way, after the claim of `mine`.
+/// Looks for the same flow in every other way, and then where flows move to, after the claim of `mine`.
 #[inline(always)]
 fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
+    after: Option<&Bucket<W, WORDS>>,
     key: &Key<KEY>,
     mine: usize,
 ) -> Around {
@@ -338,7 +335,7 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
             return Around::Exists;
         }
     }
-    Around::Clear
+    if after.is_some_and(|after| find(after, key).is_some()) { Around::Exists } else { Around::Clear }
 }
 
 /// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts

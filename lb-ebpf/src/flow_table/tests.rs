@@ -152,7 +152,9 @@ mod model {
                 let bucket = small();
                 let theirs = {
                     let bucket = Arc::clone(&bucket);
-                    loom::thread::spawn(move || insert(&bucket, None, &small_key(1, b), &entry(20, 0, Take::Free)))
+                    loom::thread::spawn(move || {
+                        insert(&bucket, None, &small_key(1, b), &entry(20, 0, Take::Free))
+                    })
                 };
                 let mine = insert(&bucket, None, &small_key(1, a), &entry(10, 0, Take::Free));
                 let theirs = theirs.join().unwrap();
@@ -210,7 +212,9 @@ mod model {
             }
             let theirs = {
                 let bucket = Arc::clone(&bucket);
-                loom::thread::spawn(move || insert(&bucket, None, &small_key(2, 0), &entry(20, 9, Take::Oldest)))
+                loom::thread::spawn(move || {
+                    insert(&bucket, None, &small_key(2, 0), &entry(20, 9, Take::Oldest))
+                })
             };
             let mine = insert(&bucket, None, &small_key(1, 0), &entry(10, 9, Take::Oldest));
             let theirs = theirs.join().unwrap();

@@ -308,3 +308,14 @@ pub fn pin_to_cpu(cpu: usize) {
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set).unwrap_or_else(|e| panic!("cannot run on CPU {cpu}: {e}"));
 }
+
+/// Undoes what a thread inherited of [`stay_on_this_cpu`]: it may run wherever the kernel lets it.
+///
+/// # Panics
+///
+/// When the kernel lets it run nowhere.
+pub fn leave_this_cpu() {
+    let mut set = rustix::thread::CpuSet::new();
+    (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
+    rustix::thread::sched_setaffinity(None, &set).unwrap_or_else(|e| panic!("cannot run anywhere: {e}"));
+}
