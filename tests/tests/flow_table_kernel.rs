@@ -63,7 +63,7 @@ impl Meeting {
         let mut spins = 0u32;
         while self.0.load(Ordering::SeqCst) < threads * (round + 1) {
             spins += 1;
-            if spins % 10_000 == 0 {
+            if spins.is_multiple_of(10_000) {
                 thread::yield_now();
             }
             std::hint::spin_loop();

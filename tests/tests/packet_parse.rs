@@ -116,7 +116,8 @@ fn oddities_that_the_server_should_judge_are_forwarded() {
     }
     let mut bench = one_server();
     let syn_v4 = |port: u16| Frame::tcp(at(&format!("10.1.0.1:{port}")), at(V4[1]), flags::SYN);
-    let rows: Vec<(&'static str, Frame, Vec<(usize, u8)>)> = vec![
+    type Row = (&'static str, Frame, Vec<(usize, u8)>);
+    let rows: Vec<Row> = vec![
         ("a wrong IP checksum", syn_v4(1), vec![(10, 0xff)]),
         ("a wrong TCP checksum", syn_v4(2), vec![(36, 0xff)]),
         ("a TCP header that says it has no words", syn_v4(3), vec![(32, 0)]),

@@ -17,6 +17,7 @@ use lb_tests::{
     lab::require_root,
     packet::{
         bench::{Bench, Op},
+        case::ip,
         dut::{INGRESS, OTHER, Options},
         frame::{Frame, Transport, flags},
     },
@@ -207,7 +208,7 @@ fn add_key(random: &mut Random, world: &mut World) -> Option<Op> {
     } else {
         &VIPS_V6[random.below(VIPS_V6.len() - 1)]
     };
-    let vip = SocketAddr::new(vip.parse().unwrap(), *random.pick(&VIP_PORTS));
+    let vip = SocketAddr::new(ip(vip), *random.pick(&VIP_PORTS));
     let proto = *random.pick(&[PROTO_TCP, PROTO_TCP, PROTO_UDP]);
     world.keys.insert((vip, proto)).then(|| Op::AddKey(vip, proto, random.below(SERVICES.into()) as u16))
 }
@@ -256,7 +257,7 @@ fn next_of(before: Frame, random: &mut Random) -> Frame {
     let transport = match before.transport {
         Transport::Tcp(_) if random.once_in(3) => Transport::Tcp(*random.pick(&TCP_FLAGS)),
         Transport::Tcp(_) => Transport::Tcp(flags::ACK),
-        other => other,
+        Transport::Udp | Transport::Other(_) => before.transport,
     };
     Frame { transport, ..before }
 }
@@ -269,8 +270,8 @@ fn packet(random: &mut Random) -> Frame {
     } else {
         (*random.pick(&CLIENTS_V4), VIPS_V4[random.below(VIPS_V4.len() - ours)])
     };
-    let src = SocketAddr::new(client.parse().unwrap(), random.below(CLIENT_PORTS.into()) as u16);
-    let dst = SocketAddr::new(vip.parse().unwrap(), *random.pick(&VIP_PORTS));
+    let src = SocketAddr::new(ip(client), random.below(CLIENT_PORTS.into()) as u16);
+    let dst = SocketAddr::new(ip(vip), *random.pick(&VIP_PORTS));
     let payload_len = random.below(40);
     let payload = random.bytes(payload_len);
     let mut frame = if random.once_in(4) {

@@ -335,7 +335,7 @@ const fn family(flow: &Flow) -> usize {
     }
 }
 
-fn filter_bit(ip: IpAddr) -> u32 {
+const fn filter_bit(ip: IpAddr) -> u32 {
     match ip {
         IpAddr::V4(ip) => filter_bit4(addr4(ip)),
         IpAddr::V6(ip) => filter_bit6(addr6(ip)),
@@ -361,7 +361,7 @@ pub fn steering_hash(flow: &Flow) -> u64 {
 /// Maps the upper half of a hash evenly onto `0..len`.
 #[must_use]
 pub const fn scaled(hash: u64, len: usize) -> usize {
-    ((hash >> 32) * len as u64 >> 32) as usize
+    (((hash >> 32) * len as u64) >> 32) as usize
 }
 
 /// The network of `prefix` bits that an address is in.

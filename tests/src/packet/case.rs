@@ -1,6 +1,9 @@
 //! Tables of cases: a frame, and what must become of it.
 
-use std::net::SocketAddr;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_common::counter::Reason;
 
@@ -37,9 +40,7 @@ impl Case {
         assert_eq!(ran.verdict, self.verdict, "{what}: verdict");
         assert_eq!(hex(&ran.frame), hex(&self.output), "{what}: frame");
         for &reason in Reason::ALL {
-            let count = |reasons: &std::collections::BTreeMap<Reason, u64>| {
-                reasons.get(&reason).copied().unwrap_or_default()
-            };
+            let count = |reasons: &BTreeMap<Reason, u64>| reasons.get(&reason).copied().unwrap_or_default();
             let counted = count(&bench.counted().reasons) - count(&before);
             assert_eq!(counted, u64::from(self.reasons.contains(&reason)), "{what}: {}", reason.name());
         }
@@ -53,6 +54,16 @@ impl Case {
 /// When it is none.
 #[must_use]
 pub fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+/// An address from text.
+///
+/// # Panics
+///
+/// When it is none.
+#[must_use]
+pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 

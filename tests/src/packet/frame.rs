@@ -57,7 +57,7 @@ pub mod flags {
 impl Frame {
     /// A TCP segment without payload.
     #[must_use]
-    pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: u8) -> Self {
+    pub const fn tcp(src: SocketAddr, dst: SocketAddr, flags: u8) -> Self {
         Self {
             dst_mac: [2, 0x1b, 0, 0, 0, 1],
             src_mac: [2, 0xc1, 0, 0, 0, 1],
@@ -103,7 +103,7 @@ impl Frame {
 
     /// Bytes before the IP header.
     #[must_use]
-    pub fn l2_len(&self) -> usize {
+    pub const fn l2_len(&self) -> usize {
         14 + 4 * self.tags.len()
     }
 
