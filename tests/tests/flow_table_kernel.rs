@@ -202,6 +202,41 @@ fn entries_stay_whole_and_single_while_cpus_fight_for_full_buckets() {
 }
 
 #[test]
+fn a_client_whose_first_flows_come_in_on_two_cpus_has_one_server() {
+    if !require_root("flow_table_kernel") {
+        return;
+    }
+    const CLIENTS: usize = 10_000;
+    let room = Options { half_open: 1 << 16, persist: 1 << 15, ..Options::default() };
+    let mut dut = loaded(room, pick::ROTATE, &(0..SERVERS).collect::<Vec<_>>());
+    let sticky = Service { mode: mode::DR, persist_prefix: 32, persist_ticks: 100, ..Service::default() };
+    dut.set_service(0, sticky);
+    let meeting = Meeting(AtomicUsize::new(0));
+    let cpus = two_cpus();
+    let seen = thread::scope(|scope| {
+        let workers = [0, 1].map(|worker: u16| {
+            let (runner, meeting) = (dut.runner(), &meeting);
+            scope.spawn(move || {
+                pin_to_cpu(cpus[usize::from(worker)]);
+                let mut out = Vec::new();
+                let mut slots = Vec::new();
+                for n in 0..CLIENTS {
+                    // Even numbers are clients of IPv4.
+                    let frame = packet(&Flow { client_port: 1000 + worker, ..flow(2 * n) }, SYN);
+                    meeting.wait(2, n);
+                    assert_eq!(runner.run(&frame, &mut out), XDP_TX);
+                    slots.push(u16::from_be_bytes([out[4], out[5]]));
+                }
+                slots
+            })
+        });
+        workers.map(|worker| worker.join().expect("a worker saw what must not be"))
+    });
+    let split = seen[0].iter().zip(&seen[1]).filter(|(mine, theirs)| mine != theirs).count();
+    assert_eq!(split, 0, "of {CLIENTS} clients had two servers");
+}
+
+#[test]
 fn a_flow_whose_packets_come_in_on_two_cpus_has_one_server() {
     if !require_root("flow_table_kernel") {
         return;

@@ -1,7 +1,7 @@
 //! The packet path's surroundings in the kernel: maps and helpers behind [`Env`].
 
 use aya_ebpf::{
-    bindings::{xdp_action::XDP_DROP, xdp_md},
+    bindings::{BPF_ANY, BPF_NOEXIST, xdp_action::XDP_DROP, xdp_md},
     helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect_map, bpf_xdp_adjust_head},
 };
 use lb_common::{
@@ -204,8 +204,9 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn persist(&self, key: &PersistKey, entry: &PersistEntry) -> bool {
-        maps::PERSIST.insert(key, entry, 0).is_ok()
+    fn persist(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool {
+        let flags = if new { BPF_NOEXIST } else { BPF_ANY };
+        maps::PERSIST.insert(key, entry, u64::from(flags)).is_ok()
     }
 
     #[inline(always)]
