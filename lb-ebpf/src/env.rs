@@ -56,8 +56,8 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     /// Writes a persistence entry; if it is `new`, only where there is none. False when it was not written: there
     /// is one, or no room.
     fn persist(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool;
-    /// Counts a forwarded packet for its service and backend.
-    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32);
+    /// Counts a forwarded packet for its backend, and so for its service.
+    fn count_forwarded(&self, slot: u32, bytes: u32);
     /// Counts a newly steered flow.
     fn count_flow(&self, service: u32);
     /// Counts a reason.

@@ -155,6 +155,30 @@ pub fn find<W: Word, const WORDS: usize, const KEY: usize>(
     None
 }
 
+/// [`find`] for the cold part of the path: not inlined, so that its stack is not its caller's.
+#[inline(always)]
+pub fn find_apart<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+) -> Option<Hit> {
+    let mut hit = Hit { way: 0, control: Control(0), decision: 0 };
+    find_into(bucket, key, &mut hit).then_some(hit)
+}
+
+/// A BPF function gives back one number; the rest goes to `found`.
+#[inline(never)]
+fn find_into<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    found: &mut Hit,
+) -> bool {
+    if let Some(hit) = find(bucket, key) {
+        *found = hit;
+        return true;
+    }
+    false
+}
+
 /// Reads one way if it holds this flow.
 #[inline(always)]
 fn read<W: Word, const WORDS: usize, const KEY: usize>(
@@ -196,8 +220,10 @@ pub enum Inserted {
     Exists,
     /// Every way is taken and none may be.
     Full,
-    /// Another CPU is writing this flow, or keeps taking the ways this one wants.
-    Race,
+    /// Another CPU took the way that this one wanted for another flow. Nothing was inserted.
+    Taken,
+    /// Another CPU is writing what looks like this very flow. Nothing was inserted.
+    Twin,
 }
 
 /// Which entries an insertion may take.
@@ -222,13 +248,12 @@ pub struct Entry {
     pub take: Take,
 }
 
-/// Insertions try this often before they give up with [`Inserted::Race`].
-const ATTEMPTS: usize = 2;
-
 /// Inserts a flow that [`find`] did not find.
 ///
 /// `after` is the bucket that the flow moves to from here, if it moves: a flow that is found there exists. It is
 /// looked at while the way is claimed, so a flow that another CPU moves meanwhile is seen in one of both places.
+///
+/// Tries once: who loses a race is told which one, and the caller knows a way to do without an entry.
 ///
 /// Not inlined: it is called from several places off the hot path, and a frame of its own keeps theirs small.
 #[inline(never)]
@@ -238,43 +263,46 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     key: &Key<KEY>,
     new: &Entry,
 ) -> Inserted {
-    for _ in 0..ATTEMPTS {
-        let best = choose(bucket, key, new.now);
-        let way = best as usize & (WAYS - 1);
-        let free = best >= FREE_RANK << WAY_BITS;
-        if !free && new.take == Take::Free {
-            return Inserted::Full;
-        }
-        let entry = &bucket[way];
-        let seen = Control(entry[0].load());
-        if (seen.state() == State::Free as u8) != free || seen.state() == State::Busy as u8 {
-            continue;
-        }
-        let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, new.now);
-        if !entry[0].swap_if(seen.0, claimed.0) {
-            continue;
-        }
-        match look_around(bucket, after, key, way) {
-            Around::Clear => {}
-            Around::Exists => {
-                entry[0].store(claimed.with(State::Free, new.now).0);
-                return Inserted::Exists;
-            }
-            Around::Yield => {
-                entry[0].store(claimed.with(State::Free, new.now).0);
-                continue;
-            }
-        }
-        for i in 0..KEY {
-            entry[1 + i].store(key.words[i]);
-        }
-        entry[1 + KEY].store(new.decision);
-        // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is
-        // a barrier on every architecture.
-        entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
-        return if free { Inserted::Free } else { Inserted::Overwrote };
+    let best = choose(bucket, key, new.now);
+    let way = best as usize & (WAYS - 1);
+    let free = best >= FREE_RANK << WAY_BITS;
+    if !free && new.take == Take::Free {
+        return Inserted::Full;
     }
-    Inserted::Race
+    let entry = &bucket[way];
+    let seen = Control(entry[0].load());
+    if (seen.state() == State::Free as u8) != free || seen.state() == State::Busy as u8 {
+        return lost(seen, key);
+    }
+    let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, new.now);
+    if !entry[0].swap_if(seen.0, claimed.0) {
+        return lost(Control(entry[0].load()), key);
+    }
+    match look_around(bucket, after, key, way) {
+        Around::Clear => {}
+        Around::Exists => {
+            entry[0].store(claimed.with(State::Free, new.now).0);
+            return Inserted::Exists;
+        }
+        Around::Twin => {
+            entry[0].store(claimed.with(State::Free, new.now).0);
+            return Inserted::Twin;
+        }
+    }
+    for i in 0..KEY {
+        entry[1 + i].store(key.words[i]);
+    }
+    entry[1 + KEY].store(new.decision);
+    // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is a
+    // barrier on every architecture.
+    entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
+    if free { Inserted::Free } else { Inserted::Overwrote }
+}
+
+/// Why a way could not be claimed: who has it now carries this flow's tag, or not.
+#[inline(always)]
+const fn lost<const KEY: usize>(winner: Control, key: &Key<KEY>) -> Inserted {
+    if winner.tag() == key.tag() { Inserted::Twin } else { Inserted::Taken }
 }
 
 /// Rank of a free way; a live one's is its age plus one, a busy one's 0.
@@ -312,7 +340,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
 enum Around {
     Clear,
     Exists,
-    Yield,
+    Twin,
 }
 
 /// Looks for the same flow in every other way, and then where flows move to, after the claim of `mine`.
@@ -326,21 +354,22 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
     for n in 1..WAYS {
         let way = (mine + n) & (WAYS - 1);
         let control = Control(bucket[way][0].load());
-        // A busy way with our tag may be about to become our flow. Whoever sees the other leaves; when both do,
-        // both try again.
+        // A busy way with our tag may be about to become our flow. Whoever sees the other leaves, be it both.
         if control.state() == State::Busy as u8 && control.tag() == key.tag() {
-            return Around::Yield;
+            return Around::Twin;
         }
         if read(&bucket[way], key, way).is_some() {
             return Around::Exists;
         }
     }
-    if after.is_some_and(|after| find(after, key).is_some()) { Around::Exists } else { Around::Clear }
+    if after.is_some_and(|after| find_apart(after, key).is_some()) { Around::Exists } else { Around::Clear }
 }
 
 /// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts
 /// faster than flows can be confirmed.
-#[inline(always)]
+///
+/// Not inlined, like all that is cold.
+#[inline(never)]
 pub fn is_crowded<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, now: u32, young: u32) -> bool {
     for entry in bucket {
         let control = Control(entry[0].load());

@@ -227,7 +227,7 @@ fn deliver<E: Env>(
     if let Err(reason) = dr::rewrite(env, packet, seen.link, backend) {
         return refuse(env, reason);
     }
-    env.count_forwarded(u32::from(decision.service()), u32::from(decision.slot()), seen.bytes);
+    env.count_forwarded(u32::from(decision.slot()), seen.bytes);
     Verdict::Forward { ifindex }
 }
 

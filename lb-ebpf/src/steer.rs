@@ -88,7 +88,7 @@ fn unpack(packed: u64) -> Result<Decision, Reason> {
 fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
     let record = env.service(service).ok_or(Reason::NoService)?;
     if record.persist_prefix == 0 {
-        return schedule(env, service, record, ends, by, now);
+        return schedule(env, service, record, ends, by);
     }
     let key = persist_key(record, ends);
     let decided =
@@ -104,7 +104,7 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
             return Ok(decision);
         }
     }
-    let decision = schedule(env, service, record, ends, by, now)?;
+    let decision = schedule(env, service, record, ends, by)?;
     let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
     if env.persist(&key, &entry, known.is_none()) {
         return Ok(decision);
@@ -114,7 +114,6 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
         return Ok(if live(env, theirs).is_some() { theirs } else { decision });
     }
     env.count(Reason::PersistTableFull);
-    env.event(EventKind::PersistTableFull, service, ends, now);
     Ok(decision)
 }
 
@@ -138,10 +137,8 @@ fn schedule<E: Env>(
     record: &Service,
     ends: &Ends,
     by: By,
-    now: u32,
 ) -> Result<Decision, Reason> {
     let Some(table) = env.table(service).filter(|table| table.len != 0) else {
-        env.event(EventKind::NoServer, service, ends, now);
         return Err(if record.no_server == no_server::DROP {
             Reason::NoServerDrop
         } else {
@@ -158,6 +155,20 @@ fn schedule<E: Env>(
     let backend =
         env.backend(u32::from(slot)).filter(|b| b.state == state::LIVE).ok_or(Reason::StaleTable)?;
     Ok(Decision::new(record.mode, service as u16, slot, backend.generation))
+}
+
+/// Tells the controller. Not inlined: it is rare, and needs stack.
+#[inline(never)]
+pub fn tell<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    kind: EventKind,
+    service: u16,
+    key: &Key<KEY>,
+    now: u32,
+) where
+    E: Env + Tables<WORDS, KEY>,
+{
+    env.event(kind, u32::from(service), &E::ends_of(&key.words), now);
 }
 
 /// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.

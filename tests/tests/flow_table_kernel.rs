@@ -183,7 +183,7 @@ fn entries_stay_whole_and_single_while_cpus_fight_for_full_buckets() {
     let reasons = dut.reasons();
     println!("{swept} entries swept, {dropped} packets lost a race: {reasons:?}");
     assert!(swept > 0);
-    assert_eq!(reasons.get(&Reason::InsertRace).copied().unwrap_or(0), dropped, "nothing else drops");
+    assert_eq!(reasons.get(&Reason::TwinPacket).copied().unwrap_or(0), dropped, "nothing else drops");
     for (name, words) in snapshot(&dut) {
         assert!(
             words.iter().all(|words| Control(words[0]).state() != State::Busy as u8),

@@ -1,5 +1,7 @@
 //! The life of a flow: it stays with its server from its first packet to its last, whatever happens around it.
 
+use std::collections::BTreeMap;
+
 use lb_common::{
     backend::{Backend, state},
     counter::Reason,
@@ -11,6 +13,7 @@ use lb_common::{
 };
 use lb_tests::{
     lab::require_root,
+    model::{flows::place, parse::Flow},
     packet::{
         bench::{Bench, Op},
         case::{at, bench, slot_of},
@@ -93,7 +96,7 @@ fn a_flow_stays_with_its_server_through_its_whole_life() {
             bench.compare_memory().unwrap();
         }
         let counted = bench.counted();
-        assert_eq!((counted.services[&0].flows, counted.services[&0].packets), (1, steps.len() as u64));
+        assert_eq!((counted.services[&0].flows, counted.backends[&0].packets), (1, steps.len() as u64));
         assert_eq!(counted.reasons.len(), 0, "{:?}", counted.reasons);
     }
 }
@@ -376,16 +379,29 @@ fn a_flow_that_another_cpu_is_writing_is_not_split_between_two_servers() {
     if !require_root("packet_flows") {
         return;
     }
-    let bench = three_servers(one_bucket(4));
-    let mut dut = bench.dut;
-    // As if other CPUs had claimed every way of the bucket and not published yet.
-    dut.set_controls_v4(map::HALF_OPEN_V4, |control| control.with(State::Busy, 0));
+    let options = one_bucket(4);
+    let mut dut = three_servers(options).dut;
+    let [client, vip] = [at("10.1.0.1:1"), at(VIP)];
+    let flow = Flow {
+        client: client.ip(),
+        client_port: client.port(),
+        vip: vip.ip(),
+        vip_port: vip.port(),
+        proto: PROTO_TCP,
+    };
+    let tag = (place(options.seed, &flow) >> 56) as u8;
     let frame = tcp("10.1.0.1:1", SYN);
+    // As if other CPUs had claimed every way of the bucket for this flow and not published yet.
+    dut.set_controls_v4(map::HALF_OPEN_V4, |_| Control::new(1, tag, State::Busy, 0));
     let ran = dut.run(&frame);
     assert_eq!((ran.verdict, ran.frame), (XDP_DROP, frame.clone()));
-    assert_eq!(dut.reasons().get(&Reason::InsertRace), Some(&1));
+    assert_eq!(dut.reasons(), BTreeMap::from([(Reason::TwinPacket, 1)]));
+    // For others: there is no entry to be had, so the hash decides each time anew.
+    dut.set_controls_v4(map::HALF_OPEN_V4, |_| Control::new(1, !tag, State::Busy, 0));
+    let slot = slot_of(&dut.run(&frame));
+    assert_eq!(dut.reasons()[&Reason::EntryTaken], 1);
     dut.set_controls_v4(map::HALF_OPEN_V4, |control| control.with(State::Free, 0));
-    slot_of(&dut.run(&frame));
+    assert_eq!(slot_of(&dut.run(&tcp("10.1.0.1:1", ACK))), slot);
 }
 
 #[test]

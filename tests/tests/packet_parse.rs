@@ -106,7 +106,7 @@ fn what_is_not_ours_is_left_to_the_kernel_and_counted() {
     for case in &cases {
         case.check(&mut bench);
     }
-    assert_eq!(bench.counted().services.len(), 0, "nothing was forwarded");
+    assert_eq!(bench.counted().backends.len(), 0, "nothing was forwarded");
 }
 
 #[test]

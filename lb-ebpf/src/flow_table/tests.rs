@@ -163,7 +163,7 @@ mod model {
                 let used = |inserted, own| match inserted {
                     Inserted::Free => Some(own),
                     Inserted::Exists => find(&bucket, &small_key(1, 0)).map(|hit| hit.decision),
-                    Inserted::Race => None,
+                    Inserted::Taken | Inserted::Twin => None,
                     Inserted::Overwrote | Inserted::Full => unreachable!("{inserted:?}"),
                 };
                 for decision in [used(mine, 10), used(theirs, 20)].into_iter().flatten() {
@@ -223,7 +223,7 @@ mod model {
                 match inserted {
                     // Free: a way that this CPU or the other had taken and given back.
                     Inserted::Free | Inserted::Overwrote => assert!(left.is_empty() || left == [decision]),
-                    Inserted::Race => assert!(left.is_empty()),
+                    Inserted::Taken | Inserted::Twin => assert!(left.is_empty()),
                     Inserted::Exists | Inserted::Full => unreachable!("{inserted:?}"),
                 }
             }

@@ -181,8 +181,10 @@ impl Row {
         let mut sums = (0, 0, 0);
         for service in 0..self.vips {
             let traffic = dut.service_traffic(service);
-            sums.0 += traffic.packets;
             sums.1 += traffic.flows;
+        }
+        for slot in 0..self.servers {
+            sums.0 += dut.backend_traffic(slot).packets;
         }
         sums.2 = dut.reasons().get(&Reason::NotVip).copied().unwrap_or(0);
         sums

@@ -72,7 +72,7 @@ pub struct Model {
     pub persisted: BTreeMap<PersistId, Persisted>,
     /// Packets by reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// What was forwarded by service; `cursor` stays 0.
+    /// New flows by service; `cursor` stays 0.
     pub service_traffic: BTreeMap<u16, ServiceTraffic>,
     /// What was forwarded by backend slot.
     pub backend_traffic: BTreeMap<u16, BackendTraffic>,
@@ -222,7 +222,9 @@ impl Model {
         let service = *found.ok_or(Reason::NoService)?;
         let opens = seen.flags.is_none_or(opens);
         // A choice that nobody may remember has to come out the same again.
-        let by_hash = !opens || self.half_open[family].is_crowded(&flow, self.now, FLOOD_TICKS);
+        let by_hash = !opens
+            || self.half_open[family].is_crowded(&flow, self.now, FLOOD_TICKS)
+            || self.established[family].is_crowded(&flow, self.now, u64::MAX);
         let choice = self.choose(service, &flow, by_hash)?;
         if !opens {
             self.count(Reason::MidStream);
@@ -292,9 +294,6 @@ impl Model {
     /// Direct routing: MACs and tags, and nothing of the IP packet.
     fn forward(&mut self, frame: &[u8], seen: &Seen, choice: Choice) -> Ran {
         let backend = self.backends[&choice.slot];
-        let service = self.service_traffic.entry(choice.service).or_default();
-        service.packets += 1;
-        service.bytes += seen.bytes;
         let traffic = self.backend_traffic.entry(choice.slot).or_default();
         traffic.packets += 1;
         traffic.bytes += seen.bytes;

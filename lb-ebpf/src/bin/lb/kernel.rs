@@ -210,15 +210,9 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32) {
-        if let Some(traffic) = maps::SERVICE_TRAFFIC.get_ptr_mut(service) {
-            // SAFETY: this CPU's own element; programs of one CPU do not interrupt each other.
-            let traffic = unsafe { &mut *traffic };
-            traffic.packets += 1;
-            traffic.bytes += u64::from(bytes);
-        }
+    fn count_forwarded(&self, slot: u32, bytes: u32) {
         if let Some(traffic) = maps::BACKEND_TRAFFIC.get_ptr_mut(slot) {
-            // SAFETY: as above.
+            // SAFETY: this CPU's own element; programs of one CPU do not interrupt each other.
             let traffic = unsafe { &mut *traffic };
             traffic.packets += 1;
             traffic.bytes += u64::from(bytes);

@@ -38,7 +38,7 @@ mod programs {
     }
 
     /// [`path::established`].
-    #[inline(never)]
+    #[inline(always)]
     fn established(ctx: *mut xdp_md) -> u32 {
         let kernel = Kernel::new(ctx);
         match path::established(&kernel) {
