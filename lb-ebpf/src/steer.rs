@@ -69,7 +69,7 @@ where
 
 /// The reverse of what [`choose_packed`] does. A decision's kind, its highest byte, is never 0.
 #[inline(always)]
-fn unpack(packed: u64) -> Result<Decision, Reason> {
+const fn unpack(packed: u64) -> Result<Decision, Reason> {
     const NO_SERVER_DROP: u64 = Reason::NoServerDrop as u64;
     const NO_SERVER_REJECT: u64 = Reason::NoServerReject as u64;
     const NO_SERVICE: u64 = Reason::NoService as u64;

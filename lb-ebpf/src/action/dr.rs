@@ -40,7 +40,7 @@ pub fn rewrite<E: Env>(env: &E, mut packet: Packet<'_>, link: Link, backend: &Ba
 
 /// The same priority, another VLAN.
 #[inline(always)]
-fn with_vid(tci: U16, vid: u16) -> U16 {
+const fn with_vid(tci: U16, vid: u16) -> U16 {
     U16::new(tci.get() & !VID_MASK | vid)
 }
 

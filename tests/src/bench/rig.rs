@@ -61,7 +61,8 @@ impl Rig {
             ports[..2].copy_from_slice(&client.port().to_be_bytes());
             ports[2..].copy_from_slice(&vip.port().to_be_bytes());
             let flow = Flow { client: tail(client.ip()), vip: tail(vip.ip()), ports };
-            list.set(i, transmute!(flow), 0).unwrap();
+            let flow: [u8; 12] = transmute!(flow);
+            list.set(i, flow, 0).unwrap();
         }
         let driver = if flows[0].0.is_ipv4() { "drive_v4" } else { "drive_v6" };
         let mut rig = Self { ebpf, driver, len, next: 0 };
@@ -99,7 +100,8 @@ impl Rig {
     pub fn drive(&mut self, frame: &Frame, frames: u64, verdict: u32) -> f64 {
         let progress =
             Progress { frames: 0, wanted: frames, next: self.next, len: self.len, begin: 0, end: 0 };
-        self.progress().set(0, transmute!(progress), 0).unwrap();
+        let progress: [u64; 5] = transmute!(progress);
+        self.progress().set(0, progress, 0).unwrap();
         let bytes = frame.bytes();
         let driver = self.driver;
         let result = self

@@ -93,4 +93,4 @@ mod programs {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-fn main() {}
+const fn main() {}
