@@ -64,7 +64,7 @@ fn confirm<E, const WORDS: usize, const KEY: usize>(
     let Some(flows) = Tables::<WORDS, KEY>::established(env, key.hash) else { return };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, key.hash) else { return };
     let entry = Entry { decision: hit.decision, state, now, take: Take::Free };
-    match flow_table::insert(flows, None, key, &entry) {
+    match flow_table::insert(flows, key, &entry) {
         Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
             flow_table::retire(half, hit);
         }
@@ -124,7 +124,7 @@ where
         }
     }
     let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
-    match flow_table::insert(half, Some(flows), key, &entry) {
+    match flow_table::insert_before(half, flows, key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
@@ -133,7 +133,7 @@ where
         Inserted::Exists => {
             // Another CPU was first with the same flow, and may have established it: its choice holds.
             if let Some(hit) =
-                flow_table::find_apart(half, key).or_else(|| flow_table::find_apart(flows, key))
+                flow_table::find_apart(flows, key).or_else(|| flow_table::find_apart(half, key))
             {
                 return Ok(Decision(hit.decision));
             }

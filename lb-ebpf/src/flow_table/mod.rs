@@ -8,7 +8,7 @@
 //! - **Look around.** After the claim, every other way of the bucket is read once more. Both of two CPUs that
 //!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
 //!   is never a second entry that could name another server. A flow that moves to another table is published
-//!   there before it is retired here, and an insertion here looks there last, so this holds across both.
+//!   there before it is retired here, and an insertion here looks there last ([`insert_before`]).
 //! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
@@ -250,16 +250,12 @@ pub struct Entry {
 
 /// Inserts a flow that [`find`] did not find.
 ///
-/// `after` is the bucket that the flow moves to from here, if it moves: a flow that is found there exists. It is
-/// looked at while the way is claimed, so a flow that another CPU moves meanwhile is seen in one of both places.
-///
 /// Tries once: who loses a race is told which one, and the caller knows a way to do without an entry.
 ///
 /// Not inlined: it is called from several places off the hot path, and a frame of its own keeps theirs small.
 #[inline(never)]
 pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
-    after: Option<&Bucket<W, WORDS>>,
     key: &Key<KEY>,
     new: &Entry,
 ) -> Inserted {
@@ -278,7 +274,7 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     if !entry[0].swap_if(seen.0, claimed.0) {
         return lost(Control(entry[0].load()), key);
     }
-    match look_around(bucket, after, key, way) {
+    match look_around(bucket, key, way) {
         Around::Clear => {}
         Around::Exists => {
             entry[0].store(claimed.with(State::Free, new.now).0);
@@ -297,6 +293,27 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     // barrier on every architecture.
     entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
     if free { Inserted::Free } else { Inserted::Overwrote }
+}
+
+/// Inserts a flow that was found neither here nor in `after`, the bucket that flows move to from here.
+///
+/// Another CPU may have moved it between those two look-ups. It published it there before it retired it here, so
+/// who does not see it here sees it there now, and takes back what it inserted.
+#[inline(always)]
+pub fn insert_before<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    after: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    new: &Entry,
+) -> Inserted {
+    let inserted = insert(bucket, key, new);
+    if !matches!(inserted, Inserted::Free | Inserted::Overwrote) || find_apart(after, key).is_none() {
+        return inserted;
+    }
+    if let Some(hit) = find_apart(bucket, key) {
+        retire(bucket, &hit);
+    }
+    Inserted::Exists
 }
 
 /// Why a way could not be claimed: who has it now carries this flow's tag, or not.
@@ -343,11 +360,10 @@ enum Around {
     Twin,
 }
 
-/// Looks for the same flow in every other way, and then where flows move to, after the claim of `mine`.
+/// Looks for the same flow in every other way, after the claim of `mine`.
 #[inline(always)]
 fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
-    after: Option<&Bucket<W, WORDS>>,
     key: &Key<KEY>,
     mine: usize,
 ) -> Around {
@@ -362,7 +378,7 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
             return Around::Exists;
         }
     }
-    if after.is_some_and(|after| find_apart(after, key).is_some()) { Around::Exists } else { Around::Clear }
+    Around::Clear
 }
 
 /// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts

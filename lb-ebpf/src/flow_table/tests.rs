@@ -19,7 +19,7 @@ fn entry(decision: u64, now: u32, take: Take) -> Entry {
 }
 
 fn put(bucket: &Bucket<SharedWord, 8>, n: u64, now: u32, take: Take) -> Inserted {
-    insert(bucket, None, &key(n), &entry(n * 100, now, take))
+    insert(bucket, &key(n), &entry(n * 100, now, take))
 }
 
 #[test]
@@ -152,11 +152,9 @@ mod model {
                 let bucket = small();
                 let theirs = {
                     let bucket = Arc::clone(&bucket);
-                    loom::thread::spawn(move || {
-                        insert(&bucket, None, &small_key(1, b), &entry(20, 0, Take::Free))
-                    })
+                    loom::thread::spawn(move || insert(&bucket, &small_key(1, b), &entry(20, 0, Take::Free)))
                 };
-                let mine = insert(&bucket, None, &small_key(1, a), &entry(10, 0, Take::Free));
+                let mine = insert(&bucket, &small_key(1, a), &entry(10, 0, Take::Free));
                 let theirs = theirs.join().unwrap();
                 let left = entries(&bucket, 1);
                 assert!(left.len() <= 1, "{left:?}");
@@ -180,14 +178,14 @@ mod model {
         check(3, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, None, &small_key(way + 10, way), &entry(way, 5, Take::Free));
+                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let old = find(&bucket, &small_key(10, 0)).unwrap();
             let writer = {
                 let bucket = Arc::clone(&bucket);
                 loom::thread::spawn(move || {
                     retire(&bucket, &old);
-                    insert(&bucket, None, &small_key(1, 0), &entry(77, 6, Take::Free));
+                    insert(&bucket, &small_key(1, 0), &entry(77, 6, Take::Free));
                 })
             };
             if let Some(hit) = find(&bucket, &small_key(10, 0)) {
@@ -208,15 +206,13 @@ mod model {
         check(2, || {
             let bucket = small();
             for way in 0..WAYS as u64 {
-                insert(&bucket, None, &small_key(way + 10, way), &entry(way, 5, Take::Free));
+                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
             }
             let theirs = {
                 let bucket = Arc::clone(&bucket);
-                loom::thread::spawn(move || {
-                    insert(&bucket, None, &small_key(2, 0), &entry(20, 9, Take::Oldest))
-                })
+                loom::thread::spawn(move || insert(&bucket, &small_key(2, 0), &entry(20, 9, Take::Oldest)))
             };
-            let mine = insert(&bucket, None, &small_key(1, 0), &entry(10, 9, Take::Oldest));
+            let mine = insert(&bucket, &small_key(1, 0), &entry(10, 9, Take::Oldest));
             let theirs = theirs.join().unwrap();
             for (n, decision, inserted) in [(1, 10, mine), (2, 20, theirs)] {
                 let left = entries(&bucket, n);
@@ -236,19 +232,19 @@ mod model {
         check(3, || {
             let (half, flows) = (small(), small());
             let key = small_key(1, 0);
-            insert(&half, None, &key, &entry(10, 0, Take::Oldest));
+            insert(&half, &key, &entry(10, 0, Take::Oldest));
             // Found before the other thread starts: loom only knows a word's last access, and a thread that read a
             // word itself would hide from it that another had.
             let hit = find(&half, &key).unwrap();
             let mover = {
                 let (half, flows) = (Arc::clone(&half), Arc::clone(&flows));
                 loom::thread::spawn(move || {
-                    insert(&flows, None, &key, &entry(hit.decision, 0, Take::Free));
+                    insert(&flows, &key, &entry(hit.decision, 0, Take::Free));
                     retire(&half, &hit);
                 })
             };
             // This CPU looked there before it was moved, and here after that: it found it in neither place.
-            let inserted = insert(&half, Some(&flows), &key, &entry(20, 0, Take::Oldest));
+            let inserted = insert_before(&half, &flows, &key, &entry(20, 0, Take::Oldest));
             assert_eq!(inserted, Inserted::Exists);
             mover.join().unwrap();
             assert_eq!((entries(&half, 1), entries(&flows, 1)), (vec![], vec![10]));
@@ -259,7 +255,7 @@ mod model {
     fn retiring_and_touching_at_a_time_never_brings_a_flow_back() {
         check(3, || {
             let bucket = small();
-            insert(&bucket, None, &small_key(1, 0), &entry(10, 0, Take::Free));
+            insert(&bucket, &small_key(1, 0), &entry(10, 0, Take::Free));
             let hit = find(&bucket, &small_key(1, 0)).unwrap();
             let sweeper = {
                 let bucket = Arc::clone(&bucket);
