@@ -1,8 +1,4 @@
 //! The device under test: the real object, loaded with maps of its own, never attached and never pinned.
-#![expect(
-    clippy::unwrap_used,
-    reason = "what is refused here is a broken object or kernel, and fails the test"
-)]
 
 use std::{
     collections::BTreeMap,
