@@ -32,7 +32,7 @@ where
     if let Some(hit) = flow_table::find_apart(half, key) {
         let decision = Decision(hit.decision);
         if steer::live(env, decision).is_some() {
-            match life::half_open(flags, now.wrapping_sub(hit.control.last_seen())) {
+            match life::half_open(flags, life::idle(now, hit.control.last_seen())) {
                 Step::Keep | Step::Reopen => {}
                 Step::Become(State::New) => {
                     flow_table::update(half, &hit, State::New, now);
@@ -124,15 +124,17 @@ where
         }
     }
     let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
-    match flow_table::insert(half, key, &entry) {
+    match flow_table::insert_before(half, flows, key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
             steer::tell::<E, WORDS, KEY>(env, EventKind::HalfOpenOverwritten, service as u16, key, now);
         }
         Inserted::Exists => {
-            // Another CPU was first with the same flow: its choice holds.
-            if let Some(hit) = flow_table::find_apart(half, key) {
+            // Another CPU was first with the same flow, and may have established it: its choice holds.
+            if let Some(hit) =
+                flow_table::find_apart(flows, key).or_else(|| flow_table::find_apart(half, key))
+            {
                 return Ok(Decision(hit.decision));
             }
         }

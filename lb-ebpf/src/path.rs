@@ -175,7 +175,7 @@ where
         return unknown;
     };
     let now = env.now();
-    match life::established(hit.control.state(), seen.flags, now.wrapping_sub(hit.control.last_seen())) {
+    match life::established(hit.control.state(), seen.flags, life::idle(now, hit.control.last_seen())) {
         Step::Keep => {}
         Step::Become(state) => {
             // Losing this race means that another packet of the flow has just done the same.

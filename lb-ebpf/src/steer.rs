@@ -13,7 +13,7 @@ use lb_common::{
 use crate::{
     env::{Env, Tables},
     flow_table::Key,
-    life::TOUCH_TICKS,
+    life::{TOUCH_TICKS, idle},
     parse::Ends,
 };
 
@@ -91,21 +91,29 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
         return schedule(env, service, record, ends, by);
     }
     let key = persist_key(record, ends);
-    if let Some(entry) = env.persisted(&key) {
-        let decision = Decision::new(record.mode, service as u16, entry.slot, entry.generation);
-        let idle = now.wrapping_sub(entry.last_seen);
+    let decided =
+        |entry: &PersistEntry| Decision::new(record.mode, service as u16, entry.slot, entry.generation);
+    let known = env.persisted(&key);
+    if let Some(entry) = known {
+        let decision = decided(&entry);
+        let idle = idle(now, entry.last_seen);
         if idle < record.persist_ticks && live(env, decision).is_some() {
             if idle >= TOUCH_TICKS {
-                env.persist(&key, &PersistEntry { last_seen: now, ..entry });
+                env.persist(&key, &PersistEntry { last_seen: now, ..entry }, false);
             }
             return Ok(decision);
         }
     }
     let decision = schedule(env, service, record, ends, by)?;
     let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
-    if !env.persist(&key, &entry) {
-        env.count(Reason::PersistTableFull);
+    if env.persist(&key, &entry, known.is_none()) {
+        return Ok(decision);
     }
+    // Another CPU was first with the same client: its choice holds.
+    if let Some(theirs) = env.persisted(&key).map(|entry| decided(&entry)) {
+        return Ok(if live(env, theirs).is_some() { theirs } else { decision });
+    }
+    env.count(Reason::PersistTableFull);
     Ok(decision)
 }
 

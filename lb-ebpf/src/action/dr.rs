@@ -25,9 +25,13 @@ pub fn rewrite<E: Env>(env: &E, mut packet: Packet<'_>, link: Link, backend: &Ba
     if link.depth == 0 {
         return Ok(());
     }
+    // The way out may want other tag protocols than the way in had.
+    let eth = packet.get_mut::<Ethernet>(0).ok_or(Reason::Malformed)?;
+    eth.ethertype = U16::new(if link.depth == 2 { backend.outer_tpid } else { ETHERTYPE_VLAN });
     let tag = packet.get_mut::<Tag>(ETHERNET_LEN).ok_or(Reason::Malformed)?;
     tag.tci = with_vid(tag.tci, backend.vlan[0]);
     if link.depth == 2 {
+        tag.ethertype = U16::new(ETHERTYPE_VLAN);
         let tag = packet.get_mut::<Tag>(ETHERNET_LEN + TAG_LEN).ok_or(Reason::Malformed)?;
         tag.tci = with_vid(tag.tci, backend.vlan[1]);
     }

@@ -7,7 +7,8 @@
 //!   `Busy` with the next `seq`. Until it publishes, the claimer is the only one that writes the entry.
 //! - **Look around.** After the claim, every other way of the bucket is read once more. Both of two CPUs that
 //!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
-//!   is never a second entry that could name another server.
+//!   is never a second entry that could name another server. A flow that moves to another table is published
+//!   there before it is retired here, and an insertion here looks there last ([`insert_before`]).
 //! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
@@ -18,6 +19,8 @@
 #![allow(unsafe_code, reason = "shared words need volatile access and a compare-and-swap intrinsic")]
 
 use lb_common::flow::{Control, State, WAYS};
+
+use crate::life::idle;
 
 /// A 64-bit word that several CPUs read and write.
 pub trait Word {
@@ -292,6 +295,27 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     if free { Inserted::Free } else { Inserted::Overwrote }
 }
 
+/// Inserts a flow that was found neither here nor in `after`, the bucket that flows move to from here.
+///
+/// Another CPU may have moved it between those two look-ups. It published it there before it retired it here, so
+/// who does not see it here sees it there now, and takes back what it inserted.
+#[inline(always)]
+pub fn insert_before<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    after: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    new: &Entry,
+) -> Inserted {
+    let inserted = insert(bucket, key, new);
+    if !matches!(inserted, Inserted::Free | Inserted::Overwrote) || find_apart(after, key).is_none() {
+        return inserted;
+    }
+    if let Some(hit) = find_apart(bucket, key) {
+        retire(bucket, &hit);
+    }
+    Inserted::Exists
+}
+
 /// Why a way could not be claimed: who has it now carries this flow's tag, or not.
 #[inline(always)]
 const fn lost<const KEY: usize>(winner: Control, key: &Key<KEY>) -> Inserted {
@@ -319,7 +343,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
         let rank = match seen.state() {
             state if state == State::Free as u8 => FREE_RANK,
             state if state == State::Busy as u8 => 0,
-            _ => u64::from(now.wrapping_sub(seen.last_seen())) + 1,
+            _ => u64::from(idle(now, seen.last_seen())) + 1,
         };
         // The first of equals stays.
         if n == 0 || rank > best >> WAY_BITS {
@@ -365,7 +389,7 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
 pub fn is_crowded<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, now: u32, young: u32) -> bool {
     for entry in bucket {
         let control = Control(entry[0].load());
-        if control.state() == State::Free as u8 || now.wrapping_sub(control.last_seen()) >= young {
+        if control.state() == State::Free as u8 || idle(now, control.last_seen()) >= young {
             return false;
         }
     }

@@ -228,6 +228,30 @@ mod model {
     }
 
     #[test]
+    fn a_flow_that_another_cpu_moves_is_not_begun_a_second_time() {
+        check(3, || {
+            let (half, flows) = (small(), small());
+            let key = small_key(1, 0);
+            insert(&half, &key, &entry(10, 0, Take::Oldest));
+            // Found before the other thread starts: loom only knows a word's last access, and a thread that read a
+            // word itself would hide from it that another had.
+            let hit = find(&half, &key).unwrap();
+            let mover = {
+                let (half, flows) = (Arc::clone(&half), Arc::clone(&flows));
+                loom::thread::spawn(move || {
+                    insert(&flows, &key, &entry(hit.decision, 0, Take::Free));
+                    retire(&half, &hit);
+                })
+            };
+            // This CPU looked there before it was moved, and here after that: it found it in neither place.
+            let inserted = insert_before(&half, &flows, &key, &entry(20, 0, Take::Oldest));
+            assert_eq!(inserted, Inserted::Exists);
+            mover.join().unwrap();
+            assert_eq!((entries(&half, 1), entries(&flows, 1)), (vec![], vec![10]));
+        });
+    }
+
+    #[test]
     fn retiring_and_touching_at_a_time_never_brings_a_flow_back() {
         check(3, || {
             let bucket = small();

@@ -4,5 +4,7 @@
     reason = "a test rig: where it fails, a panic with its place is what is wanted"
 )]
 
+pub mod bench;
+pub mod case;
 pub mod dut;
 pub mod frame;
