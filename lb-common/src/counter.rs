@@ -2,14 +2,13 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What one CPU forwarded for a service, and where its round robin stands.
+/// What one CPU counted for a service, and where its round robin stands.
+///
+/// What was forwarded for a service is the sum of its backends, which saves a counter per packet; what backends
+/// had that are gone is in [`crate::service::ServiceInfo`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct ServiceTraffic {
-    /// Packets forwarded.
-    pub packets: u64,
-    /// Bytes forwarded, from the Ethernet header to the end of the IP packet.
-    pub bytes: u64,
     /// Flows steered: first packets.
     pub flows: u64,
     /// Next table entry for [`crate::service::pick::ROTATE`] on this CPU.
@@ -105,13 +104,15 @@ reasons! {
     /// The oldest half-open flow of a bucket made room for a newer one.
     HalfOpenOverwritten = 14, "half_open_overwritten", Note;
     /// Two CPUs began the same flow at the same moment; the sender repeats the packet that lost.
-    InsertRace = 15, "insert_race", Drop;
+    TwinPacket = 15, "twin_packet", Drop;
     /// A TCP segment in the middle of a connection that had no entry.
     MidStream = 16, "mid_stream", Note;
     /// No room for another persistence entry.
     PersistTableFull = 17, "persist_table_full", Note;
     /// An event found the ring buffer full.
     EventLost = 18, "event_lost", Note;
+    /// Another CPU took the place for a new flow's entry; the flow's hash decides until it has one.
+    EntryTaken = 19, "entry_taken", Note;
 }
 
 #[cfg(test)]

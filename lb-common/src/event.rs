@@ -13,13 +13,11 @@ pub enum EventKind {
     NoServer = 1,
     /// A live half-open flow was overwritten by a newer one: a SYN flood, or a table too small.
     HalfOpenOverwritten = 2,
-    /// The persistence table had no room for a client.
-    PersistTableFull = 3,
 }
 
 impl EventKind {
     /// Number of kinds.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 3;
 
     /// The kind with this number; `None` for one that this build does not know.
     #[must_use]
@@ -28,7 +26,6 @@ impl EventKind {
             0 => Some(Self::FlowTableFull),
             1 => Some(Self::NoServer),
             2 => Some(Self::HalfOpenOverwritten),
-            3 => Some(Self::PersistTableFull),
             _ => None,
         }
     }

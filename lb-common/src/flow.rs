@@ -1,5 +1,5 @@
 //! The layout of the flow tables. How entries are claimed, read and retired is the business of one file in
-//! `lb-ebpf` (`flow_table.rs`); the controller reads and retires through the same functions.
+//! `lb-ebpf` (`flow_table/mod.rs`); the controller reads and retires through the same functions.
 //!
 //! A table is a BPF array of buckets, mapped by the controller. A bucket has [`WAYS`] entries of whole 64-byte
 //! cache lines: one for an IPv4 flow, two for an IPv6 flow. An entry is nothing but 64-bit words:

@@ -17,7 +17,7 @@ pub const TABLE_SLOTS: usize = 65_536;
 pub const FILTER_WORDS: usize = 1024;
 /// Bytes of the ring buffer for events.
 pub const EVENT_BYTES: u32 = 256 * 1024;
-/// Persistence entries per address family.
+/// Persistence entries, of both address families together.
 pub const MAX_PERSIST: u32 = 131_072;
 /// Longest name of a VIP or real server in bytes, so that it fits its record.
 pub const MAX_NAME: usize = 63;

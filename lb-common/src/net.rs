@@ -99,7 +99,7 @@ pub const fn host_port(port: u16) -> u16 {
 
 /// Sixteen bytes for either family: IPv4 as an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2).
 #[must_use]
-pub fn mapped(ip: IpAddr) -> [u8; 16] {
+pub const fn mapped(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

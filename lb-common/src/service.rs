@@ -5,6 +5,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    counter::BackendTraffic,
     hash,
     limits::{FILTER_WORDS, MAX_NAME, TABLE_SLOTS},
     net,
@@ -163,6 +164,8 @@ pub struct ServiceInfo {
     pub idle_timeout_secs: u32,
     /// Zero.
     pub pad: u32,
+    /// Packets and bytes that were forwarded to backends which the service has no more.
+    pub departed: BackendTraffic,
 }
 
 /// Bit number of an IPv4 address in the filter of balanced addresses.

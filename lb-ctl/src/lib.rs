@@ -1,15 +1,15 @@
 //! The controller. Data flows one way:
 //!
 //! ```text
-//! TOML -> FileConfig -> Config --+
+//! TOML -> tree -> Config --------+
 //! lbctl -> Command --------------+ compile (pure)              +-> BPF maps -> XDP
 //! checks -> Health --------------+---> DesiredState -- plan ---+
 //! netlink -> NetFacts -----------+     (plain data, Eq)  ops   +-> addresses (netlink)
 //!
-//! counters, ring buffer, flow sweeps -> ObservedState (watch) -> API -> lbctl
+//! counters, ring buffer, flow sweeps -> observe -> Status -> API -> lbctl
 //! ```
 //!
-//! Nothing that reads observed state can write a map: the writer is owned by the reconciler alone.
+//! Nothing that shows state can write a map: the writer is owned by the reconciler alone.
 
 pub mod api;
 pub mod app;

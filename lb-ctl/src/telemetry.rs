@@ -130,8 +130,5 @@ const fn text(kind: EventKind) -> &'static str {
         EventKind::HalfOpenOverwritten => {
             "half-open connections are being overwritten: a SYN flood, or `node.half_open` is too small"
         }
-        EventKind::PersistTableFull => {
-            "the persistence table is full: new clients are steered without an entry"
-        }
     }
 }

@@ -53,10 +53,11 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     fn rotate(&self, service: u32, len: u32) -> u32;
     /// Persistence entry of a client; refreshed to `now` when it is younger than `ticks` and used.
     fn persisted(&self, key: &PersistKey) -> Option<PersistEntry>;
-    /// Writes a persistence entry. False when there is no room.
-    fn persist(&self, key: &PersistKey, entry: &PersistEntry) -> bool;
-    /// Counts a forwarded packet for its service and backend.
-    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32);
+    /// Writes a persistence entry; if it is `new`, only where there is none. False when it was not written: there
+    /// is one, or no room.
+    fn persist(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool;
+    /// Counts a forwarded packet for its backend, and so for its service.
+    fn count_forwarded(&self, slot: u32, bytes: u32);
     /// Counts a newly steered flow.
     fn count_flow(&self, service: u32);
     /// Counts a reason.

@@ -29,10 +29,10 @@ where
     E: Env + Tables<WORDS, KEY>,
 {
     let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
-    if let Some(hit) = flow_table::find(half, key) {
+    if let Some(hit) = flow_table::find_apart(half, key) {
         let decision = Decision(hit.decision);
         if steer::live(env, decision).is_some() {
-            match life::half_open(flags, now.wrapping_sub(hit.control.last_seen())) {
+            match life::half_open(flags, life::idle(now, hit.control.last_seen())) {
                 Step::Keep | Step::Reopen => {}
                 Step::Become(State::New) => {
                     flow_table::update(half, &hit, State::New, now);
@@ -72,15 +72,16 @@ fn confirm<E, const WORDS: usize, const KEY: usize>(
             // It stays half-open as long as it can, and is told its server by the table after that.
             flow_table::update(half, hit, State::New, now);
             env.count(Reason::FlowTableFull);
-            env.event(
+            steer::tell::<E, WORDS, KEY>(
+                env,
                 EventKind::FlowTableFull,
-                u32::from(Decision(hit.decision).service()),
-                &E::ends_of(&key.words),
+                Decision(hit.decision).service(),
+                key,
                 now,
             );
         }
         // The next packet tries again.
-        Inserted::Race => {}
+        Inserted::Taken | Inserted::Twin => {}
     }
 }
 
@@ -96,12 +97,25 @@ where
     E: Env + Tables<WORDS, KEY>,
 {
     let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
     let service = Tables::<WORDS, KEY>::service_id(env, &E::ends_of(&key.words)).ok_or(Reason::NoService)?;
     let opens = flags.is_none_or(Flags::is_open);
-    // Under a flood an entry may be gone before the client answers; in mid-stream there is none to begin with.
-    // The next packet must find the same server by itself, so the hash decides.
-    let by = if opens && !flow_table::is_crowded(half, now, FLOOD_TICKS) { By::Service } else { By::Hash };
-    let decision = steer::choose::<E, WORDS, KEY>(env, service, key, by, now)?;
+    // Under a flood an entry may be gone before the client answers, in a full table there is no room for it later,
+    // and in mid-stream there is none to begin with. The next packet must find the same server by itself, so the
+    // hash decides.
+    let remembered = opens
+        && !flow_table::is_crowded(half, now, FLOOD_TICKS)
+        && !flow_table::is_crowded(flows, now, u32::MAX);
+    let by = if remembered { By::Service } else { By::Hash };
+    let mut decision = match steer::choose::<E, WORDS, KEY>(env, service, key, by, now) {
+        Ok(decision) => decision,
+        Err(reason) => {
+            if matches!(reason, Reason::NoServerDrop | Reason::NoServerReject) {
+                steer::tell::<E, WORDS, KEY>(env, EventKind::NoServer, service as u16, key, now);
+            }
+            return Err(reason);
+        }
+    };
     if !opens {
         env.count(Reason::MidStream);
         // A reset needs no memory.
@@ -110,20 +124,28 @@ where
         }
     }
     let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
-    match flow_table::insert(half, key, &entry) {
+    match flow_table::insert_before(half, flows, key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
-            env.event(EventKind::HalfOpenOverwritten, service, &E::ends_of(&key.words), now);
+            steer::tell::<E, WORDS, KEY>(env, EventKind::HalfOpenOverwritten, service as u16, key, now);
         }
         Inserted::Exists => {
-            // Another CPU was first with the same flow: its choice holds.
-            if let Some(hit) = flow_table::find(half, key) {
+            // Another CPU was first with the same flow, and may have established it: its choice holds.
+            if let Some(hit) =
+                flow_table::find_apart(flows, key).or_else(|| flow_table::find_apart(half, key))
+            {
                 return Ok(Decision(hit.decision));
             }
         }
-        // To forward without an entry could split the flow between two servers; the sender will repeat itself.
-        Inserted::Full | Inserted::Race => return Err(Reason::InsertRace),
+        // Its other packet goes where that CPU decides. To send this one elsewhere would split the flow; the sender
+        // repeats what matters.
+        Inserted::Twin => return Err(Reason::TwinPacket),
+        // Without an entry the next packet must find the same server by itself.
+        Inserted::Full | Inserted::Taken => {
+            env.count(Reason::EntryTaken);
+            decision = steer::choose::<E, WORDS, KEY>(env, service, key, By::Hash, now)?;
+        }
     }
     env.count_flow(service);
     Ok(decision)

@@ -8,6 +8,15 @@ use crate::wire::tcp::Flags;
 /// stays clean and expiry is still exact to a second or two.
 pub const TOUCH_TICKS: u32 = 8;
 
+/// Ticks from `last_seen` to `now`. A time ahead of this CPU's is now: another CPU wrote its tick after this one
+/// had read its own.
+#[inline(always)]
+#[must_use]
+pub const fn idle(now: u32, last_seen: u32) -> u32 {
+    let idle = now.wrapping_sub(last_seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
 /// What a packet does to the established flow it belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -76,6 +85,12 @@ mod tests {
     const ACK: Option<Flags> = Some(Flags(Flags::ACK));
     const FIN: Option<Flags> = Some(Flags(Flags::FIN | Flags::ACK));
     const RST: Option<Flags> = Some(Flags(Flags::RST));
+
+    #[test]
+    fn idleness_survives_the_clock_wrapping_and_a_clock_that_is_ahead() {
+        assert_eq!((idle(7, 2), idle(3, u32::MAX - 1), idle(5, 5)), (5, 5, 0));
+        assert_eq!((idle(5, 6), idle(u32::MAX, 0)), (0, 0));
+    }
 
     #[test]
     fn established_flows_step_as_the_table_says() {

@@ -42,7 +42,7 @@ impl<'a> Packet<'a> {
     /// The header at `offset`, or `None` when the frame ends before it does.
     #[inline(always)]
     #[must_use]
-    pub fn get<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T> {
+    pub const fn get<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T> {
         let at = self.start + offset;
         if at + size_of::<T>() > self.end {
             return None;

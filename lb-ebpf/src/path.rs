@@ -175,7 +175,7 @@ where
         return unknown;
     };
     let now = env.now();
-    match life::established(hit.control.state(), seen.flags, now.wrapping_sub(hit.control.last_seen())) {
+    match life::established(hit.control.state(), seen.flags, life::idle(now, hit.control.last_seen())) {
         Step::Keep => {}
         Step::Become(state) => {
             // Losing this race means that another packet of the flow has just done the same.
@@ -227,7 +227,7 @@ fn deliver<E: Env>(
     if let Err(reason) = dr::rewrite(env, packet, seen.link, backend) {
         return refuse(env, reason);
     }
-    env.count_forwarded(u32::from(decision.service()), u32::from(decision.slot()), seen.bytes);
+    env.count_forwarded(u32::from(decision.slot()), seen.bytes);
     Verdict::Forward { ifindex }
 }
 

@@ -13,7 +13,7 @@ use lb_common::{
 use crate::{
     env::{Env, Tables},
     flow_table::Key,
-    life::TOUCH_TICKS,
+    life::{TOUCH_TICKS, idle},
     parse::Ends,
 };
 
@@ -69,7 +69,7 @@ where
 
 /// The reverse of what [`choose_packed`] does. A decision's kind, its highest byte, is never 0.
 #[inline(always)]
-fn unpack(packed: u64) -> Result<Decision, Reason> {
+const fn unpack(packed: u64) -> Result<Decision, Reason> {
     const NO_SERVER_DROP: u64 = Reason::NoServerDrop as u64;
     const NO_SERVER_REJECT: u64 = Reason::NoServerReject as u64;
     const NO_SERVICE: u64 = Reason::NoService as u64;
@@ -88,25 +88,32 @@ fn unpack(packed: u64) -> Result<Decision, Reason> {
 fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
     let record = env.service(service).ok_or(Reason::NoService)?;
     if record.persist_prefix == 0 {
-        return schedule(env, service, record, ends, by, now);
+        return schedule(env, service, record, ends, by);
     }
     let key = persist_key(record, ends);
-    if let Some(entry) = env.persisted(&key) {
-        let decision = Decision::new(record.mode, service as u16, entry.slot, entry.generation);
-        let idle = now.wrapping_sub(entry.last_seen);
+    let decided =
+        |entry: &PersistEntry| Decision::new(record.mode, service as u16, entry.slot, entry.generation);
+    let known = env.persisted(&key);
+    if let Some(entry) = known {
+        let decision = decided(&entry);
+        let idle = idle(now, entry.last_seen);
         if idle < record.persist_ticks && live(env, decision).is_some() {
             if idle >= TOUCH_TICKS {
-                env.persist(&key, &PersistEntry { last_seen: now, ..entry });
+                env.persist(&key, &PersistEntry { last_seen: now, ..entry }, false);
             }
             return Ok(decision);
         }
     }
-    let decision = schedule(env, service, record, ends, by, now)?;
+    let decision = schedule(env, service, record, ends, by)?;
     let entry = PersistEntry { slot: decision.slot(), generation: decision.generation(), last_seen: now };
-    if !env.persist(&key, &entry) {
-        env.count(Reason::PersistTableFull);
-        env.event(EventKind::PersistTableFull, service, ends, now);
+    if env.persist(&key, &entry, known.is_none()) {
+        return Ok(decision);
     }
+    // Another CPU was first with the same client: its choice holds.
+    if let Some(theirs) = env.persisted(&key).map(|entry| decided(&entry)) {
+        return Ok(if live(env, theirs).is_some() { theirs } else { decision });
+    }
+    env.count(Reason::PersistTableFull);
     Ok(decision)
 }
 
@@ -130,10 +137,8 @@ fn schedule<E: Env>(
     record: &Service,
     ends: &Ends,
     by: By,
-    now: u32,
 ) -> Result<Decision, Reason> {
     let Some(table) = env.table(service).filter(|table| table.len != 0) else {
-        env.event(EventKind::NoServer, service, ends, now);
         return Err(if record.no_server == no_server::DROP {
             Reason::NoServerDrop
         } else {
@@ -152,11 +157,25 @@ fn schedule<E: Env>(
     Ok(Decision::new(record.mode, service as u16, slot, backend.generation))
 }
 
+/// Tells the controller. Not inlined: it is rare, and needs stack.
+#[inline(never)]
+pub fn tell<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    kind: EventKind,
+    service: u16,
+    key: &Key<KEY>,
+    now: u32,
+) where
+    E: Env + Tables<WORDS, KEY>,
+{
+    env.event(kind, u32::from(service), &E::ends_of(&key.words), now);
+}
+
 /// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.
 #[inline(always)]
 fn steering_hash(ends: &Ends) -> u64 {
     let ports = u64::from(ends.ports) | u64::from(ends.proto) << 32;
-    hash::flow6(hash::STEER_SEED, ends.client, ends.vip, ports)
+    hash::steer(ends.client, ends.vip, ports)
 }
 
 /// Maps a hash evenly onto `0..len` without a division.

@@ -3,4 +3,6 @@
 
 pub mod bench;
 pub mod lab;
+pub mod model;
 pub mod packet;
+pub mod random;

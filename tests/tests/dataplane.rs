@@ -38,8 +38,8 @@ use lb_common::{
 };
 use lb_ctl::{
     dataplane::{
-        BackendIdentity, Filling, Installed, Op, Reader as _, ServiceIdentity, ServiceKey, TableEntrant,
-        TableSpec, Writer as _, XdpMode,
+        BackendIdentity, Filling, Installed, Op, Reader as _, ServiceCounts, ServiceIdentity, ServiceKey,
+        TableEntrant, TableSpec, Writer as _, XdpMode,
         bpf::{BpfReader, BpfWriter, Opened, Options, detach, open},
     },
     model::config::Protocol,
@@ -726,7 +726,7 @@ root_tests! {
         let (mut writer, mut reader) = fs.open();
         apply(&mut writer, &[put_service(SERVICE), put_backend(SLOT, "DICOM1", GENERATION)]);
         let cpus = nr_cpus().unwrap();
-        let service = ServiceTraffic { packets: 2, bytes: 100, flows: 1, cursor: 77 };
+        let service = ServiceTraffic { flows: 1, cursor: 77 };
         let mut services: PerCpuArray<MapData, ServiceTraffic> = fs.map(map::SERVICE_TRAFFIC);
         services.set(u32::from(SERVICE), PerCpuValues::try_from(vec![service; cpus]).unwrap(), 0).unwrap();
         let server = BackendTraffic { packets: 3, bytes: 200 };
@@ -738,7 +738,7 @@ root_tests! {
 
         let n = cpus as u64;
         let counters = reader.counters().unwrap();
-        let sum = ServiceTraffic { packets: 2 * n, bytes: 100 * n, flows: n, cursor: 0 };
+        let sum = ServiceCounts { packets: 3 * n, bytes: 200 * n, flows: n };
         assert_eq!(counters.services, [(SERVICE, sum)].into());
         assert_eq!(counters.backends, [(SLOT, (3 * n, 200 * n))].into());
         assert_eq!(counters.reasons.len(), Reason::ALL.len());
@@ -747,12 +747,14 @@ root_tests! {
         // The same server with another generation goes on counting; another server does not.
         apply(&mut writer, &[put_backend(SLOT, "DICOM1", GENERATION + 1)]);
         assert_eq!(reader.counters().unwrap().backends[&SLOT], (3 * n, 200 * n));
-        apply(&mut writer, &[put_backend(SLOT, "DICOM2", GENERATION + 2), Op::ClearService { service: SERVICE }]);
+        apply(&mut writer, &[put_backend(SLOT, "DICOM2", GENERATION + 2)]);
+        assert_eq!(reader.counters().unwrap().services[&SERVICE], sum, "what a former server forwarded still counts");
+        apply(&mut writer, &[Op::ClearService { service: SERVICE }]);
         let counters = reader.counters().unwrap();
         assert_eq!(counters.backends[&SLOT], (0, 0));
         assert!(counters.services.is_empty());
         apply(&mut writer, &[put_service(SERVICE)]);
-        assert_eq!(reader.counters().unwrap().services[&SERVICE], ServiceTraffic::default());
+        assert_eq!(reader.counters().unwrap().services[&SERVICE], ServiceCounts::default());
         assert!(reader.events(10).is_empty());
     }
 

@@ -8,9 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{
-    backend::Backend, counter::ServiceTraffic, event::Event, service::Service, settings::Settings,
-};
+use lb_common::{backend::Backend, event::Event, service::Service, settings::Settings};
 
 use crate::model::config::Protocol;
 
@@ -254,11 +252,22 @@ pub struct FlowCensus {
     pub capacity: [u64; 3],
 }
 
+/// What was forwarded for a service, to every backend it ever had.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ServiceCounts {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the Ethernet header to the end of the IP packet.
+    pub bytes: u64,
+    /// Flows steered: first packets.
+    pub flows: u64,
+}
+
 /// Sums over all CPUs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
-    /// By service id; `cursor` means nothing here.
-    pub services: BTreeMap<u16, ServiceTraffic>,
+    /// By service id.
+    pub services: BTreeMap<u16, ServiceCounts>,
     /// By slot: packets, bytes.
     pub backends: BTreeMap<u16, (u64, u64)>,
     /// In the order of [`lb_common::counter::Reason::ALL`].

@@ -128,7 +128,7 @@ mod model {
 
     /// Keys 1 and 2 share the tag; `first` is the way they try first.
     fn small_key(n: u64, first: u64) -> Key<1> {
-        Key { words: [n], hash: first << 8 | 0x77 }
+        Key { words: [n], hash: first << 54 | 0x77 << 56 }
     }
 
     fn entries(bucket: &Small, n: u64) -> Vec<u64> {
@@ -161,7 +161,7 @@ mod model {
                 let used = |inserted, own| match inserted {
                     Inserted::Free => Some(own),
                     Inserted::Exists => find(&bucket, &small_key(1, 0)).map(|hit| hit.decision),
-                    Inserted::Race => None,
+                    Inserted::Taken | Inserted::Twin => None,
                     Inserted::Overwrote | Inserted::Full => unreachable!("{inserted:?}"),
                 };
                 for decision in [used(mine, 10), used(theirs, 20)].into_iter().flatten() {
@@ -219,11 +219,35 @@ mod model {
                 match inserted {
                     // Free: a way that this CPU or the other had taken and given back.
                     Inserted::Free | Inserted::Overwrote => assert!(left.is_empty() || left == [decision]),
-                    Inserted::Race => assert!(left.is_empty()),
+                    Inserted::Taken | Inserted::Twin => assert!(left.is_empty()),
                     Inserted::Exists | Inserted::Full => unreachable!("{inserted:?}"),
                 }
             }
             assert!(bucket.iter().all(|e| Control(e[0].load()).state() != State::Busy as u8));
+        });
+    }
+
+    #[test]
+    fn a_flow_that_another_cpu_moves_is_not_begun_a_second_time() {
+        check(3, || {
+            let (half, flows) = (small(), small());
+            let key = small_key(1, 0);
+            insert(&half, &key, &entry(10, 0, Take::Oldest));
+            // Found before the other thread starts: loom only knows a word's last access, and a thread that read a
+            // word itself would hide from it that another had.
+            let hit = find(&half, &key).unwrap();
+            let mover = {
+                let (half, flows) = (Arc::clone(&half), Arc::clone(&flows));
+                loom::thread::spawn(move || {
+                    insert(&flows, &key, &entry(hit.decision, 0, Take::Free));
+                    retire(&half, &hit);
+                })
+            };
+            // This CPU looked there before it was moved, and here after that: it found it in neither place.
+            let inserted = insert_before(&half, &flows, &key, &entry(20, 0, Take::Oldest));
+            assert_eq!(inserted, Inserted::Exists);
+            mover.join().unwrap();
+            assert_eq!((entries(&half, 1), entries(&flows, 1)), (vec![], vec![10]));
         });
     }
 

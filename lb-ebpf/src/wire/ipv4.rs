@@ -43,7 +43,7 @@ impl Ipv4 {
     /// True for any piece of a fragmented datagram: "more fragments" set, or an offset (RFC 791, 3.1).
     #[inline(always)]
     #[must_use]
-    pub fn is_fragment(&self) -> bool {
+    pub const fn is_fragment(&self) -> bool {
         self.flags_fragment.get() & 0x3fff != 0
     }
 

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{ProgramFd, Xdp},
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
 use crate::packet::frame::Frame;
 
@@ -34,11 +34,6 @@ struct Progress {
     end: u64,
 }
 
-// SAFETY: plain bytes without padding (zerocopy's derive proves it).
-unsafe impl aya::Pod for Flow {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Progress {}
-
 /// The driver with one list and one target.
 pub struct Rig {
     ebpf: Ebpf,
@@ -60,12 +55,14 @@ impl Rig {
             .map_max_entries("LIST", len)
             .load(OBJECT)
             .unwrap_or_else(|e| panic!("the driver does not load: {e:#?}"));
-        let mut list: Array<&mut MapData, Flow> = ebpf.map_mut("LIST").unwrap().try_into().unwrap();
+        let mut list: Array<&mut MapData, [u8; 12]> = ebpf.map_mut("LIST").unwrap().try_into().unwrap();
         for (i, (client, vip)) in (0..).zip(flows) {
             let mut ports = [0; 4];
             ports[..2].copy_from_slice(&client.port().to_be_bytes());
             ports[2..].copy_from_slice(&vip.port().to_be_bytes());
-            list.set(i, Flow { client: tail(client.ip()), vip: tail(vip.ip()), ports }, 0).unwrap();
+            let flow = Flow { client: tail(client.ip()), vip: tail(vip.ip()), ports };
+            let flow: [u8; 12] = transmute!(flow);
+            list.set(i, flow, 0).unwrap();
         }
         let driver = if flows[0].0.is_ipv4() { "drive_v4" } else { "drive_v6" };
         let mut rig = Self { ebpf, driver, len, next: 0 };
@@ -103,6 +100,7 @@ impl Rig {
     pub fn drive(&mut self, frame: &Frame, frames: u64, verdict: u32) -> f64 {
         let progress =
             Progress { frames: 0, wanted: frames, next: self.next, len: self.len, begin: 0, end: 0 };
+        let progress: [u64; 5] = transmute!(progress);
         self.progress().set(0, progress, 0).unwrap();
         let bytes = frame.bytes();
         let driver = self.driver;
@@ -115,13 +113,13 @@ impl Rig {
             })
             .unwrap();
         assert_eq!(result.return_value, verdict, "verdict of the last frame");
-        let progress = self.progress().get(&0, 0).unwrap();
+        let progress: Progress = transmute!(self.progress().get(&0, 0).unwrap());
         assert_eq!(progress.frames, frames + 1, "frames driven");
         self.next = progress.next;
         (progress.end - progress.begin) as f64 / frames as f64
     }
 
-    fn progress(&mut self) -> Array<&mut MapData, Progress> {
+    fn progress(&mut self) -> Array<&mut MapData, [u64; 5]> {
         self.ebpf.map_mut("PROGRESS").unwrap().try_into().unwrap()
     }
 }

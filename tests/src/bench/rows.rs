@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::{
     counter::Reason,
     flow::{Bucket4, Control, State},
-    limits::map,
+    limits::{self, map},
     service::{Service, mode, pick},
 };
 
@@ -15,7 +15,7 @@ use crate::packet::{
     frame::{Frame, flags},
 };
 
-/// Room for established flows where the number of flows goes up to a million: a quarter full at most.
+/// Room for established flows where the default has less than four places for each flow of the row.
 const ROOMY: u32 = 1 << 22;
 const PORT: u16 = 104;
 
@@ -82,9 +82,10 @@ impl Row {
         vips: u16,
     ) -> Self {
         let v4 = list[0].0.is_ipv4();
+        let room = |default: u32| if flows * 4 > default { ROOMY } else { default };
         let options = Options {
-            flows_v4: if v4 { ROOMY } else { 1024 },
-            flows_v6: if v4 { 1024 } else { ROOMY },
+            flows_v4: if v4 { room(limits::DEFAULT_FLOWS_V4) } else { 1024 },
+            flows_v6: if v4 { 1024 } else { room(limits::DEFAULT_FLOWS_V6) },
             // Big enough that every SYN finds its entry again when its ACK comes.
             half_open: ROOMY,
             tick_shift: 7,
@@ -180,8 +181,10 @@ impl Row {
         let mut sums = (0, 0, 0);
         for service in 0..self.vips {
             let traffic = dut.service_traffic(service);
-            sums.0 += traffic.packets;
             sums.1 += traffic.flows;
+        }
+        for slot in 0..self.servers {
+            sums.0 += dut.backend_traffic(slot).packets;
         }
         sums.2 = dut.reasons().get(&Reason::NotVip).copied().unwrap_or(0);
         sums

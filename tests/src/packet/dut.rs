@@ -13,8 +13,8 @@ use aya::{
 use lb_common::{
     backend::{Backend, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
-    event::Event,
-    flow::{Bucket4, Bucket6, WAYS},
+    event::{Event, EventKind},
+    flow::{Bucket4, Bucket6, Control, WAYS, WORDS_V4, WORDS_V6},
     limits::{self, FILTER_WORDS, map},
     maglev::{self, Entrant, Walk},
     net::{Mac, mapped},
@@ -53,11 +53,23 @@ pub struct Options {
     pub seed: u64,
     /// 63 stops the clock at tick 0, so that runs repeat exactly; time then passes by [`Dut::age`].
     pub tick_shift: u32,
+    /// Room for persistence entries.
+    pub persist: u32,
+    /// Bytes of the event ring; a power of two, at least a page.
+    pub event_bytes: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { flows_v4: 4096, flows_v6: 4096, half_open: 1024, seed: 0x5eed, tick_shift: 63 }
+        Self {
+            flows_v4: 4096,
+            flows_v6: 4096,
+            half_open: 1024,
+            seed: 0x5eed,
+            tick_shift: 63,
+            persist: 1024,
+            event_bytes: limits::EVENT_BYTES,
+        }
     }
 }
 
@@ -76,6 +88,27 @@ pub struct Ran {
     pub verdict: u32,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+}
+
+/// The program, for as many threads as want to run it.
+#[derive(Clone, Copy)]
+pub struct Runner<'a>(&'a Xdp);
+
+impl Runner<'_> {
+    /// Runs one frame, leaves it in `out` as the program left it, and returns the verdict.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses to: a frame is at least an Ethernet header long.
+    pub fn run(&self, frame: &[u8], out: &mut Vec<u8>) -> u32 {
+        out.resize(frame.len() + 64, 0);
+        let result = self
+            .0
+            .test_run(TestRunOptions { data_in: Some(frame), data_out: Some(out), ..TestRunOptions::new() })
+            .unwrap_or_else(|e| panic!("test run of {} bytes: {e}", frame.len()));
+        out.truncate(result.data_size_out as usize);
+        result.return_value
+    }
 }
 
 impl Dut {
@@ -98,6 +131,8 @@ impl Dut {
             .map_max_entries(map::FLOWS_V6, options.flows_v6 / WAYS as u32)
             .map_max_entries(map::HALF_OPEN_V4, options.half_open / WAYS as u32)
             .map_max_entries(map::HALF_OPEN_V6, options.half_open / WAYS as u32)
+            .map_max_entries(map::PERSIST, options.persist)
+            .map_max_entries(map::EVENTS, options.event_bytes)
             .load(OBJECT)
             .unwrap_or_else(|e| panic!("the object does not load: {e:#?}"));
         let mut dut = Self { ebpf, options, filter: BTreeMap::new() };
@@ -112,23 +147,25 @@ impl Dut {
         self.ebpf.program_mut(limits::PROGRAM).unwrap().try_into().unwrap()
     }
 
+    /// What runs frames. It may be copied to other threads: runs happen at the same time, each on its thread's CPU.
+    #[must_use]
+    pub fn runner(&self) -> Runner<'_> {
+        Runner(self.ebpf.program(limits::PROGRAM).unwrap().try_into().unwrap())
+    }
+
     /// Runs one frame.
-    pub fn run(&mut self, frame: &[u8]) -> Ran {
-        let mut out = vec![0; frame.len() + 64];
-        let result = self
-            .program()
-            .test_run(TestRunOptions {
-                data_in: Some(frame),
-                data_out: Some(&mut out),
-                ..TestRunOptions::new()
-            })
-            .unwrap_or_else(|e| panic!("test run of {} bytes: {e}", frame.len()));
-        out.truncate(result.data_size_out as usize);
-        Ran { verdict: result.return_value, frame: out }
+    pub fn run(&self, frame: &[u8]) -> Ran {
+        let mut out = Vec::new();
+        let verdict = self.runner().run(frame, &mut out);
+        Ran { verdict, frame: out }
     }
 
     pub(crate) fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    fn read<T: aya::Pod>(&self, name: &str) -> Array<&MapData, T> {
+        self.ebpf.map(name).unwrap().try_into().unwrap()
     }
 
     /// Writes a backend's record.
@@ -218,8 +255,6 @@ impl Dut {
             self.ebpf.map(map::SERVICE_TRAFFIC).unwrap().try_into().unwrap();
         let mut sum = ServiceTraffic::default();
         for cpu in map.get(&u32::from(service), 0).unwrap().iter() {
-            sum.packets += cpu.packets;
-            sum.bytes += cpu.bytes;
             sum.flows += cpu.flows;
         }
         sum
@@ -262,24 +297,65 @@ impl Dut {
         self.hash::<PersistKey, PersistEntry>(map::PERSIST).iter().map(Result::unwrap).collect()
     }
 
-    /// Live IPv4 entries of a table (`map::FLOWS_V4` or `map::HALF_OPEN_V4`).
-    pub fn entries_v4(&mut self, name: &str) -> Vec<[u64; 8]> {
-        let map = self.array::<Bucket4>(name);
-        let buckets: Vec<Bucket4> = map.iter().map(Result::unwrap).collect();
-        buckets.iter().flat_map(|b| b.0).filter(|w| lb_common::flow::Control(w[0]).is_live()).collect()
+    /// Lets events of this tick be sent again: one of each kind per tick is the rule, and the clock may stand.
+    pub fn forget_event_ticks(&mut self) {
+        let mut map: PerCpuArray<&mut MapData, u64> =
+            self.ebpf.map_mut(map::EVENT_TICKS).unwrap().try_into().unwrap();
+        for kind in 0..EventKind::COUNT {
+            let cpus = map.get(&kind, 0).unwrap().iter().map(|_| 0).collect::<Vec<u64>>();
+            map.set(kind, cpus.try_into().unwrap(), 0).unwrap();
+        }
     }
 
-    /// Lets `ticks` pass for every entry of every flow table.
-    pub fn age(&mut self, ticks: u32) {
-        fn aged(word: u64, ticks: u32) -> u64 {
-            word & !0xffff_ffff | u64::from((word as u32).wrapping_sub(ticks))
+    /// Every entry of a table of IPv4 flows (`map::FLOWS_V4`, `map::HALF_OPEN_V4`), bucket by bucket.
+    #[must_use]
+    pub fn words_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
+        self.read::<Bucket4>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
+    }
+
+    /// Every entry of a table of IPv6 flows (`map::FLOWS_V6`, `map::HALF_OPEN_V6`), bucket by bucket.
+    #[must_use]
+    pub fn words_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
+        self.read::<Bucket6>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
+    }
+
+    /// Live entries of a table of IPv4 flows.
+    #[must_use]
+    pub fn entries_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
+        let mut words = self.words_v4(name);
+        words.retain(|entry| Control(entry[0]).is_live());
+        words
+    }
+
+    /// Live entries of a table of IPv6 flows.
+    #[must_use]
+    pub fn entries_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
+        let mut words = self.words_v6(name);
+        words.retain(|entry| Control(entry[0]).is_live());
+        words
+    }
+
+    /// Writes every control word of a table of IPv4 flows anew.
+    pub fn set_controls_v4(&mut self, name: &str, new: impl Fn(Control) -> Control) {
+        let mut map = self.array::<Bucket4>(name);
+        for i in 0..map.len() {
+            let mut bucket = map.get(&i, 0).unwrap();
+            bucket.0.iter_mut().for_each(|words| words[0] = new(Control(words[0])).0);
+            map.set(i, bucket, 0).unwrap();
         }
+    }
+
+    /// Lets `ticks` pass for every flow and every persistence entry.
+    pub fn age(&mut self, ticks: u32) {
+        let aged = |words: &mut [u64]| {
+            words[0] = words[0] & !0xffff_ffff | u64::from((words[0] as u32).wrapping_sub(ticks));
+        };
         for name in [map::FLOWS_V4, map::HALF_OPEN_V4] {
             let mut map = self.array::<Bucket4>(name);
             for i in 0..map.len() {
                 let mut bucket = map.get(&i, 0).unwrap();
-                if bucket.0.iter().any(|w| w[0] != 0) {
-                    bucket.0.iter_mut().for_each(|w| w[0] = aged(w[0], ticks));
+                if bucket.0.iter().any(|words| words[0] != 0) {
+                    bucket.0.iter_mut().for_each(|words| aged(words));
                     map.set(i, bucket, 0).unwrap();
                 }
             }
@@ -288,22 +364,17 @@ impl Dut {
             let mut map = self.array::<Bucket6>(name);
             for i in 0..map.len() {
                 let mut bucket = map.get(&i, 0).unwrap();
-                if bucket.0.iter().any(|w| w[0] != 0) {
-                    bucket.0.iter_mut().for_each(|w| w[0] = aged(w[0], ticks));
+                if bucket.0.iter().any(|words| words[0] != 0) {
+                    bucket.0.iter_mut().for_each(|words| aged(words));
                     map.set(i, bucket, 0).unwrap();
                 }
             }
         }
+        for (key, entry) in self.persisted() {
+            let last_seen = entry.last_seen.wrapping_sub(ticks);
+            self.hash(map::PERSIST).insert(key, PersistEntry { last_seen, ..entry }, 0).unwrap();
+        }
     }
-}
-
-/// A table that names these slots in turn.
-#[must_use]
-pub fn rotation(slots: &[u16]) -> Box<Table> {
-    let mut table = Table::new_box_zeroed().unwrap();
-    table.len = slots.len() as u32;
-    table.slots[..slots.len()].copy_from_slice(slots);
-    table
 }
 
 /// A Maglev table of these servers with equal weights.

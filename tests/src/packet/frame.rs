@@ -19,6 +19,8 @@ pub struct Frame {
     pub transport: Transport,
     /// IPv4 options; a multiple of four bytes.
     pub options: Vec<u8>,
+    /// IPv6 extension headers: number, and length in bytes, a multiple of eight.
+    pub extensions: Vec<(u8, usize)>,
     /// IPv4 flags and fragment offset.
     pub fragment: u16,
     /// TTL or hop limit.
@@ -64,6 +66,7 @@ impl Frame {
             dst,
             transport: Transport::Tcp(flags),
             options: Vec::new(),
+            extensions: Vec::new(),
             fragment: 0x4000,
             ttl: 64,
             payload: Vec::new(),
@@ -125,12 +128,20 @@ impl Frame {
 
     fn ipv6(&self, out: &mut Vec<u8>, src: Ipv6Addr, dst: Ipv6Addr) {
         let (proto, l4) = self.l4(&[&src.octets()[..], &dst.octets()].concat());
+        let numbers: Vec<u8> = self.extensions.iter().map(|(number, _)| *number).chain([proto]).collect();
+        let mut chain = Vec::new();
+        for ((_, len), next) in self.extensions.iter().zip(&numbers[1..]) {
+            let start = chain.len();
+            chain.extend([*next, (len / 8 - 1) as u8]);
+            chain.resize(start + len, 0);
+        }
         out.extend(0x86ddu16.to_be_bytes());
         out.extend([0x60, 0, 0, 0]);
-        out.extend((l4.len() as u16).to_be_bytes());
-        out.extend([proto, self.ttl]);
+        out.extend(((chain.len() + l4.len()) as u16).to_be_bytes());
+        out.extend([numbers[0], self.ttl]);
         out.extend(src.octets());
         out.extend(dst.octets());
+        out.extend(chain);
         out.extend(l4);
     }
 

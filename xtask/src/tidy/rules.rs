@@ -14,7 +14,7 @@ const UNSAFE: [&str; 7] = [
     "lb-ctl/src/dataplane/bpf/sys.rs",
     "lb-ctl/src/net/packet_socket.rs",
     "lb-ebpf/src/bin/",
-    "lb-ebpf/src/flow_table.rs",
+    "lb-ebpf/src/flow_table/mod.rs",
     "lb-ebpf/src/packet.rs",
     "tests/src/bench/rig.rs",
 ];

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// First packet seen and none since. A handshake that is alive repeats its SYN after 1, 3, 7 and 15 s (RFC 6298
-/// backoff), so a flow that has been silent for longer than the longest of these gaps is given up; should it come
-/// back, the look-up table sends it to the same server.
+/// backoff), so a flow that has been silent for longer than the longest of these gaps is given up; a SYN that comes
+/// later begins the handshake anew, wherever it is steered. A flow whose established bucket is full lives here too.
 const NEW_SECS: u32 = 30;
 /// The client sent FIN. The server may still be sending, which shows here as the client's acknowledgements;
 /// silence for twice the maximum segment lifetime (RFC 9293, 3.4.2) ends it.

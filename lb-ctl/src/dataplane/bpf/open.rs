@@ -145,6 +145,7 @@ fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Ope
     let reader_maps = ReaderMaps {
         service_traffic: open_again(pin_dir, map::SERVICE_TRAFFIC)?,
         backend_traffic: open_again(pin_dir, map::BACKEND_TRAFFIC)?,
+        service_info: open_again(pin_dir, map::SERVICE_INFO)?,
         reasons: take(&mut ebpf, map::REASONS)?,
         events: take::<RingBuf<MapData>>(&mut ebpf, map::EVENTS)?,
     };

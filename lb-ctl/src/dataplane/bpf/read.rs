@@ -1,31 +1,35 @@
 //! What the kernel counted: the side that cannot write.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aya::{
     Pod,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray, RingBuf},
 };
 use lb_common::{
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::Event,
     limits::map,
+    service::ServiceInfo,
     settings::Settings,
 };
 use tokio::sync::watch;
 use zerocopy::FromBytes as _;
 
 use super::{Error, clock::Clock, fault, flows::FlowTables};
-use crate::dataplane::{Counters, Flow, Reader};
+use crate::dataplane::{Counters, Flow, Reader, ServiceCounts};
 
 /// What the writer lets the reader know.
 #[derive(Clone, Debug)]
 pub(super) struct InUse {
     /// Service ids with a service.
     pub(super) services: BTreeSet<u16>,
-    /// Slots with a backend.
-    pub(super) backends: BTreeSet<u16>,
+    /// Slots with a backend, and the service each belongs to.
+    pub(super) backends: BTreeMap<u16, u16>,
     /// The packet path's clock.
     pub(super) clock: Clock,
 }
@@ -34,6 +38,7 @@ pub(super) struct InUse {
 pub(super) struct ReaderMaps {
     pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
     pub(super) backend_traffic: PerCpuArray<MapData, BackendTraffic>,
+    pub(super) service_info: Array<MapData, ServiceInfo>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
     pub(super) events: RingBuf<MapData>,
 }
@@ -63,20 +68,18 @@ impl Reader for BpfReader {
         let mut counters = Counters::default();
         for &id in &in_use.services {
             let per_cpu = values(&self.maps.service_traffic, map::SERVICE_TRAFFIC, u32::from(id))?;
-            let sum = per_cpu.iter().fold(ServiceTraffic::default(), |sum, cpu| ServiceTraffic {
-                packets: sum.packets.wrapping_add(cpu.packets),
-                bytes: sum.bytes.wrapping_add(cpu.bytes),
-                flows: sum.flows.wrapping_add(cpu.flows),
-                cursor: 0,
-            });
-            counters.services.insert(id, sum);
+            let flows = per_cpu.iter().fold(0u64, |sum, cpu| sum.wrapping_add(cpu.flows));
+            let BackendTraffic { packets, bytes } = departed(&self.maps.service_info, id)?;
+            counters.services.insert(id, ServiceCounts { packets, bytes, flows });
         }
-        for &slot in &in_use.backends {
+        for (&slot, service) in &in_use.backends {
             let per_cpu = values(&self.maps.backend_traffic, map::BACKEND_TRAFFIC, u32::from(slot))?;
-            let sum = per_cpu.iter().fold((0u64, 0u64), |(packets, bytes), cpu| {
-                (packets.wrapping_add(cpu.packets), bytes.wrapping_add(cpu.bytes))
-            });
-            counters.backends.insert(slot, sum);
+            let sum = total(per_cpu.iter().copied());
+            counters.backends.insert(slot, (sum.packets, sum.bytes));
+            if let Some(counts) = counters.services.get_mut(service) {
+                counts.packets = counts.packets.wrapping_add(sum.packets);
+                counts.bytes = counts.bytes.wrapping_add(sum.bytes);
+            }
         }
         for reason in 0..Reason::COUNT {
             let per_cpu = values(&self.maps.reasons, map::REASONS, reason)?;
@@ -105,7 +108,22 @@ impl Reader for BpfReader {
     }
 }
 
-fn values<V: Pod>(
+/// What a service's former backends forwarded.
+fn departed(info: &Array<MapData, ServiceInfo>, service: u16) -> Result<BackendTraffic, Error> {
+    info.get(&u32::from(service), 0)
+        .map(|info| info.departed)
+        .map_err(|e| fault(format!("map `{}`, entry {service}, cannot be read", map::SERVICE_INFO), e))
+}
+
+/// The sum of counters.
+pub(super) fn total(counters: impl Iterator<Item = BackendTraffic>) -> BackendTraffic {
+    counters.fold(BackendTraffic::default(), |sum, counter| BackendTraffic {
+        packets: sum.packets.wrapping_add(counter.packets),
+        bytes: sum.bytes.wrapping_add(counter.bytes),
+    })
+}
+
+pub(super) fn values<V: Pod>(
     array: &PerCpuArray<MapData, V>,
     name: &str,
     index: u32,

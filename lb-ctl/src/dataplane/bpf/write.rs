@@ -11,7 +11,7 @@ use aya::{
 use lb_common::{
     backend::{Backend, BackendInfo, state},
     counter::{BackendTraffic, ServiceTraffic},
-    limits::{FILTER_WORDS, MAX_IFINDEX, PROGRAM, TABLE_SLOTS},
+    limits::{FILTER_WORDS, MAX_IFINDEX, PROGRAM, TABLE_SLOTS, map},
     maglev::{self, Entrant, Walk},
     net::{addr4, addr6, mapped},
     persist::{PersistEntry, PersistKey},
@@ -33,7 +33,7 @@ use super::{
     open::xdp,
     os_errno,
     pins::{self, PinDir},
-    read::InUse,
+    read::{self, InUse},
     sweep,
     sys::SharedMemory,
 };
@@ -99,7 +99,7 @@ impl BpfWriter {
         let installed = installed::read(&maps, links)?;
         let (in_use, receiver) = watch::channel(InUse {
             services: installed.services.keys().copied().collect(),
-            backends: installed.backends.keys().copied().collect(),
+            backends: installed.backends.iter().map(|(slot, (who, _))| (*slot, who.service)).collect(),
             clock: Clock::new(reading, &settings),
         });
         let scratch = Box::new(Table { len: 0, pad: 0, slots: [0; TABLE_SLOTS] });
@@ -196,13 +196,14 @@ impl BpfWriter {
         identity: &ServiceIdentity,
         record: Service,
     ) -> Result<(), Error> {
+        let index = u32::from(service);
+        let refused = |e| fault(format!("service {service} (`{}`) cannot be written", identity.name), e);
         let info = ServiceInfo {
             name: name("VIP", &identity.name)?,
             idle_timeout_secs: identity.idle_timeout_secs,
             pad: 0,
+            departed: self.maps.service_info.get(&index, 0).map_err(refused)?.departed,
         };
-        let index = u32::from(service);
-        let refused = |e| fault(format!("service {service} (`{}`) cannot be written", identity.name), e);
         self.maps.service_info.set(index, info, 0).map_err(refused)?;
         self.maps.services.set(index, record, 0).map_err(refused)?;
         self.installed.services.insert(service, (identity.clone(), record));
@@ -242,6 +243,7 @@ impl BpfWriter {
         }
         let is_new = self.installed.backends.get(&slot).is_none_or(|(known, _)| known != identity);
         if is_new {
+            self.keep_counts(slot)?;
             zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
             self.maps.backend_info.set(index, info, 0).map_err(refused)?;
         }
@@ -249,7 +251,7 @@ impl BpfWriter {
         self.installed.generations.insert(slot, backend.generation);
         self.installed.backends.insert(slot, (identity.clone(), backend));
         self.in_use.send_modify(|known| {
-            known.backends.insert(slot);
+            known.backends.insert(slot, identity.service);
         });
         Ok(())
     }
@@ -257,6 +259,8 @@ impl BpfWriter {
     fn clear_backend(&mut self, slot: u16) -> Result<(), Error> {
         let index = u32::from(slot);
         let refused = |e| fault(format!("slot {slot} cannot be cleared"), e);
+        self.keep_counts(slot)?;
+        zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
         let record = Backend {
             // A free slot remembers its generation, so that its next owner does not inherit flows.
             generation: self.installed.generations.get(&slot).copied().unwrap_or(0),
@@ -270,6 +274,20 @@ impl BpfWriter {
             known.backends.remove(&slot);
         });
         Ok(())
+    }
+
+    /// Adds what a slot's owner forwarded to what its service keeps of backends that are gone.
+    fn keep_counts(&mut self, slot: u16) -> Result<(), Error> {
+        let Some((owner, _)) = self.installed.backends.get(&slot) else { return Ok(()) };
+        if !self.installed.services.contains_key(&owner.service) {
+            return Ok(());
+        }
+        let index = u32::from(owner.service);
+        let refused = |e| fault(format!("service {index}: its counters cannot be kept"), e);
+        let mut info = self.maps.service_info.get(&index, 0).map_err(refused)?;
+        let counts = read::values(&self.maps.backend_traffic, map::BACKEND_TRAFFIC, u32::from(slot))?;
+        info.departed = read::total(counts.iter().copied().chain([info.departed]));
+        self.maps.service_info.set(index, info, 0).map_err(refused)
     }
 
     fn put_table(&mut self, service: u16, spec: &TableSpec) -> Result<(), Error> {

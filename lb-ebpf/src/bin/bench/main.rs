@@ -144,4 +144,4 @@ mod programs {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-fn main() {}
+const fn main() {}

@@ -1,7 +1,7 @@
 //! The packet path's surroundings in the kernel: maps and helpers behind [`Env`].
 
 use aya_ebpf::{
-    bindings::{xdp_action::XDP_DROP, xdp_md},
+    bindings::{BPF_ANY, BPF_NOEXIST, xdp_action::XDP_DROP, xdp_md},
     helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect_map, bpf_xdp_adjust_head},
 };
 use lb_common::{
@@ -87,8 +87,15 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
 
     #[inline(always)]
     fn service_id(&self, ends: &Ends) -> Option<u32> {
-        let key = ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
+        let mut key =
+            ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
+        if let Some(found) = unsafe { maps::SERVICE_KEYS_V4.get(&key) } {
+            return Some(found.service);
+        }
+        // Every port that has no key of its own.
+        key.port = 0;
+        // SAFETY: as above.
         unsafe { maps::SERVICE_KEYS_V4.get(&key) }.map(|found| found.service)
     }
 }
@@ -118,8 +125,14 @@ impl Tables<WORDS_V6, KEY_V6> for Kernel {
 
     #[inline(always)]
     fn service_id(&self, ends: &Ends) -> Option<u32> {
-        let key = ServiceKey6 { addr: ends.vip, port: ends.vip_port(), proto: ends.proto, pad: [0; 5] };
+        let mut key = ServiceKey6 { addr: ends.vip, port: ends.vip_port(), proto: ends.proto, pad: [0; 5] };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
+        if let Some(found) = unsafe { maps::SERVICE_KEYS_V6.get(&key) } {
+            return Some(found.service);
+        }
+        // Every port that has no key of its own.
+        key.port = 0;
+        // SAFETY: as above.
         unsafe { maps::SERVICE_KEYS_V6.get(&key) }.map(|found| found.service)
     }
 }
@@ -191,20 +204,15 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn persist(&self, key: &PersistKey, entry: &PersistEntry) -> bool {
-        maps::PERSIST.insert(key, entry, 0).is_ok()
+    fn persist(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool {
+        let flags = if new { BPF_NOEXIST } else { BPF_ANY };
+        maps::PERSIST.insert(key, entry, u64::from(flags)).is_ok()
     }
 
     #[inline(always)]
-    fn count_forwarded(&self, service: u32, slot: u32, bytes: u32) {
-        if let Some(traffic) = maps::SERVICE_TRAFFIC.get_ptr_mut(service) {
-            // SAFETY: this CPU's own element; programs of one CPU do not interrupt each other.
-            let traffic = unsafe { &mut *traffic };
-            traffic.packets += 1;
-            traffic.bytes += u64::from(bytes);
-        }
+    fn count_forwarded(&self, slot: u32, bytes: u32) {
         if let Some(traffic) = maps::BACKEND_TRAFFIC.get_ptr_mut(slot) {
-            // SAFETY: as above.
+            // SAFETY: this CPU's own element; programs of one CPU do not interrupt each other.
             let traffic = unsafe { &mut *traffic };
             traffic.packets += 1;
             traffic.bytes += u64::from(bytes);

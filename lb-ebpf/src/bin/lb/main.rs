@@ -38,7 +38,7 @@ mod programs {
     }
 
     /// [`path::established`].
-    #[inline(never)]
+    #[inline(always)]
     fn established(ctx: *mut xdp_md) -> u32 {
         let kernel = Kernel::new(ctx);
         match path::established(&kernel) {
@@ -93,4 +93,4 @@ mod programs {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-fn main() {}
+const fn main() {}

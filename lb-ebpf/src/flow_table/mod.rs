@@ -7,7 +7,8 @@
 //!   `Busy` with the next `seq`. Until it publishes, the claimer is the only one that writes the entry.
 //! - **Look around.** After the claim, every other way of the bucket is read once more. Both of two CPUs that
 //!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
-//!   is never a second entry that could name another server.
+//!   is never a second entry that could name another server. A flow that moves to another table is published
+//!   there before it is retired here, and an insertion here looks there last ([`insert_before`]).
 //! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
@@ -18,6 +19,8 @@
 #![allow(unsafe_code, reason = "shared words need volatile access and a compare-and-swap intrinsic")]
 
 use lb_common::flow::{Control, State, WAYS};
+
+use crate::life::idle;
 
 /// A 64-bit word that several CPUs read and write.
 pub trait Word {
@@ -102,14 +105,14 @@ pub type Bucket<W, const WORDS: usize> = [[W; WORDS]; WAYS];
 pub struct Key<const KEY: usize> {
     /// Key words as `lb_common::flow` lays them out.
     pub words: [u64; KEY],
-    /// Hash of them. Bits 0-7 are the tag, 8-9 the first way tried, 32 and up the bucket.
+    /// Hash of them. Bits 32 and up are the bucket, 54-55 the first way tried, 56-63 the tag.
     pub hash: u64,
 }
 
 impl<const KEY: usize> Key<KEY> {
     #[inline(always)]
     const fn tag(&self) -> u8 {
-        self.hash as u8
+        (self.hash >> 56) as u8
     }
 
     /// Bucket in a table of `mask + 1` buckets.
@@ -122,7 +125,7 @@ impl<const KEY: usize> Key<KEY> {
     /// The n-th way to try. Each flow starts at its own, so that a hit usually touches one cache line.
     #[inline(always)]
     const fn way(&self, n: usize) -> usize {
-        ((self.hash >> 8) as usize + n) & (WAYS - 1)
+        ((self.hash >> 54) as usize + n) & (WAYS - 1)
     }
 }
 
@@ -152,6 +155,30 @@ pub fn find<W: Word, const WORDS: usize, const KEY: usize>(
     None
 }
 
+/// [`find`] for the cold part of the path: not inlined, so that its stack is not its caller's.
+#[inline(always)]
+pub fn find_apart<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+) -> Option<Hit> {
+    let mut hit = Hit { way: 0, control: Control(0), decision: 0 };
+    find_into(bucket, key, &mut hit).then_some(hit)
+}
+
+/// A BPF function gives back one number; the rest goes to `found`.
+#[inline(never)]
+fn find_into<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    found: &mut Hit,
+) -> bool {
+    if let Some(hit) = find(bucket, key) {
+        *found = hit;
+        return true;
+    }
+    false
+}
+
 /// Reads one way if it holds this flow.
 #[inline(always)]
 fn read<W: Word, const WORDS: usize, const KEY: usize>(
@@ -174,11 +201,12 @@ fn read<W: Word, const WORDS: usize, const KEY: usize>(
     }
     let decision = entry[1 + KEY].load();
     // The entry may have been retired and claimed for another flow meanwhile; its seq tells.
+    // One that was retired and no more is still whole: this packet came just before.
     let again = Control(entry[0].load());
-    if again.seq() != control.seq() || !again.is_live() {
+    if again.seq() != control.seq() {
         return None;
     }
-    Some(Hit { way, control: again, decision })
+    Some(Hit { way, control, decision })
 }
 
 /// What became of an insertion.
@@ -192,8 +220,10 @@ pub enum Inserted {
     Exists,
     /// Every way is taken and none may be.
     Full,
-    /// Another CPU is writing this flow, or keeps taking the ways this one wants.
-    Race,
+    /// Another CPU took the way that this one wanted for another flow. Nothing was inserted.
+    Taken,
+    /// Another CPU is writing what looks like this very flow. Nothing was inserted.
+    Twin,
 }
 
 /// Which entries an insertion may take.
@@ -218,10 +248,9 @@ pub struct Entry {
     pub take: Take,
 }
 
-/// Insertions try this often before they give up with [`Inserted::Race`].
-const ATTEMPTS: usize = 2;
-
 /// Inserts a flow that [`find`] did not find.
+///
+/// Tries once: who loses a race is told which one, and the caller knows a way to do without an entry.
 ///
 /// Not inlined: it is called from several places off the hot path, and a frame of its own keeps theirs small.
 #[inline(never)]
@@ -230,43 +259,67 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     key: &Key<KEY>,
     new: &Entry,
 ) -> Inserted {
-    for _ in 0..ATTEMPTS {
-        let best = choose(bucket, key, new.now);
-        let way = best as usize & (WAYS - 1);
-        let free = best >= FREE_RANK << WAY_BITS;
-        if !free && new.take == Take::Free {
-            return Inserted::Full;
-        }
-        let entry = &bucket[way];
-        let seen = Control(entry[0].load());
-        if (seen.state() == State::Free as u8) != free || seen.state() == State::Busy as u8 {
-            continue;
-        }
-        let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, new.now);
-        if !entry[0].swap_if(seen.0, claimed.0) {
-            continue;
-        }
-        match look_around(bucket, key, way) {
-            Around::Clear => {}
-            Around::Exists => {
-                entry[0].store(claimed.with(State::Free, new.now).0);
-                return Inserted::Exists;
-            }
-            Around::Yield => {
-                entry[0].store(claimed.with(State::Free, new.now).0);
-                continue;
-            }
-        }
-        for i in 0..KEY {
-            entry[1 + i].store(key.words[i]);
-        }
-        entry[1 + KEY].store(new.decision);
-        // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is
-        // a barrier on every architecture.
-        entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
-        return if free { Inserted::Free } else { Inserted::Overwrote };
+    let best = choose(bucket, key, new.now);
+    let way = best as usize & (WAYS - 1);
+    let free = best >= FREE_RANK << WAY_BITS;
+    if !free && new.take == Take::Free {
+        return Inserted::Full;
     }
-    Inserted::Race
+    let entry = &bucket[way];
+    let seen = Control(entry[0].load());
+    if (seen.state() == State::Free as u8) != free || seen.state() == State::Busy as u8 {
+        return lost(seen, key);
+    }
+    let claimed = Control::new(seen.seq().wrapping_add(1), key.tag(), State::Busy, new.now);
+    if !entry[0].swap_if(seen.0, claimed.0) {
+        return lost(Control(entry[0].load()), key);
+    }
+    match look_around(bucket, key, way) {
+        Around::Clear => {}
+        Around::Exists => {
+            entry[0].store(claimed.with(State::Free, new.now).0);
+            return Inserted::Exists;
+        }
+        Around::Twin => {
+            entry[0].store(claimed.with(State::Free, new.now).0);
+            return Inserted::Twin;
+        }
+    }
+    for i in 0..KEY {
+        entry[1 + i].store(key.words[i]);
+    }
+    entry[1 + KEY].store(new.decision);
+    // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is a
+    // barrier on every architecture.
+    entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
+    if free { Inserted::Free } else { Inserted::Overwrote }
+}
+
+/// Inserts a flow that was found neither here nor in `after`, the bucket that flows move to from here.
+///
+/// Another CPU may have moved it between those two look-ups. It published it there before it retired it here, so
+/// who does not see it here sees it there now, and takes back what it inserted.
+#[inline(always)]
+pub fn insert_before<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    after: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+    new: &Entry,
+) -> Inserted {
+    let inserted = insert(bucket, key, new);
+    if !matches!(inserted, Inserted::Free | Inserted::Overwrote) || find_apart(after, key).is_none() {
+        return inserted;
+    }
+    if let Some(hit) = find_apart(bucket, key) {
+        retire(bucket, &hit);
+    }
+    Inserted::Exists
+}
+
+/// Why a way could not be claimed: who has it now carries this flow's tag, or not.
+#[inline(always)]
+const fn lost<const KEY: usize>(winner: Control, key: &Key<KEY>) -> Inserted {
+    if winner.tag() == key.tag() { Inserted::Twin } else { Inserted::Taken }
 }
 
 /// Rank of a free way; a live one's is its age plus one, a busy one's 0.
@@ -290,7 +343,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
         let rank = match seen.state() {
             state if state == State::Free as u8 => FREE_RANK,
             state if state == State::Busy as u8 => 0,
-            _ => u64::from(now.wrapping_sub(seen.last_seen())) + 1,
+            _ => u64::from(idle(now, seen.last_seen())) + 1,
         };
         // The first of equals stays.
         if n == 0 || rank > best >> WAY_BITS {
@@ -304,7 +357,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
 enum Around {
     Clear,
     Exists,
-    Yield,
+    Twin,
 }
 
 /// Looks for the same flow in every other way, after the claim of `mine`.
@@ -317,10 +370,9 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
     for n in 1..WAYS {
         let way = (mine + n) & (WAYS - 1);
         let control = Control(bucket[way][0].load());
-        // A busy way with our tag may be about to become our flow. Whoever sees the other leaves; when both do,
-        // both try again.
+        // A busy way with our tag may be about to become our flow. Whoever sees the other leaves, be it both.
         if control.state() == State::Busy as u8 && control.tag() == key.tag() {
-            return Around::Yield;
+            return Around::Twin;
         }
         if read(&bucket[way], key, way).is_some() {
             return Around::Exists;
@@ -331,11 +383,13 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
 
 /// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts
 /// faster than flows can be confirmed.
-#[inline(always)]
+///
+/// Not inlined, like all that is cold.
+#[inline(never)]
 pub fn is_crowded<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, now: u32, young: u32) -> bool {
     for entry in bucket {
         let control = Control(entry[0].load());
-        if control.state() == State::Free as u8 || now.wrapping_sub(control.last_seen()) >= young {
+        if control.state() == State::Free as u8 || idle(now, control.last_seen()) >= young {
             return false;
         }
     }
@@ -371,10 +425,10 @@ pub fn copy<W: Word, const WORDS: usize>(entry: &[W; WORDS]) -> Option<[u64; WOR
         *word = cell.load();
     }
     let after = Control(entry[0].load());
-    if after.seq() != before.seq() || !after.is_live() {
+    if after.seq() != before.seq() {
         return None;
     }
-    words[0] = after.0;
+    words[0] = before.0;
     Some(words)
 }
 

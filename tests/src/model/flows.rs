@@ -1,0 +1,119 @@
+//! A flow table: buckets of four ways, nothing chained. Which bucket and which way come first is part of the
+//! contract, so that a full bucket is full for the model too.
+
+use std::net::IpAddr;
+
+use lb_common::{
+    flow::{State, WAYS, addrs_word4, ports_word},
+    hash,
+    net::{addr4, addr6, wire_port},
+};
+
+use super::parse::Flow;
+
+/// Whom a flow goes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Choice {
+    /// Service id.
+    pub service: u16,
+    /// Backend slot.
+    pub slot: u16,
+    /// Backend's generation at the time.
+    pub generation: u16,
+}
+
+/// A remembered flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Who it is.
+    pub flow: Flow,
+    /// Where it goes.
+    pub choice: Choice,
+    /// How far it is.
+    pub state: State,
+    /// When it was seen last, to within a second.
+    pub last_seen: u64,
+}
+
+/// Where a flow is looked for: bits from 32 up pick the bucket, bits 54 and 55 the first way.
+#[must_use]
+pub fn place(seed: u64, flow: &Flow) -> u64 {
+    let ports = ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
+    match (flow.client, flow.vip) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => {
+            hash::flow4(seed, addrs_word4(addr4(client), addr4(vip)), ports)
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) => hash::flow6(seed, addr6(client), addr6(vip), ports),
+        mixed => panic!("one flow, two families: {mixed:?}"),
+    }
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub struct FlowTable {
+    buckets: Vec<[Option<Entry>; WAYS]>,
+    seed: u64,
+}
+
+impl FlowTable {
+    /// A table with room for so many flows.
+    #[must_use]
+    pub fn new(flows: u32, seed: u64) -> Self {
+        Self { buckets: vec![[None; WAYS]; flows as usize / WAYS], seed }
+    }
+
+    /// A flow's bucket and its first way.
+    fn bucket(&mut self, flow: &Flow) -> (&mut [Option<Entry>; WAYS], usize) {
+        let place = place(self.seed, flow);
+        let bucket = (place >> 32) as usize % self.buckets.len();
+        (&mut self.buckets[bucket], (place >> 54) as usize % WAYS)
+    }
+
+    /// A flow's entry.
+    pub fn find(&mut self, flow: &Flow) -> Option<&mut Entry> {
+        self.bucket(flow).0.iter_mut().flatten().find(|entry| entry.flow == *flow)
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, flow: &Flow) {
+        for way in self.bucket(flow).0 {
+            if way.is_some_and(|entry| entry.flow == *flow) {
+                *way = None;
+            }
+        }
+    }
+
+    /// Remembers a flow in the first free way. False when there is none.
+    pub fn insert(&mut self, entry: Entry) -> bool {
+        let (bucket, first) = self.bucket(&entry.flow);
+        let free = (0..WAYS).map(|n| (first + n) % WAYS).find(|&way| bucket[way].is_none());
+        if let Some(way) = free {
+            bucket[way] = Some(entry);
+        }
+        free.is_some()
+    }
+
+    /// Remembers a flow, in place of the bucket's oldest if need be. True if an older one was lost.
+    pub fn insert_over_oldest(&mut self, entry: Entry) -> bool {
+        if self.insert(entry) {
+            return false;
+        }
+        let (bucket, first) = self.bucket(&entry.flow);
+        let seen = |way: usize| bucket[way].map(|other| other.last_seen);
+        let oldest = (0..WAYS).map(|n| (first + n) % WAYS).min_by_key(|&way| seen(way));
+        if let Some(way) = oldest {
+            bucket[way] = Some(entry);
+        }
+        true
+    }
+
+    /// True when all ways of this flow's bucket are taken by flows seen less than `young` ticks ago.
+    pub fn is_crowded(&mut self, flow: &Flow, now: u64, young: u64) -> bool {
+        self.bucket(flow).0.iter().all(|way| way.is_some_and(|entry| now - entry.last_seen < young))
+    }
+
+    /// Every flow.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.buckets.iter().flatten().flatten()
+    }
+}
