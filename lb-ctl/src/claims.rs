@@ -145,7 +145,7 @@ impl<A: AddressBook> Claims<A> {
         for address in leaving {
             match self.book.remove(address).await {
                 Ok(()) => {
-                    tracing::info!("released {} from {}", address.ip, name(address, facts));
+                    tracing::info!("released {} from {}", address.ip, facts.link_name(address.ifindex));
                     gone.push(address);
                 }
                 Err(text) => problems.push(text),
@@ -220,7 +220,7 @@ impl<A: AddressBook> Claims<A> {
         let not_mine = match result {
             Ok(claimed) => {
                 if claimed == Claimed::Added {
-                    tracing::info!("claimed {} on {}", address.ip, name(address, facts));
+                    tracing::info!("claimed {} on {}", address.ip, facts.link_name(address.ifindex));
                 }
                 self.refused.remove(&address);
                 self.here.insert(address, now);
@@ -252,9 +252,4 @@ impl<A: AddressBook> Claims<A> {
 
 fn is_present(address: VipAddress, facts: &NetFacts) -> bool {
     facts.addresses.iter().any(|a| a.ip == address.ip && a.ifindex == address.ifindex)
-}
-
-fn name(address: VipAddress, facts: &NetFacts) -> String {
-    let link = facts.links.get(&address.ifindex);
-    link.map_or_else(|| format!("interface {}", address.ifindex), |l| l.name.clone())
 }

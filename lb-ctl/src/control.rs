@@ -14,7 +14,7 @@ use crate::{
         config::Config,
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
-        net::{NetFacts, Watched},
+        net::{NetFacts, VipAddress, Watched},
         status::RipState,
     },
     operator::OperatorFile,
@@ -105,6 +105,8 @@ pub struct View {
     pub operator: BTreeMap<RipId, OperatorState>,
     /// What became of every server.
     pub notes: Notes,
+    /// VIP addresses that this machine should have, each with the link that the program must run on.
+    pub addresses: BTreeMap<VipAddress, u32>,
     /// Why the configuration on disk is not the one in force.
     pub config_problem: Option<String>,
 }
@@ -170,6 +172,7 @@ impl Controller {
             config: Arc::new(config.clone()),
             operator: BTreeMap::new(),
             notes: Notes::default(),
+            addresses: BTreeMap::new(),
             config_problem: None,
         }
     }
@@ -275,7 +278,7 @@ impl Controller {
         let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
         let changes: Vec<String> = changed
             .iter()
-            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, state_name(word(id)), state_name(state)))
+            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, word(id).name(), state.name()))
             .collect();
         self.operator.set(rips, state).await?;
         for change in &changes {
@@ -351,6 +354,7 @@ impl Controller {
             config: Arc::clone(&self.config),
             operator: self.operator.states().clone(),
             notes: self.notes.clone(),
+            addresses: self.before.addresses.clone(),
             config_problem: self.config_problem.clone(),
         }));
     }
@@ -373,14 +377,6 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     let differs = *old != new;
     *old = new;
     differs
-}
-
-const fn state_name(state: OperatorState) -> &'static str {
-    match state {
-        OperatorState::Drain => "drain",
-        OperatorState::Halt => "halt",
-        OperatorState::Online => "online",
-    }
 }
 
 fn check_targets(config: &Config) -> Targets {

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use crate::{
     api::server,
     app::{self, App, Parts},
+    config,
     control::ConfigStore as _,
     dataplane::bpf,
     edges::{self, Files, Machine},
@@ -35,17 +36,14 @@ impl Places {
     }
 }
 
-/// Reads and checks the configuration; gives the warnings and a closing line.
+/// Reads and checks the configuration; gives every warning and what there is.
 ///
 /// # Errors
 ///
 /// Every fault of it.
 pub fn check(places: &Places) -> anyhow::Result<Vec<String>> {
-    let loaded = places.store().load()?;
-    let mut lines: Vec<String> = loaded.warnings.iter().map(|w| format!("warning: {w}")).collect();
-    let vips = loaded.config.vips.len();
-    lines.push(format!("{}: {vips} VIPs, no errors", places.config.display()));
-    Ok(lines)
+    let loaded = config::load(&places.store().0)?;
+    Ok(vec![loaded.to_string()])
 }
 
 /// Runs until a signal ends it, and leaves the kernel forwarding. Nothing is touched before the configuration is

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::{
     control::View,
-    dataplane::{Counters, Flow, FlowCensus, Installed, XdpMode},
+    dataplane::{Counters, Flow, FlowCensus, Installed, ServiceKey, XdpMode},
     model::{
         config::{CheckKind, Rip, Vip},
         health::{Health, HealthMap, RipId, Verdict},
-        net::NetFacts,
+        net::{Address, NetFacts},
         status::{
             Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, Status, VipStatus,
         },
@@ -151,6 +151,7 @@ impl Scene<'_> {
             colour: colour(vip.enabled, problem.is_some(), &rips),
             problem,
             connections: rips.iter().map(|r| r.connections).sum(),
+            closing: rips.iter().map(|r| r.closing).sum(),
             flows_total: traffic.flows,
             packets_total: traffic.packets,
             bytes_total: traffic.bytes,
@@ -165,8 +166,36 @@ impl Scene<'_> {
         }
         let here = self.view.notes.vips.get(&vip.name);
         let dataplane = || self.reconciled.vips.get(&vip.name);
-        let address = || self.reconciled.addresses.get(&vip.ip);
-        here.or_else(dataplane).or_else(address).cloned()
+        here.or_else(dataplane).cloned().or_else(|| self.on_the_way(vip))
+    }
+
+    /// What is still missing before packets for a VIP are forwarded, in the order in which it is done.
+    fn on_the_way(&self, vip: &Vip) -> Option<String> {
+        if !self.facts.complete {
+            // Servers are not known to be active either: nothing is green, and the node says why.
+            return None;
+        }
+        let installed = &self.reconciled.installed;
+        let (address, link) = self.view.addresses.iter().find(|(address, _)| address.ip == vip.ip)?;
+        if !installed.links.contains_key(link) {
+            return Some(format!("the program does not run on {} (yet)", self.facts.link_name(*link)));
+        }
+        let leads_to_it = |&port: &u16| {
+            installed.keys.contains_key(&ServiceKey { ip: vip.ip, port, protocol: vip.protocol })
+        };
+        if !vip.ports.iter().all(leads_to_it) {
+            return Some("not in the data plane yet".to_owned());
+        }
+        if let Some(refused) = self.reconciled.addresses.get(&vip.ip) {
+            return Some(refused.clone());
+        }
+        let usable = |a: &&Address| !a.tentative && !a.duplicate;
+        let mut here = self.facts.addresses.iter().filter(usable);
+        let is_here = here.any(|a| a.ip == vip.ip && a.ifindex == address.ifindex);
+        (!is_here).then(|| {
+            let name = self.facts.link_name(address.ifindex);
+            format!("claiming {} on {name}: asking whether another host has it", vip.ip)
+        })
     }
 
     fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
@@ -176,6 +205,7 @@ impl Scene<'_> {
         let note = self.view.notes.rips.get(&id);
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
+        let count = |by_slot: &BTreeMap<u16, u64>| slot.and_then(|s| by_slot.get(s)).copied().unwrap_or(0);
         let path = self.facts.paths.get(&rip.ip);
         RipStatus {
             name: rip.name.clone(),
@@ -188,7 +218,8 @@ impl Scene<'_> {
             detail: note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health)),
             reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
             steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
-            connections: slot.and_then(|s| self.census.by_slot.get(s)).copied().unwrap_or(0),
+            connections: count(&self.census.active_by_slot),
+            closing: count(&self.census.closing_by_slot),
             packets_total: packets,
             bytes_total: bytes,
             mac: path.and_then(|p| p.mac).map(|mac| mac.to_string()),
@@ -200,7 +231,7 @@ impl Scene<'_> {
         let status = links.map(|(&ifindex, mode)| {
             let link = self.facts.links.get(&ifindex);
             LinkStatus {
-                name: link.map_or_else(|| format!("interface {ifindex}"), |l| l.name.clone()),
+                name: self.facts.link_name(ifindex),
                 ifindex,
                 xdp: match mode {
                     XdpMode::Generic => "generic".to_owned(),
@@ -223,6 +254,7 @@ impl Scene<'_> {
         }
         problems.extend(self.view.notes.problems.iter().cloned());
         problems.extend(self.reconciled.problems.iter().cloned());
+        problems.extend(self.reconciled.notices.iter().cloned());
         for link in links {
             if link.xdp == "generic" {
                 problems.push(format!(

@@ -32,6 +32,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 /// First and longest pause before what failed is tried again.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Time that a program which something took off stays in the overview.
+const LOSS_SHOWN: Duration = Duration::from_secs(600);
 /// Plans made in one round: a second one may use slots that the first one freed.
 const MAX_PLANS: usize = 4;
 
@@ -59,6 +61,8 @@ pub struct Reconciled {
     pub addresses: BTreeMap<IpAddr, String>,
     /// What else failed, a line each.
     pub problems: Vec<String>,
+    /// What is wrong though no step failed, a line each: a program that something took off, sweeps that fail.
+    pub notices: Vec<String>,
 }
 
 /// The actor.
@@ -69,6 +73,9 @@ pub struct Reconciler<A> {
     published: watch::Sender<Arc<Reconciled>>,
     census: watch::Sender<Arc<FlowCensus>>,
     claims: Claims<A>,
+    losses: Losses,
+    /// Why the last look at the kernel's tables and links failed, if it did.
+    blind: Option<String>,
 }
 
 impl<A: AddressBook> Reconciler<A> {
@@ -82,7 +89,9 @@ impl<A: AddressBook> Reconciler<A> {
         book: A,
         owned: Owned,
     ) -> Self {
-        Self { writer: Lent::new(writer), goal, facts, published, census, claims: Claims::new(book, owned) }
+        let (losses, blind) = (Losses::default(), None);
+        let claims = Claims::new(book, owned);
+        Self { writer: Lent::new(writer), goal, facts, published, census, claims, losses, blind }
     }
 
     /// Runs until shutdown, and leaves the kernel as it is then.
@@ -110,8 +119,8 @@ impl<A: AddressBook> Reconciler<A> {
                 }
                 () = sleep_until(due), if retry_at.is_some() => {}
                 _ = sweep.tick() => {
-                    self.sweep().await;
-                    if !self.address_is_due() {
+                    let changed = self.look().await;
+                    if !changed && !self.address_is_due() {
                         continue;
                     }
                 }
@@ -152,10 +161,11 @@ impl<A: AddressBook> Reconciler<A> {
         self.published.send_replace(Arc::new(Reconciled {
             number: goal.number,
             settled: self.claims.settled(&ready),
-            installed: Arc::new(installed),
             vips: applied.vips,
             addresses: self.claims.problems(),
             problems,
+            notices: self.losses.lines(&installed, &facts).chain(self.blind.clone()).collect(),
+            installed: Arc::new(installed),
         }));
         done
     }
@@ -167,13 +177,61 @@ impl<A: AddressBook> Reconciler<A> {
         goal.number > 0 && self.claims.any_due(&ready, &self.facts.borrow(), Instant::now())
     }
 
-    async fn sweep(&mut self) {
-        match self.writer.with(|writer| writer.sweep()).await {
-            Ok(census) => {
-                self.census.send_replace(Arc::new(census));
-            }
-            Err(error) => tracing::error!("{}", error.line()),
+    /// Sweeps the flow tables and looks whether the program still runs where it should. True when what is
+    /// published must change.
+    async fn look(&mut self) -> bool {
+        let (census, lost) = self.writer.with(|writer| (writer.sweep(), writer.lost_links())).await;
+        let mut blind = None;
+        match census {
+            Ok(census) => drop(self.census.send_replace(Arc::new(census))),
+            Err(error) => blind = Some(error.line()),
         }
+        let lost = lost.unwrap_or_else(|error| {
+            blind.get_or_insert_with(|| error.line());
+            BTreeSet::new()
+        });
+        if blind != self.blind
+            && let Some(text) = &blind
+        {
+            tracing::error!("{text}");
+        }
+        let now = Instant::now();
+        let changed = self.losses.expire(now) || !lost.is_empty() || blind != self.blind;
+        self.blind = blind;
+        for ifindex in lost {
+            tracing::error!("something took the program off {}", self.facts.borrow().link_name(ifindex));
+            self.losses.note(ifindex, now);
+        }
+        changed
+    }
+}
+
+/// Links whose program something else took off of late.
+#[derive(Debug, Default)]
+struct Losses(BTreeMap<u32, Instant>);
+
+impl Losses {
+    fn note(&mut self, ifindex: u32, now: Instant) {
+        self.0.insert(ifindex, now);
+    }
+
+    /// Forgets what was long ago; true when that was anything.
+    fn expire(&mut self, now: Instant) -> bool {
+        let before = self.0.len();
+        self.0.retain(|_, since| now < *since + LOSS_SHOWN);
+        self.0.len() < before
+    }
+
+    fn lines<'a>(&'a self, installed: &'a Installed, facts: &'a NetFacts) -> impl Iterator<Item = String> {
+        self.0.keys().map(|ifindex| {
+            let name = facts.link_name(*ifindex);
+            let since = if installed.links.contains_key(ifindex) { "was put back" } else { "is not back yet" };
+            format!(
+                "something other than lbd took the program off {name} in the last {} min; it {since}: find out what \
+                 did (`bpftool net show dev {name}`), connections stop each time",
+                LOSS_SHOWN.as_secs() / 60
+            )
+        })
     }
 }
 
@@ -242,8 +300,7 @@ fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> 
 
 /// Says in the log what is new.
 fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &Reconciled) {
-    let name =
-        |index: &u32| facts.links.get(index).map_or_else(|| format!("interface {index}"), |l| l.name.clone());
+    let name = |index: &u32| facts.link_name(*index);
     for (index, mode) in &installed.links {
         if before.installed.links.contains_key(index) {
             continue;
@@ -264,5 +321,23 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
     }
     for (vip, problem) in applied.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
         tracing::error!("VIP {vip}: {problem}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_for_its_time_and_no_longer() {
+        let (installed, facts) = (Installed::default(), NetFacts::default());
+        let then = Instant::now();
+        let mut losses = Losses::default();
+        losses.note(7, then);
+        assert!(!losses.expire(then + LOSS_SHOWN / 2));
+        let lines: Vec<String> = losses.lines(&installed, &facts).collect();
+        assert!(lines.len() == 1 && lines[0].contains("interface 7"), "{lines:?}");
+        assert!(losses.expire(then + LOSS_SHOWN));
+        assert_eq!(losses.lines(&installed, &facts).count(), 0);
     }
 }

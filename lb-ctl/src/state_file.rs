@@ -3,11 +3,13 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::replace_file::replace_file;
 
 /// Why state could not be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +81,11 @@ pub async fn store<T: Serialize + Sync>(path: &Path, version: u32, data: &T) -> 
         .map_err(|e| io_error("encode", path, io::Error::other(e)))?;
     bytes.push(b'\n');
     let path = path.to_owned();
-    let written = tokio::task::spawn_blocking(move || replace(&path, &bytes)).await;
+    let written = tokio::task::spawn_blocking(move || {
+        replace_file(&path, &bytes).map_err(|error| io_error("write", &path, error))
+    })
+    .await;
     written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside).map_err(|e| io_error("create", &beside, e))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| io_error("write", &beside, e))?;
-    fs::rename(&beside, path).map_err(|e| io_error("replace", path, e))?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io_error("sync", directory, e))
 }
 
 /// Held by the one daemon that uses a state directory; the kernel releases it when the process ends.

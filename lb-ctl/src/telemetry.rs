@@ -36,6 +36,8 @@ pub struct Telemetry {
     counters: watch::Sender<Arc<Counters>>,
     requests: mpsc::Receiver<FlowRequest>,
     journal: Journal,
+    /// Why the last reading of counters failed, if it did: told once, not every second.
+    blind: Option<String>,
 }
 
 impl Telemetry {
@@ -45,7 +47,8 @@ impl Telemetry {
         counters: watch::Sender<Arc<Counters>>,
         requests: mpsc::Receiver<FlowRequest>,
     ) -> Self {
-        Self { reader: Lent::new(reader), counters, requests, journal: Journal::default() }
+        let journal = Journal::default();
+        Self { reader: Lent::new(reader), counters, requests, journal, blind: None }
     }
 
     /// Runs until shutdown.
@@ -78,8 +81,17 @@ impl Telemetry {
         let (counters, events) =
             self.reader.with(|reader| (reader.counters(), reader.events(EVENTS_PER_POLL))).await;
         match counters {
-            Ok(counters) => drop(self.counters.send_replace(Arc::new(counters))),
-            Err(error) => tracing::error!("{}", error.line()),
+            Ok(counters) => {
+                self.blind = None;
+                drop(self.counters.send_replace(Arc::new(counters)));
+            }
+            Err(error) => {
+                let line = error.line();
+                if self.blind.as_ref() != Some(&line) {
+                    tracing::error!("{line}");
+                }
+                self.blind = Some(line);
+            }
         }
         self.journal.write(&events, Instant::now());
     }

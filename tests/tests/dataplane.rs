@@ -674,7 +674,8 @@ root_tests! {
         let census = writer.sweep().unwrap();
         assert_eq!(census.retired, 6);
         assert_eq!((census.established_v4, census.established_v6, census.half_open), (3, 1, 1));
-        assert_eq!(census.by_slot, [(SLOT, 4)].into());
+        assert_eq!(census.active_by_slot, [(SLOT, 3)].into());
+        assert_eq!(census.closing_by_slot, [(SLOT, 1)].into());
         assert_eq!(census.capacity, [4096, 1024, 1024]);
         assert_eq!(writer.sweep().unwrap().retired, 0);
 

@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::Parser as _;
-use lb_ctl::cli::{Cli, Done, Terminal, run};
+use lb_ctl::{
+    cli::{Cli, Done, Terminal, run},
+    colour,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -20,9 +23,12 @@ async fn main() -> ExitCode {
         }
     };
     let screen = io::stdout().is_terminal();
-    // Any value but the empty one means no colour (no-color.org).
-    let colour = screen && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut terminal = Terminal { out: io::BufWriter::new(io::stdout()), err: io::stderr(), colour, screen };
+    let mut terminal = Terminal {
+        out: io::BufWriter::new(io::stdout()),
+        err: io::stderr(),
+        colour: colour::is_wanted(&io::stdout()),
+        screen,
+    };
 
     let done = run(&cli, &mut terminal).await;
     let done = done.and_then(|done| Ok(terminal.out.flush().map(|()| done)?));

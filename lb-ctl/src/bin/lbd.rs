@@ -1,12 +1,13 @@
 //! The daemon: arguments, log, one of its ways to run.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Parser;
 use lb_ctl::{
     api::client::DEFAULT_SOCKET,
+    colour,
     daemon::{self, Places},
 };
 use tracing_subscriber::EnvFilter;
@@ -49,11 +50,17 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "what --check and --detach were asked for")]
 fn run(args: Args) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("LBD_LOG").unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let filter = match env::var("LBD_LOG") {
+        Ok(wanted) => EnvFilter::try_new(&wanted).with_context(|| {
+            format!("LBD_LOG={wanted} is no log filter: write e.g. `info` or `lb_ctl=debug`")
+        })?,
+        Err(env::VarError::NotPresent) => EnvFilter::new("info"),
+        Err(error) => bail!("LBD_LOG: {error}"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(colour::is_wanted(&std::io::stderr()))
         .with_target(false)
         .init();
     let places =

@@ -11,8 +11,8 @@ use super::{
     args::ListForm,
     overview::{rip_health, vip_cells, vip_columns, vip_health},
     text::{
-        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look,
-        scheduler, span, vip_look,
+        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look, span,
+        vip_look,
     },
 };
 use crate::model::{
@@ -45,7 +45,7 @@ pub fn vips_into(out: &mut impl Write, vips: &[VipStatus], form: ListForm, colou
         let mut cells = vip_cells(vip);
         if wide {
             cells.extend([
-                cell(scheduler(vip.scheduler)),
+                cell(vip.scheduler.name()),
                 cell(vip.flows_total.to_string()),
                 cell(vip.packets_total.to_string()),
                 cell(bytes(vip.bytes_total)),
@@ -64,8 +64,8 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
         ("Address", vip.ip.to_string()),
         ("Ports", format!("{} {}", protocol(vip.protocol), ports(&vip.ports))),
         ("Mode", format!("{method} {mode}")),
-        ("Scheduler", scheduler(vip.scheduler).to_owned()),
-        ("Connections", vip.connections.to_string()),
+        ("Scheduler", vip.scheduler.name().to_owned()),
+        ("Connections", connections(vip.connections, vip.closing)),
         ("In all", in_all(vip)),
         ("Problem", vip.problem.clone().unwrap_or_else(|| "none".to_owned())),
     ];
@@ -94,7 +94,7 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
             cell(rip.ip.to_string()),
             cell(rip.mac.as_deref().unwrap_or(NONE)),
             cell(rip.weight.to_string()),
-            cell(rip.connections.to_string()),
+            cell(connections(rip.connections, rip.closing)),
             cell(rip.packets_total.to_string()),
             cell(bytes(rip.bytes_total)),
             cell(steps(&rip.steps)),
@@ -221,6 +221,11 @@ pub fn flow_counts_into(
         columns.push(vec![cell(count.flows.to_string()), cell(&count.key)]);
     }
     columns.write_into(out)
+}
+
+/// `12`, or `12 (3 closing)`.
+fn connections(active: u64, closing: u64) -> String {
+    if closing == 0 { active.to_string() } else { format!("{active} ({closing} closing)") }
 }
 
 /// Since the counters began: `345 flows, 12 packets, 1.5 KiB`.

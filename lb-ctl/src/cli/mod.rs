@@ -299,7 +299,7 @@ async fn edit(
     edit: Edit,
     DryRun { dry_run }: DryRun,
 ) -> Result<Done, RunError> {
-    let done = command(client, terminal, &Command::Edit { edit, dry_run }).await?;
+    let done = command(client, terminal, &Command::Edit { edit: Box::new(edit), dry_run }).await?;
     if dry_run {
         writeln!(terminal.out, "dry run: nothing was changed")?;
     }

@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::model::{
-    config::{Mode, Protocol, Scheduler},
+    config::{Mode, Protocol},
     status::{Colour, RipState, RipStatus, VipStatus},
 };
 
@@ -177,16 +177,6 @@ pub(super) const fn protocol(protocol: Protocol) -> &'static str {
 pub(super) const fn method_and_mode(mode: Mode) -> (&'static str, &'static str) {
     match mode {
         Mode::L4Dr => ("Layer 4", "DR"),
-    }
-}
-
-/// The scheduler's name in the configuration.
-pub(super) const fn scheduler(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        Scheduler::First => "first",
-        Scheduler::Maglev => "maglev",
-        Scheduler::SourceHash => "source-hash",
-        Scheduler::Wrr => "wrr",
     }
 }
 

@@ -7,10 +7,13 @@ use lb_common::{
     net::{ETHERTYPE_VLAN, Mac},
 };
 
-use crate::model::{
-    config::Vip,
-    desired::Forward,
-    net::{Link, NetFacts, Path, VlanTag},
+use crate::{
+    model::{
+        config::Vip,
+        desired::Forward,
+        net::{Link, NetFacts, Path, VlanTag},
+    },
+    net::subnet,
 };
 
 /// Whether a server can be reached by direct routing.
@@ -167,29 +170,12 @@ fn bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<&'a Link, String> {
 }
 
 fn by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<&Link, String> {
-    let host_prefix = if ip.is_ipv4() { 32 } else { 128 };
-    let around = facts.addresses.iter().filter(|a| a.prefix < host_prefix && same_subnet(a.ip, ip, a.prefix));
-    let best = around.max_by_key(|a| (a.prefix, std::cmp::Reverse(a.ifindex)));
+    let best = subnet::connected(facts, ip);
     best.and_then(|a| facts.links.get(&a.ifindex)).ok_or_else(|| {
         format!(
             "{ip} is in no connected subnet: give this machine an address in its subnet, or set `interface`"
         )
     })
-}
-
-fn same_subnet(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
-    let prefix = u32::from(prefix);
-    match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let differ = a.to_bits() ^ b.to_bits();
-            differ.leading_zeros() >= prefix
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let differ = a.to_bits() ^ b.to_bits();
-            differ.leading_zeros() >= prefix
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
 }
 
 fn by_name<'a>(name: &str, facts: &'a NetFacts) -> Result<&'a Link, String> {

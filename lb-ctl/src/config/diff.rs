@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::show::{Setting, mode_word, node_keys, protocol_word, vip_keys};
+use super::show::{Setting, node_keys, vip_keys};
 use crate::model::config::{Config, Rip, Vip};
 
 /// The difference, a line each: `vip DICOM: scheduler wrr -> maglev`, `vip DICOM: + DICOM2 10.12.1.111 w100`. Empty
@@ -31,7 +31,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
 
 fn summary(vip: &Vip) -> String {
     let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
-    let (mode, protocol) = (mode_word(vip.mode), protocol_word(vip.protocol));
+    let (mode, protocol) = (vip.mode.name(), vip.protocol.name());
     format!("vip {}: {mode} {} {protocol} {}", vip.name, vip.ip, ports.join(","))
 }
 

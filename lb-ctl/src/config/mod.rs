@@ -38,8 +38,10 @@ pub use self::{
     diff::diff,
     edit::{EditError, Edited, plan_edit},
     show::show,
-    source::{Rewrite, Text, Texts, WriteError, write_atomically},
+    source::{Rewrite, Text, Texts, WriteError},
 };
+
+use std::fmt;
 
 use self::{diag::Report, sections::Sections};
 use crate::model::config::{Config, Sources};
@@ -53,6 +55,25 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// The files it was read from.
     pub texts: Texts,
+}
+
+/// What a check of the files says: every warning with its place and cure, and a line on what there is.
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for warning in &self.warnings {
+            write!(f, "{warning}\n\n")?;
+        }
+        if let Some(main) = self.texts.files.first() {
+            write!(f, "{}", main.path.display())?;
+        }
+        if let more @ 1.. = self.texts.files.len().saturating_sub(1) {
+            write!(f, " and {more} of conf.d")?;
+        }
+        let vips = &self.config.vips;
+        let rips: usize = vips.iter().map(|vip| vip.rips.len()).sum();
+        let s = |count: usize| if count == 1 { "" } else { "s" };
+        write!(f, ": {} VIP{} with {rips} real server{}, no errors", vips.len(), s(vips.len()), s(rips))
+    }
 }
 
 /// Reads and checks the files. Blocks on the disk.

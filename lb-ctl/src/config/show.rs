@@ -4,9 +4,7 @@ use std::{fmt::Display, time::Duration};
 
 use toml_edit::{Key, Value};
 
-use crate::model::config::{
-    Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip,
-};
+use crate::model::config::{Check, CheckKind, Config, Fallback, Node, Persist, Rip, Vip};
 
 /// The whole configuration as one TOML text.
 #[must_use]
@@ -49,15 +47,15 @@ pub(super) fn node_keys(node: &Node) -> Vec<Setting> {
 pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
     let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
     let mut keys = vec![
-        Setting::Plain("mode", quoted(mode_word(vip.mode))),
+        Setting::Plain("mode", quoted(vip.mode.name())),
         Setting::Plain("ip", quoted(vip.ip)),
         Setting::Plain("ports", format!("[{}]", ports.join(", "))),
-        Setting::Plain("protocol", quoted(protocol_word(vip.protocol))),
+        Setting::Plain("protocol", quoted(vip.protocol.name())),
     ];
     if let Some(interface) = &vip.interface {
         keys.push(Setting::Plain("interface", quoted(interface)));
     }
-    keys.push(Setting::Plain("scheduler", quoted(scheduler_word(vip.scheduler))));
+    keys.push(Setting::Plain("scheduler", quoted(vip.scheduler.name())));
     keys.push(Setting::Table("persist", persist_keys(vip)));
     keys.push(Setting::Table("check", check_keys(&vip.check)));
     keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
@@ -109,30 +107,6 @@ fn write_keys(text: &mut String, keys: &[Setting]) {
                 text.push_str(&format!("{key} = {{ {} }}\n", inner.join(", ")));
             }
         }
-    }
-}
-
-/// As in TOML and on the command line.
-pub(super) const fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::L4Dr => "l4-dr",
-    }
-}
-
-/// As in TOML and on the command line.
-pub(super) const fn protocol_word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
-}
-
-const fn scheduler_word(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        Scheduler::First => "first",
-        Scheduler::Maglev => "maglev",
-        Scheduler::SourceHash => "source-hash",
-        Scheduler::Wrr => "wrr",
     }
 }
 

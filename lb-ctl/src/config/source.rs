@@ -1,14 +1,13 @@
-//! Files: reading all texts of a configuration, and replacing one so that a crash leaves the old or the new.
+//! Files: reading all texts of a configuration, and replacing one that an edit changed.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use super::diag::{Code, ConfigErrors, Diagnostic, Place, Severity};
-use crate::model::config::Sources;
+use crate::{model::config::Sources, replace_file::replace_file};
 
 /// Largest file that is read; a configuration of 2048 VIPs takes less than a quarter.
 const MAX_BYTES: u64 = 4 << 20;
@@ -162,7 +161,7 @@ impl Rewrite {
         if now.as_deref() != self.before.as_ref().map(String::as_bytes) {
             return Err(WriteError::Changed { path: self.path.clone() });
         }
-        write_atomically(&self.path, &self.after)
+        replace_file(&self.path, self.after.as_bytes())
             .map_err(|source| WriteError::Io { path: self.path.clone(), source })
     }
 }
@@ -185,56 +184,6 @@ pub enum WriteError {
         #[source]
         source: io::Error,
     },
-}
-
-/// Replaces a file's text in one step: a reader, or this machine after a power cut, finds the old text or the new,
-/// never a part. Mode and owner stay; a new file gets mode 0644; a symbolic link stays one. Blocks on the disk.
-///
-/// # Errors
-///
-/// What the file system says; the old file is then still there.
-pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    // Renaming onto a link would replace the link: go to what it names.
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(error),
-    };
-    let directory = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let name = target.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // Hidden, so that it is no part of conf.d while it exists; one writer per process, so the pid makes it unique.
-    let temporary = directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = write_new(&temporary, &target, text).and_then(|()| fs::rename(&temporary, &target));
-    if let Err(error) = written {
-        // The first error is the one to report; a left-over temporary file does no harm.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    File::open(&directory)?.sync_all()
-}
-
-fn write_new(temporary: &Path, target: &Path, text: &str) -> io::Result<()> {
-    // A crash may have left one behind under a pid that is ours now.
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-    let mode = match fs::metadata(target) {
-        Ok(old) => {
-            use std::os::unix::fs::MetadataExt as _;
-            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-            old.mode() & 0o7777
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0o644,
-        Err(error) => return Err(error),
-    };
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]
@@ -276,20 +225,6 @@ mod tests {
                 (Code::Syntax, 2, "save the file as UTF-8"),
             ]
         );
-    }
-
-    #[test]
-    fn replacing_a_file_keeps_its_mode_and_its_link_and_leaves_nothing_behind() {
-        let directory = tempfile::tempdir().unwrap();
-        let (real, link) = (directory.path().join("real.toml"), directory.path().join("lbd.toml"));
-        fs::write(&real, "old").unwrap();
-        fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
-        std::os::unix::fs::symlink(&real, &link).unwrap();
-        write_atomically(&link, "new").unwrap();
-        assert_eq!(fs::read_to_string(&real).unwrap(), "new");
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Fake {
         }
     }
 
+    /// Takes the program off a link, as somebody else would: the writer is not told.
+    pub fn take_off(&self, ifindex: u32) {
+        self.lock().installed.links.remove(&ifindex);
+    }
+
     /// Puts flows into the tables.
     pub fn set_flows(&self, flows: Vec<Flow>) {
         self.lock().flows = flows;
@@ -219,6 +224,14 @@ impl Writer for FakeWriter {
         &self.installed
     }
 
+    fn lost_links(&mut self) -> Result<BTreeSet<u32>, Error> {
+        let running = self.fake.lock().installed.links.clone();
+        let lost: BTreeSet<u32> =
+            self.installed.links.keys().filter(|i| !running.contains_key(i)).copied().collect();
+        self.installed.links.retain(|i, _| !lost.contains(i));
+        Ok(lost)
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             abi_version: lb_common::ABI_VERSION,
@@ -246,7 +259,9 @@ impl Writer for FakeWriter {
         };
         census.established_v6 = kernel.flows.len() as u64 - census.established_v4;
         for flow in &kernel.flows {
-            *census.by_slot.entry(flow.slot).or_default() += 1;
+            let closing = flow.state == lb_common::flow::State::Closing;
+            let by_slot = if closing { &mut census.closing_by_slot } else { &mut census.active_by_slot };
+            *by_slot.entry(flow.slot).or_default() += 1;
         }
         Ok(census)
     }

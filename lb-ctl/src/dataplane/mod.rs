@@ -184,6 +184,14 @@ pub trait Writer: Send {
     /// What the kernel holds now.
     fn installed(&self) -> &Installed;
 
+    /// Finds links whose program something else took off, and forgets them: they are among
+    /// [`installed`](Self::installed) no longer. An interface that is gone is not among them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    fn lost_links(&mut self) -> Result<BTreeSet<u32>, Error>;
+
     /// What the maps were made with: the unit of time that records are written in.
     fn settings(&self) -> Settings;
 
@@ -226,14 +234,16 @@ pub trait Reader: Send {
 /// Flows found by a sweep.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FlowCensus {
-    /// Established IPv4 flows.
+    /// IPv4 flows past their first packet, in whichever state.
     pub established_v4: u64,
-    /// Established IPv6 flows.
+    /// IPv6 flows past their first packet, in whichever state.
     pub established_v6: u64,
     /// Half-open flows.
     pub half_open: u64,
-    /// Flows per backend slot: established (all states past the first packet).
-    pub by_slot: BTreeMap<u16, u64>,
+    /// Active flows per backend slot: established TCP connections and UDP flows.
+    pub active_by_slot: BTreeMap<u16, u64>,
+    /// TCP connections per backend slot whose client has said FIN.
+    pub closing_by_slot: BTreeMap<u16, u64>,
     /// Entries retired by this sweep.
     pub retired: u64,
     /// Persistence entries.

@@ -41,7 +41,7 @@ fn place(facts: &Facts, vip: &Vip) -> Finding {
                 "VIP {name} {ip} is in {}/{} of {}",
                 address.ip,
                 address.prefix,
-                link_name(facts, address.ifindex)
+                facts.net.link_name(address.ifindex)
             ),
         ),
         (None, None) => Finding::problem(
@@ -56,7 +56,7 @@ fn place(facts: &Facts, vip: &Vip) -> Finding {
 fn ownership(facts: &Facts, vip: &Vip) -> Finding {
     let Vip { name, ip, .. } = vip;
     if let Some(address) = facts.net.addresses.iter().find(|address| address.ip == *ip) {
-        let interface = link_name(facts, address.ifindex);
+        let interface = facts.net.link_name(address.ifindex);
         return if address.duplicate {
             Finding::problem(
                 "vip-address",
@@ -117,7 +117,7 @@ fn real_server(facts: &Facts, vip: &Vip, rip: &Rip) -> Finding {
             "give this machine an interface in the server's subnet, or use a server in one of its subnets",
         );
     };
-    let interface = link_name(facts, ifindex);
+    let interface = facts.net.link_name(ifindex);
     match (path.mac, path.failed) {
         (Some(mac), _) => Finding::ok("real-server", format!("{who} is at {mac} on {interface}")),
         (None, true) => Finding::warning(
@@ -138,8 +138,4 @@ const fn question(ip: IpAddr) -> &'static str {
         IpAddr::V4(_) => "ARP",
         IpAddr::V6(_) => "neighbour discovery",
     }
-}
-
-fn link_name(facts: &Facts, ifindex: u32) -> String {
-    facts.net.links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
 }

@@ -16,7 +16,7 @@ pub enum Command {
     /// Change the configuration: the text edits of one `lbctl vip|rip add|set|delete`.
     Edit {
         /// What to edit.
-        edit: Edit,
+        edit: Box<Edit>,
         /// Say what would change, change nothing.
         dry_run: bool,
     },
@@ -114,6 +114,18 @@ pub enum OperatorState {
     /// In service (while healthy).
     #[default]
     Online,
+}
+
+impl OperatorState {
+    /// As in the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Halt => "halt",
+            Self::Online => "online",
+        }
+    }
 }
 
 /// Answer to a command.

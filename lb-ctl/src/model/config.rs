@@ -78,6 +78,16 @@ pub enum Mode {
     L4Dr,
 }
 
+impl Mode {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L4Dr => "l4-dr",
+        }
+    }
+}
+
 /// Transport protocol of a VIP.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,6 +96,17 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Protocol {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Who gets a new flow.
@@ -100,6 +121,19 @@ pub enum Scheduler {
     SourceHash,
     /// Weighted round robin.
     Wrr,
+}
+
+impl Scheduler {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Maglev => "maglev",
+            Self::SourceHash => "source-hash",
+            Self::Wrr => "wrr",
+        }
+    }
 }
 
 /// Whether clients come back to the same server.

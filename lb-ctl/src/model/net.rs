@@ -20,6 +20,14 @@ pub struct NetFacts {
     pub paths: BTreeMap<IpAddr, Path>,
 }
 
+impl NetFacts {
+    /// A link's name, also when it is gone: `interface 7` then.
+    #[must_use]
+    pub fn link_name(&self, ifindex: u32) -> String {
+        self.links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Link {

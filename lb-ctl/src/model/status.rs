@@ -81,8 +81,10 @@ pub struct VipStatus {
     pub colour: Colour,
     /// Why it is not served at all, with the cure, e.g. the address is in use by another host.
     pub problem: Option<String>,
-    /// Flows in the tables now.
+    /// Connections that are active now: established TCP connections, and UDP flows that are not silent.
     pub connections: u64,
+    /// TCP connections whose client has said FIN; they are remembered for two minutes of silence.
+    pub closing: u64,
     /// Flows steered since the counters began.
     pub flows_total: u64,
     /// Packets forwarded.
@@ -116,8 +118,10 @@ pub struct RipStatus {
     pub reason: Option<FailureReason>,
     /// Steps of the last check.
     pub steps: Vec<Step>,
-    /// Flows in the tables now.
+    /// Connections that are active now: established TCP connections, and UDP flows that are not silent.
     pub connections: u64,
+    /// TCP connections whose client has said FIN; they are remembered for two minutes of silence.
+    pub closing: u64,
     /// Packets forwarded.
     pub packets_total: u64,
     /// Bytes forwarded.
@@ -145,11 +149,11 @@ pub enum RipState {
 /// Flow tables.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FlowsStatus {
-    /// Established IPv4 flows.
+    /// IPv4 flows past their first packet, in whichever state: they take room.
     pub established_v4: u64,
     /// Room for them.
     pub capacity_v4: u64,
-    /// Established IPv6 flows.
+    /// IPv6 flows past their first packet, in whichever state.
     pub established_v6: u64,
     /// Room for them.
     pub capacity_v6: u64,
@@ -243,7 +247,7 @@ pub enum CountBy {
 pub struct FlowCount {
     /// VIP, `VIP/RIP`, client address or state.
     pub key: String,
-    /// Flows in the tables now.
+    /// Flows in the tables now, in whichever state.
     pub flows: u64,
 }
 

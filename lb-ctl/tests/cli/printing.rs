@@ -129,6 +129,17 @@ fn the_widest_values_keep_the_columns_apart() {
 }
 
 #[test]
+fn closing_connections_stand_apart_from_active_ones() {
+    let mut rip = up("DICOM1", "10.12.1.110", 12);
+    rip.closing = 3;
+    let vip = vip("DICOM", "10.12.1.100", vec![rip]);
+    let shown = printed(|out| vip_into(out, &vip, false));
+    assert_eq!(shown.matches("12 (3 closing)").count(), 2, "{shown}");
+    let listed = overview(&Status { vips: vec![vip], ..empty() });
+    assert!(listed.contains(" 12 ") && !listed.contains("closing"), "{listed}");
+}
+
+#[test]
 fn the_list_of_vips() {
     let vips = degraded().vips;
     assert_prints(

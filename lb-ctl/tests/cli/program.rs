@@ -92,7 +92,7 @@ async fn a_vip_is_added_as_typed() {
         rips: [("A", "10.12.1.110"), ("B", "10.12.1.111")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
         ..VipSpec::default()
     };
-    assert_eq!(daemon.commands(), [Command::Edit { edit: Edit::VipAdd(spec), dry_run: false }]);
+    assert_eq!(daemon.commands(), [Command::Edit { edit: Box::new(Edit::VipAdd(spec)), dry_run: false }]);
 }
 
 #[tokio::test]
@@ -130,7 +130,10 @@ async fn every_edit_says_what_was_typed() {
                 "nothing to change\n"
             };
             assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), out, ""), "{line}");
-            assert_eq!(daemon.commands().last(), Some(&Command::Edit { edit: edit.clone(), dry_run }));
+            assert_eq!(
+                daemon.commands().last(),
+                Some(&Command::Edit { edit: Box::new(edit.clone()), dry_run })
+            );
         }
     }
 }

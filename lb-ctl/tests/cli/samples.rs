@@ -56,6 +56,7 @@ pub(crate) fn degraded() -> Status {
         detail: "A-ASSOCIATE-RJ: called AE title not recognised".to_owned(),
         reason: Some(FailureReason::RejectedCalledAet),
         connections: 0,
+        closing: 0,
         ..up("DICOM_Server_2", "192.32.40.211", 0)
     };
     let dicom = VipStatus {
@@ -147,6 +148,7 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
         colour: Colour::Green,
         problem: None,
         connections: rips.iter().map(|rip| rip.connections).sum(),
+        closing: rips.iter().map(|rip| rip.closing).sum(),
         flows_total: 345,
         packets_total: 20_000,
         bytes_total: 25_000_000,
@@ -169,6 +171,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
         reason: None,
         steps: vec![step("connect", 412), step("associate", 1871), step("echo", 640), step("release", 77)],
         connections,
+        closing: 0,
         packets_total: 10_000,
         bytes_total: 12_500_000,
         mac: Some("02:00:00:00:00:01".to_owned()),

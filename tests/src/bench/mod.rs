@@ -1,9 +1,6 @@
 //! What a packet costs: the real program, driven over lists of flows by `BPF_PROG_TEST_RUN`, beside the cost of
 //! only touching the packet.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test rig: where it fails, a panic with its place is what is wanted"
-)]
+#![expect(clippy::unwrap_used, reason = "a harness: what cannot be done fails the test, where it happens")]
 
 pub mod report;
 pub mod rig;

@@ -135,7 +135,7 @@ pub fn size_of_program(program: &mut Xdp) -> (u32, u32) {
 }
 
 /// Last four bytes of an address.
-fn tail(ip: IpAddr) -> [u8; 4] {
+const fn tail(ip: IpAddr) -> [u8; 4] {
     match ip {
         IpAddr::V4(ip) => ip.octets(),
         IpAddr::V6(ip) => {

@@ -140,7 +140,7 @@ impl Row {
     }
 
     #[expect(clippy::too_many_arguments, reason = "private, and every row has every field")]
-    fn new(
+    const fn new(
         name: &'static str,
         flows: u32,
         servers: u16,

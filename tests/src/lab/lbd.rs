@@ -2,6 +2,7 @@
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
+use lb_common::limits::map;
 use lb_ctl::model::status::{RipStatus, Status, VipStatus};
 use rustix::process::Signal;
 
@@ -45,6 +46,17 @@ pub struct Lbd {
     name: String,
     paths: Paths,
     proc: Option<Proc>,
+}
+
+/// What runs on an interface, by the kernel's ids.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Attachment {
+    /// Link that holds the program there.
+    pub link: u64,
+    /// Program.
+    pub program: u64,
+    /// Pinned maps that the program uses: flow tables and services.
+    pub tables: [u64; 3],
 }
 
 /// Where a daemon keeps its things.
@@ -140,17 +152,18 @@ impl Lbd {
         self.proc = Some(proc);
     }
 
-    /// Starts the daemon and lets it end by itself: for configurations that it must refuse.
+    /// Starts the daemon and lets it end by itself: for what it must refuse.
     #[must_use]
     pub fn run_to_end(&self, args: &[&str]) -> Finished {
-        finish(
-            self.netns
-                .command("timeout")
-                .args(["-k", "1", "20"])
-                .arg(&self.programs.lbd)
-                .args(self.args())
-                .args(args),
-        )
+        self.run_elsewhere(&self.paths, args)
+    }
+
+    /// [`Self::run_to_end`] with its things at other places.
+    #[must_use]
+    pub fn run_elsewhere(&self, paths: &Paths, args: &[&str]) -> Finished {
+        let mut command = self.netns.command("timeout");
+        command.args(["-k", "1", "20"]).arg(&self.programs.lbd).args(paths.args()).args(args);
+        finish(&mut command)
     }
 
     /// Ends the daemon as systemd does.
@@ -176,6 +189,35 @@ impl Lbd {
         if let Some(proc) = &mut self.proc {
             proc.signal(Signal::HUP);
         }
+    }
+
+    /// What runs on the interface of its host.
+    ///
+    /// # Panics
+    ///
+    /// When nothing that lbd pinned does.
+    #[must_use]
+    #[track_caller]
+    pub fn attachment(&self) -> Attachment {
+        let pins = fs::read_dir(&self.paths.pin_dir).into_iter().flatten().flatten();
+        let mut links = pins.map(|pin| pin.path()).filter(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link-"))
+        });
+        let link = links.next().unwrap_or_else(|| panic!("no link under {}", self.paths.pin_dir.display()));
+        let link = bpftool(&["link", "show", "pinned", &link.display().to_string()]);
+        let program = number(&link, "prog_id");
+        let used = bpftool(&["prog", "show", "id", &program.to_string()]);
+        let used: Vec<_> = used["map_ids"].as_array().into_iter().flatten().collect();
+        let tables = [map::FLOWS_V4, map::HALF_OPEN_V4, map::SERVICES].map(|name| {
+            let pin = self.paths.pin_dir.join(name).display().to_string();
+            let id = number(&bpftool(&["map", "show", "pinned", &pin]), "id");
+            assert!(
+                used.iter().any(|map| map.as_u64() == Some(id)),
+                "the program does not use {pin}: {used:?}"
+            );
+            id
+        });
+        Attachment { link: number(&link, "id"), program, tables }
     }
 
     /// What it has logged, over all its lives.
@@ -239,12 +281,14 @@ impl Lbd {
 
     fn command(&self) -> Command {
         let mut command = self.netns.command(&self.programs.lbd);
-        command.args(self.args());
+        command.args(self.paths.args());
         command
     }
+}
 
+impl Paths {
     fn args(&self) -> Vec<PathBuf> {
-        let Paths { config, socket, state_dir, pin_dir } = self.paths.clone();
+        let Self { config, socket, state_dir, pin_dir } = self.clone();
         let named =
             [("--config", config), ("--socket", socket), ("--pin-dir", pin_dir), ("--state-dir", state_dir)];
         named.into_iter().flat_map(|(name, path)| [PathBuf::from(name), path]).collect()
@@ -264,6 +308,21 @@ impl Drop for Lbd {
             }
         }
     }
+}
+
+/// What bpftool says in JSON.
+#[track_caller]
+fn bpftool(args: &[&str]) -> serde_json::Value {
+    let mut command = Command::new("timeout");
+    let run = finish(command.args(["-k", "1", "20", "bpftool", "-j"]).args(args)).expect_success();
+    serde_json::from_str(&run.stdout)
+        .unwrap_or_else(|error| panic!("`{}` gave no JSON: {error}: {}", run.command, run.stdout))
+}
+
+/// A number of what bpftool said.
+#[track_caller]
+fn number(value: &serde_json::Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
 /// The VIP called `name`.

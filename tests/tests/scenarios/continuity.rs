@@ -47,10 +47,17 @@ fn no_association_breaks_and_no_packet_is_lost_while_the_daemon_comes_and_goes()
     let mut rounds = 0;
     while rounds == 0 || begun.elapsed() < Duration::from_secs(length) {
         flows_on();
+        let old = lbd.attachment();
         lbd.stop();
         flows_on();
-        // The same step as an upgrade: a program loaded anew takes the place of the old one, over the same tables.
+        assert_eq!(lbd.attachment(), old, "a stopped daemon leaves its program in place");
+        // An upgrade: every daemon loads its own program, which takes the old one's place in the same link, over
+        // the same tables.
         lbd.start_again();
+        let new = lbd.attachment();
+        assert_eq!(new.link, old.link, "the program was taken off and put on again");
+        assert_ne!(new.program, old.program, "the old program still runs");
+        assert_eq!(new.tables, old.tables, "the new program has other tables");
         lbd.wait_status("all is green after a restart", green);
         flows_on();
         lbd.kill();

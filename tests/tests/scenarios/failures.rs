@@ -68,6 +68,30 @@ fn a_vip_whose_servers_are_all_down_is_red_and_takes_no_connection() {
 }
 
 #[test]
+fn a_program_that_something_takes_off_is_put_back_and_told() {
+    if !require_root("a_program_that_something_takes_off_is_put_back_and_told") {
+        return;
+    }
+    let lab = Lab::new();
+    let _archives = archives(&lab);
+    let lbd = start_green(&lab, DICOM);
+    let (client, lb) = (lab.host("client"), lab.host("lb"));
+    store_each(client, ARCHIVE, 2);
+
+    let before = lbd.attachment();
+    lb.run("bpftool", &["link", "detach", "id", &before.link.to_string()]).expect_success();
+    let status = lbd.wait_status("the loss is told", |status| {
+        green(status) && status.problems.iter().any(|problem| problem.contains("took the program off eth0"))
+    });
+    assert!(status.problems.iter().any(|problem| problem.contains("put back")), "{:?}", status.problems);
+    let after = lbd.attachment();
+    assert_eq!(after.program, before.program);
+    assert_ne!(after.link, before.link);
+    store_each(client, ARCHIVE, 2);
+    lbd.ctl(&["status"]).expect_success();
+}
+
+#[test]
 fn an_address_that_another_host_has_is_left_to_it() {
     if !require_root("an_address_that_another_host_has_is_left_to_it") {
         return;
@@ -79,13 +103,21 @@ fn an_address_that_another_host_has_is_left_to_it() {
     other.netns.ip("addr add 10.10.0.100/32 dev eth0");
     let _service = UdpEcho::start(other, VIP4, 9000);
 
-    let lbd = Lbd::start(&lab, "lb", DICOM);
-    let status = lbd.wait_status("DICOM has a problem", |status| vip(status, "DICOM").problem.is_some());
-    let problem = vip(&status, "DICOM").problem.clone().unwrap_or_default();
     let mac = lb_tests::lab::topology::spell_mac(other.mac);
-    assert!(problem.contains("10.10.0.100") && problem.contains(&mac), "{problem}");
+    let toml = format!(
+        "{DICOM}[vip.FREE]\nmode = \"l4-dr\"\nip = \"10.10.0.101\"\nports = [9000]\ncheck = \"off\"\n\
+         servers = {{ A = \"10.10.0.11\" }}\n"
+    );
+    let lbd = Lbd::start(&lab, "lb", &toml);
+    let status = lbd.wait_status("the conflict names the other host", |status| {
+        vip(status, "DICOM").problem.as_ref().is_some_and(|problem| problem.contains(&mac))
+    });
+    let problem = vip(&status, "DICOM").problem.clone().unwrap_or_default();
+    assert!(problem.contains("10.10.0.100"), "{problem}");
     assert_eq!(problem.lines().count(), 1, "{problem}");
     assert_eq!(vip(&status, "DICOM").colour, Colour::Red);
+
+    lbd.wait_status("the other VIP is served", |status| vip(status, "FREE").colour == Colour::Green);
 
     let held = lab.host("lb").run("ip", &["addr"]).expect_success().stdout;
     assert!(!held.contains("10.10.0.100"), "{held}");

@@ -26,6 +26,8 @@ fn a_stopped_daemon_leaves_traffic_flowing_and_detach_leaves_nothing() {
     assert!(lbd.paths().pin_dir.exists());
     store_each(client, ARCHIVE, 6);
 
+    assert!(!lbd.log_text().contains('\x1b'), "colours in a log file:\n{}", lbd.log_text());
+
     lbd.detach().expect_success();
     assert!(!link().contains("xdp") && !link().contains("10.10.0.100"), "{}", link());
     assert!(!lbd.paths().pin_dir.exists(), "{} is still there", lbd.paths().pin_dir.display());

@@ -1,9 +1,10 @@
 //! What must hold when the whole product runs: real servers, real clients, `lbd` between them, `lbctl` beside it.
 //!
-//! One program for all scenarios, so that the long one (`continuity`, first by name) runs beside the short ones.
+//! One program for all scenarios, so that the long one (`continuity`) runs beside the short ones.
 
 #![forbid(unsafe_code)]
 
+mod bad_input;
 mod continuity;
 mod direct_routing;
 mod failures;

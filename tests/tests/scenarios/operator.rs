@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use lb_ctl::model::status::RipState;
 use lb_tests::lab::{
-    EchoLoop, Host, Lab, StoreScp,
+    EchoLoop, Finished, Host, Lab, Lbd, StoreScp,
     lbd::{rip, vip},
     proc::wait_for,
     require_root, scu, wait_until,
@@ -90,22 +90,14 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
     let client = lab.host("client");
     let association = EchoLoop::start(client, ARCHIVE, Duration::from_millis(20));
 
-    let (first, second) = ("PACS1=10.10.0.11", "PACS2=10.10.0.12");
-    lbd.ctl(&[
-        "vip",
-        "add",
-        "SECOND",
-        "--mode",
-        "l4-dr",
-        "--ip",
-        "10.10.0.101",
-        "--ports",
-        "11112",
-        "--rip",
-        first,
-    ])
-    .expect_success();
-    lbd.ctl(&["rip", "add", "SECOND", second, "--weight", "50"]).expect_success();
+    let add = |lbd: &Lbd, name: &str| {
+        typed(
+            lbd,
+            &format!("vip add {name} --mode l4-dr --ip 10.10.0.101 --ports 11112 --rip PACS1=10.10.0.11"),
+        )
+    };
+    add(&lbd, "SECOND").expect_success();
+    typed(&lbd, "rip add SECOND PACS2=10.10.0.12 --weight 50").expect_success();
     let served = |status: &_| green(status) && vip(status, "SECOND").rips.len() == 2;
     lbd.wait_status("SECOND is served", served);
     let to = SocketAddr::new(address, 11112);
@@ -121,20 +113,7 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
     assert_eq!(rip(&status, "SECOND", "PACS2").weight, 50);
 
     // A refusal changes nothing and says why.
-    let refused = lbd.ctl(&[
-        "vip",
-        "add",
-        "THIRD",
-        "--mode",
-        "l4-dr",
-        "--ip",
-        "10.10.0.101",
-        "--ports",
-        "11112",
-        "--rip",
-        first,
-    ]);
-    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let refused = add(&lbd, "THIRD").expect_code(2);
     assert!(
         refused.stderr.contains("SECOND"),
         "the refusal must name the VIP that has the address: {refused:?}"
@@ -147,4 +126,51 @@ fn a_vip_added_while_running_is_served_at_once_and_kept_with_the_files_comments(
     assert!(!held.contains("10.10.0.101"), "{held}");
     let report = association.finish();
     assert!(report.broken.is_none(), "{report:?}");
+}
+
+/// A configuration that a person wrote, before its first VIP.
+const EMPTY: &str = "\
+# Radiology, ground floor.
+[node]            # this machine
+name = \"lb1\"      # on the label
+";
+
+#[test]
+fn a_vip_typed_as_in_the_manual_is_served_at_once_and_in_the_file() {
+    if !require_root("a_vip_typed_as_in_the_manual_is_served_at_once_and_in_the_file") {
+        return;
+    }
+    let lab = Lab::new();
+    for (host, octet) in [("client", 50), ("lb", 2), ("pacs1", 110)] {
+        lab.host(host).netns.ip(&format!("addr add 10.12.1.{octet}/24 dev eth0"));
+    }
+    let address = "10.12.1.100".parse().expect("an address");
+    lab.host("pacs1").carry_vip(address);
+    let _services = [104, 11112].map(|port| StoreScp::start(&lab, "pacs1", port));
+    let lbd = Lbd::start(&lab, "lb", EMPTY);
+
+    let line = "vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 --rip DICOM1=10.12.1.110";
+    let answer = typed(&lbd, line).expect_success();
+    assert!(answer.stdout.contains("DICOM") && answer.stderr.is_empty(), "{answer:?}");
+    let held = lab.host("lb").run("ip", &["addr"]).expect_success().stdout;
+    assert!(held.contains("10.12.1.100/32"), "answered before the address was there:\n{held}");
+
+    let file = lbd.config();
+    assert!(file.starts_with(EMPTY), "comments and layout must stay:\n{file}");
+    let vip_text = "[vip.DICOM]\nmode = \"l4-dr\"\nip = \"10.12.1.100\"\nports = [104, 11112]\n";
+    assert!(file.contains(vip_text) && file.contains("10.12.1.110"), "{file}");
+
+    lbd.wait_status("DICOM is served", |status| green(status) && vip(status, "DICOM").ports == [104, 11112]);
+    for port in [104, 11112] {
+        scu::echo(lab.host("client"), SocketAddr::new(address, port)).expect_success();
+    }
+    lbd.wait_status("finished associations are no connections", |status| {
+        let vip = vip(status, "DICOM");
+        (vip.connections, vip.closing) == (0, 2)
+    });
+}
+
+/// Runs `lbctl` with the words of a line.
+fn typed(lbd: &Lbd, line: &str) -> Finished {
+    lbd.ctl(&line.split(' ').collect::<Vec<_>>())
 }

@@ -28,13 +28,20 @@ fn a_broken_file_keeps_the_running_configuration_and_a_mended_one_is_taken() {
     for word in ["lbd.toml", "schedular", "scheduler"] {
         assert!(refused.stderr.contains(word), "{word} is not in the refusal:\n{}", refused.stderr);
     }
-    assert_eq!(lbd.status().vips[0].ports, before);
+    let status = lbd.status();
+    assert_eq!(status.vips[0].ports, before);
+    let told = |problem: &String| problem.contains("the one before is in force");
+    assert!(status.problems.iter().any(told), "{:?}", status.problems);
+    let checked = lbd.ctl(&["config", "check", &lbd.paths().config.display().to_string()]).expect_code(1);
+    assert!(checked.stderr.contains("did you mean `scheduler`?"), "{}", checked.stderr);
     store_each(client, ARCHIVE, 2);
 
     let weighted = DICOM.replace("PACS2 = \"10.10.0.12\"", "PACS2 = { ip = \"10.10.0.12\", weight = 7 }");
     lbd.write_config(&weighted);
     lbd.reload();
-    lbd.wait_status("the new weight is in force", |status| rip(status, "DICOM", "PACS2").weight == 7);
+    lbd.wait_status("the new weight is in force", |status| {
+        rip(status, "DICOM", "PACS2").weight == 7 && status.problems.is_empty()
+    });
     store_each(client, ARCHIVE, 2);
     let report = association.finish();
     assert!(report.broken.is_none(), "{report:?}");

@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -71,6 +71,12 @@ const PROGRAMS: [Program; 8] = [
         packages: &["ethtool"],
         daemon: None,
         why: "sets the offloads of the lab's links",
+    },
+    Program {
+        name: "bpftool",
+        packages: &["bpftool"],
+        daemon: None,
+        why: "tells which program and maps the kernel holds in the lab",
     },
     Program {
         name: "nsenter",

@@ -129,29 +129,33 @@ struct Tally {
 struct Counts {
     half_open: u64,
     retired: u64,
-    by_slot: Vec<u64>,
+    active: Vec<u64>,
+    closing: Vec<u64>,
 }
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { half_open: 0, retired: 0, by_slot: vec![0; MAX_BACKENDS as usize] }
+        let none = vec![0; MAX_BACKENDS as usize];
+        Self { half_open: 0, retired: 0, active: none.clone(), closing: none }
     }
 }
 
 impl Tally {
     fn into_census(self) -> FlowCensus {
+        let by_slot = |counts: Vec<u64>| (0..).zip(counts).filter(|(_, count)| *count > 0).collect();
         FlowCensus {
             established_v4: self.established_v4,
             established_v6: self.established_v6,
             half_open: self.rest.half_open,
             retired: self.rest.retired,
-            by_slot: (0..).zip(self.rest.by_slot).filter(|(_, count)| *count > 0).collect(),
+            active_by_slot: by_slot(self.rest.active),
+            closing_by_slot: by_slot(self.rest.closing),
             ..FlowCensus::default()
         }
     }
 }
 
-/// Sweeps one table and returns how many established flows it keeps.
+/// Sweeps one table and returns how many flows past their first packet it keeps.
 fn sweep_table<const WORDS: usize>(
     table: &[Bucket<WORDS>],
     rules: &Rules,
@@ -165,9 +169,10 @@ fn sweep_table<const WORDS: usize>(
                 Swept::Nothing => {}
                 Swept::Retired => counts.retired += 1,
                 Swept::HalfOpen => counts.half_open += 1,
-                Swept::Established { slot } => {
+                Swept::Established { slot, closing } => {
                     established += 1;
-                    if let Some(count) = counts.by_slot.get_mut(usize::from(slot)) {
+                    let by_slot = if closing { &mut counts.closing } else { &mut counts.active };
+                    if let Some(count) = by_slot.get_mut(usize::from(slot)) {
                         *count += 1;
                     }
                 }
@@ -285,7 +290,7 @@ enum Swept {
     Nothing,
     Retired,
     HalfOpen,
-    Established { slot: u16 },
+    Established { slot: u16, closing: bool },
 }
 
 fn sweep_entry<const WORDS: usize>(
@@ -320,7 +325,7 @@ fn sweep_entry<const WORDS: usize>(
     if hit.control.state() == State::New as u8 {
         Swept::HalfOpen
     } else {
-        Swept::Established { slot: decision.slot() }
+        Swept::Established { slot: decision.slot(), closing: hit.control.state() == State::Closing as u8 }
     }
 }
 
@@ -485,15 +490,17 @@ mod tests {
         let table = [
             bucket(State::Established, 100, ours()),
             bucket(State::Closing, 100, ours()),
+            bucket(State::Datagrams, 100, ours()),
             bucket(State::New, 100, ours()),
             bucket(State::New, 100, Decision::new(mode::DR, SERVICE, SLOT, 0)),
             bucket(State::Free, 100, ours()),
         ];
         let mut counts = Counts::default();
         let established = sweep_table(&table, &rules(100), &mut ClaimWatch::default(), &mut counts);
-        assert_eq!((established, counts.half_open, counts.retired), (2, 1, 1));
-        assert_eq!(counts.by_slot[usize::from(SLOT)], 2);
-        assert_eq!(counts.by_slot.iter().sum::<u64>(), 2);
+        assert_eq!((established, counts.half_open, counts.retired), (3, 1, 1));
+        let by_slot = [&counts.active, &counts.closing];
+        assert_eq!(by_slot.map(|counts| counts[usize::from(SLOT)]), [2, 1]);
+        assert_eq!(by_slot.map(|counts| counts.iter().sum::<u64>()), [2, 1]);
     }
 
     #[test]

@@ -221,10 +221,11 @@ pub(super) fn adopt(program: &mut Xdp, pin_dir: &Path, ifindex: u32) -> Result<O
     Ok(Some(mode))
 }
 
-/// True when the program with this id runs on the interface by the link that is pinned for it.
-pub(super) fn is_attached(pin_dir: &Path, ifindex: u32, program: u32) -> Result<bool, Error> {
-    let runs = Interface::query(ifindex)?.is_some_and(|i| i.mode_of(program).is_some());
-    Ok(runs && pin_path(pin_dir, ifindex).exists())
+/// Whether the program with this id runs on the interface by the link that is pinned for it. `None`: no such
+/// interface.
+pub(super) fn is_attached(pin_dir: &Path, ifindex: u32, program: u32) -> Result<Option<bool>, Error> {
+    let interface = Interface::query(ifindex)?;
+    Ok(interface.map(|i| i.mode_of(program).is_some() && pin_path(pin_dir, ifindex).exists()))
 }
 
 /// Takes the program off a link at once and removes its pin. No pin: nothing to do.

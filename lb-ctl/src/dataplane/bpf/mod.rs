@@ -1,4 +1,4 @@
-//! The kernel's side of the border, through aya: the only importer of it. [`open`] adopts what an earlier
+//! The kernel's side of the border, through aya: the only importer of it. [`open()`] adopts what an earlier
 //! controller left pinned, or makes everything anew; [`detach`] takes everything away, also when the program of
 //! this build cannot be loaded.
 //!
@@ -28,7 +28,7 @@ use std::{error::Error as StdError, io, path::PathBuf};
 pub use self::{open::open, pins::detach, read::BpfReader, write::BpfWriter};
 use super::Error;
 
-/// What [`open`] needs to know.
+/// What [`open()`] needs to know.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// Directory on a BPF file system, `/sys/fs/bpf/lbd` as a rule. Made if missing.

@@ -18,7 +18,7 @@ use super::{
     BpfReader, BpfWriter, Error, Opened, Options, clock, fail, fault,
     flows::{FlowTables, buckets},
     links,
-    pins::{self, Found},
+    pins::{self, Found, PinDir},
     read::ReaderMaps,
     sys::SharedMemory,
     write::WriterMaps,
@@ -39,19 +39,20 @@ const SIZE_NAMES: [&str; 3] = ["flows_v4", "flows_v6", "half_open"];
 /// as they are), or whatever the kernel refuses; the text has the cure.
 pub fn open(options: Options) -> Result<Opened, Error> {
     let wanted = wanted_flows(&options)?;
-    match pins::prepare(&options.pin_dir)? {
+    let pin_dir = pins::take(&options.pin_dir)?;
+    match pins::prepare(&pin_dir)? {
         Found::Maps(settings) => {
             let mut notes = Vec::new();
             notes.extend(size_note(settings.flows, wanted));
-            start(options, &settings, notes)
+            start(pin_dir, &settings, notes)
         }
         Found::Nothing => {
-            let pin_dir = options.pin_dir.clone();
-            let opened = new_settings(wanted).and_then(|settings| start(options, &settings, Vec::new()));
+            let opened =
+                new_settings(wanted).and_then(|settings| start(pin_dir.clone(), &settings, Vec::new()));
             if opened.is_err() {
                 // What was made so far would only hold memory. The error that counts is the first one; what
                 // cannot be removed now is removed by the next start, since it has no settings.
-                drop(pins::detach(&pin_dir));
+                drop(pins::clear(&pin_dir));
             }
             opened
         }
@@ -120,8 +121,8 @@ fn probe_hz() -> Result<u32, Error> {
 }
 
 /// Loads the object over the maps under the pin directory, makes those that are missing, and adopts the links.
-fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Result<Opened, Error> {
-    let pin_dir = &options.pin_dir;
+fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Opened, Error> {
+    let pin_dir = &dir.path;
     let mut ebpf = load(pin_dir, settings)?;
     let mut links = Vec::new();
     let program = xdp(&mut ebpf, PROGRAM)?;
@@ -167,7 +168,7 @@ fn start(options: Options, settings: &Settings, mut notes: Vec<String>) -> Resul
     stored.set(0, settings, 0).map_err(|e| fault("map `SETTINGS` cannot be written", e))?;
 
     let (writer, in_use) =
-        BpfWriter::new(options.pin_dir, ebpf, *settings, writer_maps, filter, Arc::clone(&flows), links)?;
+        BpfWriter::new(dir, ebpf, *settings, writer_maps, filter, Arc::clone(&flows), links)?;
     let reader = BpfReader::new(reader_maps, flows, settings, in_use);
     Ok(Opened { writer, reader, notes })
 }

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::maps::{Array, Map, MapData, MapError};
@@ -25,10 +26,39 @@ pub(super) enum Found {
     Maps(Settings),
 }
 
-/// Makes the pin directory if it is missing, clears it if it is half-made, and says what stands in it.
-pub(super) fn prepare(pin_dir: &Path) -> Result<Found, Error> {
+/// A pin directory, held by the one controller that uses it: two over the same maps would each undo what the
+/// other does. The kernel releases it when the process ends.
+#[derive(Clone)]
+pub(super) struct PinDir {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    _lock: Arc<fs::File>,
+}
+
+/// Makes the pin directory if it is missing and takes it for this process.
+pub(super) fn take(pin_dir: &Path) -> Result<PinDir, Error> {
     require_bpffs(pin_dir)?;
     make_dir(pin_dir)?;
+    lock(pin_dir)
+}
+
+fn lock(pin_dir: &Path) -> Result<PinDir, Error> {
+    let directory = fs::File::open(pin_dir)
+        .map_err(|e| fault(format!("directory {} cannot be opened", pin_dir.display()), e))?;
+    match rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(PinDir { path: pin_dir.to_owned(), _lock: Arc::new(directory) }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(fail(format!(
+            "another lbd runs with the pins under {}: stop it first (systemctl stop lbd), or choose another --pin-dir",
+            pin_dir.display()
+        ))),
+        Err(error) => {
+            Err(fault(format!("directory {} cannot be locked", pin_dir.display()), io::Error::from(error)))
+        }
+    }
+}
+
+/// Clears the pin directory if it is half-made, and says what stands in it.
+pub(super) fn prepare(PinDir { path: pin_dir, .. }: &PinDir) -> Result<Found, Error> {
     let names = list(pin_dir)?;
     let linked = names.iter().any(|name| links::pinned_ifindex(name).is_some());
     let settings = if names.iter().any(|name| name == map::SETTINGS) {
@@ -72,6 +102,11 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>, Error> {
         return Ok(Vec::new());
     }
     require_bpffs(pin_dir)?;
+    clear(&lock(pin_dir)?)
+}
+
+/// [`detach`] for who holds the directory.
+pub(super) fn clear(PinDir { path: pin_dir, .. }: &PinDir) -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     let mut first_error = None;
     let mut attempt = |result: Result<(), Error>, line: String| match result {

@@ -43,7 +43,7 @@ pub(super) struct ReaderMaps {
     pub(super) events: RingBuf<MapData>,
 }
 
-/// Reads counters, events and flows. Made by [`super::open`].
+/// Reads counters, events and flows. Made by [`super::open()`].
 pub struct BpfReader {
     maps: ReaderMaps,
     flows: Arc<FlowTables>,

@@ -1,7 +1,7 @@
 //! The writer: ops become map entries and links.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use aya::{
     Ebpf, Pod,
@@ -31,7 +31,8 @@ use super::{
     flows::{ClaimWatch, FlowTables},
     installed, links,
     open::xdp,
-    os_errno, pins,
+    os_errno,
+    pins::{self, PinDir},
     read::{self, InUse},
     sweep,
     sys::SharedMemory,
@@ -60,9 +61,9 @@ pub(super) struct WriterMaps {
     pub(super) clock: Array<MapData, [u64; 2]>,
 }
 
-/// Applies ops to the kernel. Made by [`super::open`]. Dropping it leaves everything as it is.
+/// Applies ops to the kernel. Made by [`super::open()`]. Dropping it leaves everything as it is.
 pub struct BpfWriter {
-    pin_dir: PathBuf,
+    pin_dir: PinDir,
     ebpf: Ebpf,
     program_id: u32,
     settings: Settings,
@@ -82,7 +83,7 @@ pub struct BpfWriter {
 impl BpfWriter {
     /// A writer over open maps; reads back what is installed.
     pub(super) fn new(
-        pin_dir: PathBuf,
+        pin_dir: PinDir,
         mut ebpf: Ebpf,
         settings: Settings,
         maps: WriterMaps,
@@ -122,20 +123,20 @@ impl BpfWriter {
 
     fn attach_link(&mut self, ifindex: u32) -> Result<(), Error> {
         if self.installed.links.contains_key(&ifindex) {
-            if links::is_attached(&self.pin_dir, ifindex, self.program_id)? {
+            if links::is_attached(&self.pin_dir.path, ifindex, self.program_id)? == Some(true) {
                 return self.put_device(ifindex);
             }
             // The interface went and came back, or somebody took the program off.
             self.detach_link(ifindex)?;
         }
         let program = xdp(&mut self.ebpf, PROGRAM)?;
-        let mode = links::attach(program, &self.pin_dir, ifindex)?;
+        let mode = links::attach(program, &self.pin_dir.path, ifindex)?;
         self.installed.links.insert(ifindex, mode);
         self.put_device(ifindex)
     }
 
     fn detach_link(&mut self, ifindex: u32) -> Result<(), Error> {
-        links::detach(&links::pin_path(&self.pin_dir, ifindex))?;
+        links::detach(&links::pin_path(&self.pin_dir.path, ifindex))?;
         self.installed.links.remove(&ifindex);
         Ok(())
     }
@@ -349,6 +350,19 @@ impl Writer for BpfWriter {
         &self.installed
     }
 
+    fn lost_links(&mut self) -> Result<BTreeSet<u32>, Error> {
+        let known: Vec<u32> = self.installed.links.keys().copied().collect();
+        let mut lost = BTreeSet::new();
+        for ifindex in known {
+            if links::is_attached(&self.pin_dir.path, ifindex, self.program_id)? == Some(false) {
+                // What is left of the link would stand in the way of a new one.
+                self.detach_link(ifindex)?;
+                lost.insert(ifindex);
+            }
+        }
+        Ok(lost)
+    }
+
     fn settings(&self) -> Settings {
         self.settings
     }
@@ -367,7 +381,7 @@ impl Writer for BpfWriter {
     }
 
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
-        pins::detach(&self.pin_dir).map(drop)
+        pins::clear(&self.pin_dir).map(drop)
     }
 }
 
@@ -426,9 +440,5 @@ const fn proto(protocol: Protocol) -> u8 {
 }
 
 fn describe(key: &ServiceKey) -> String {
-    let protocol = match key.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("{protocol} {}", std::net::SocketAddr::new(key.ip, key.port))
+    format!("{} {}", key.protocol.name(), std::net::SocketAddr::new(key.ip, key.port))
 }
