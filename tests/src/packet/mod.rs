@@ -1,8 +1,5 @@
 //! Packets through the real program by `BPF_PROG_TEST_RUN`: what goes in, what must come out, what must be counted.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test rig: where it fails, a panic with its place is what is wanted"
-)]
+#![expect(clippy::unwrap_used, reason = "a harness: what cannot be done fails the test, where it happens")]
 
 pub mod bench;
 pub mod case;
