@@ -14,7 +14,7 @@ use crate::{
         config::Config,
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
-        net::{NetFacts, VipAddress, Watched},
+        net::{NetFacts, Watched},
         status::RipState,
     },
     operator::OperatorFile,
@@ -105,8 +105,8 @@ pub struct View {
     pub operator: BTreeMap<RipId, OperatorState>,
     /// What became of every server.
     pub notes: Notes,
-    /// VIP addresses that this machine should have, each with the link that the program must run on.
-    pub addresses: BTreeMap<VipAddress, u32>,
+    /// What the data plane should hold.
+    pub goal: Arc<Goal>,
     /// Why the configuration on disk is not the one in force.
     pub config_problem: Option<String>,
 }
@@ -136,9 +136,9 @@ pub struct Controller {
     settings: Settings,
     config: Arc<Config>,
     config_problem: Option<String>,
-    before: DesiredState,
+    /// The last one published; number 0 holds what the data plane held before.
+    goal: Arc<Goal>,
     notes: Notes,
-    number: u64,
     to: Connections,
 }
 
@@ -158,9 +158,8 @@ impl Controller {
             settings,
             config: Arc::new(config),
             config_problem: None,
-            before,
+            goal: Arc::new(Goal { number: 0, state: before }),
             notes: Notes::default(),
-            number: 0,
             to,
         }
     }
@@ -172,7 +171,7 @@ impl Controller {
             config: Arc::new(config.clone()),
             operator: BTreeMap::new(),
             notes: Notes::default(),
-            addresses: BTreeMap::new(),
+            goal: Arc::default(),
             config_problem: None,
         }
     }
@@ -328,25 +327,24 @@ impl Controller {
         if !facts.complete {
             // Half a picture of the network would take servers and links away: what is in the kernel goes on.
             self.publish_view();
-            return self.number + 1;
+            return self.goal.number + 1;
         }
         let compiled = compile::compile(&Inputs {
             config: &self.config,
             operator: self.operator.states(),
             health: &health,
             facts: &facts,
-            before: &self.before,
+            before: &self.goal.state,
             settings: &self.settings,
         });
         log_transitions(&self.notes, &compiled.notes, &health);
         self.notes = compiled.notes;
-        if self.number == 0 || self.before != compiled.desired {
-            self.number += 1;
-            self.before.clone_from(&compiled.desired);
-            self.to.goal.send_replace(Arc::new(Goal { number: self.number, state: compiled.desired }));
+        if self.goal.number == 0 || self.goal.state != compiled.desired {
+            self.goal = Arc::new(Goal { number: self.goal.number + 1, state: compiled.desired });
+            self.to.goal.send_replace(Arc::clone(&self.goal));
         }
         self.publish_view();
-        self.number
+        self.goal.number
     }
 
     fn publish_view(&self) {
@@ -354,7 +352,7 @@ impl Controller {
             config: Arc::clone(&self.config),
             operator: self.operator.states().clone(),
             notes: self.notes.clone(),
-            addresses: self.before.addresses.clone(),
+            goal: Arc::clone(&self.goal),
             config_problem: self.config_problem.clone(),
         }));
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -26,6 +26,9 @@ use crate::{
 
 /// Share of a flow table in use, in percent, from which on it is a problem.
 const NEARLY_FULL_PERCENT: u64 = 90;
+
+/// What is said of VIPs and servers on their way into the kernel's tables.
+const NOT_YET: &str = "not in the data plane yet";
 
 /// The ends of all channels that say something.
 #[derive(Clone, Debug)]
@@ -66,6 +69,7 @@ impl Observer {
             census: &census,
             counters: &counters,
             slots: slots(&reconciled.installed),
+            in_tables: in_tables(&reconciled.installed),
             now,
         };
         let vips: Vec<VipStatus> = view.config.vips.iter().map(|vip| scene.vip(vip)).collect();
@@ -121,6 +125,11 @@ fn slots(installed: &Installed) -> BTreeMap<(&str, &str), u16> {
     slots
 }
 
+/// Slots that take new flows.
+fn in_tables(installed: &Installed) -> BTreeSet<u16> {
+    installed.tables.values().flat_map(|table| table.entrants.iter().map(|entrant| entrant.slot)).collect()
+}
+
 /// One moment of everything.
 struct Scene<'a> {
     view: &'a View,
@@ -130,6 +139,7 @@ struct Scene<'a> {
     census: &'a FlowCensus,
     counters: &'a Counters,
     slots: BTreeMap<(&'a str, &'a str), u16>,
+    in_tables: BTreeSet<u16>,
     now: SystemTime,
 }
 
@@ -176,7 +186,8 @@ impl Scene<'_> {
             return None;
         }
         let installed = &self.reconciled.installed;
-        let (address, link) = self.view.addresses.iter().find(|(address, _)| address.ip == vip.ip)?;
+        let (address, link) =
+            self.view.goal.state.addresses.iter().find(|(address, _)| address.ip == vip.ip)?;
         if !installed.links.contains_key(link) {
             return Some(format!("the program does not run on {} (yet)", self.facts.link_name(*link)));
         }
@@ -184,7 +195,7 @@ impl Scene<'_> {
             installed.keys.contains_key(&ServiceKey { ip: vip.ip, port, protocol: vip.protocol })
         };
         if !vip.ports.iter().all(leads_to_it) {
-            return Some("not in the data plane yet".to_owned());
+            return Some(NOT_YET.to_owned());
         }
         if let Some(refused) = self.reconciled.addresses.get(&vip.ip) {
             return Some(refused.clone());
@@ -206,16 +217,23 @@ impl Scene<'_> {
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
         let count = |by_slot: &BTreeMap<u16, u64>| slot.and_then(|s| by_slot.get(s)).copied().unwrap_or(0);
+        let entering = self.is_entering(&id, slot.copied());
+        let (state, detail) = if entering {
+            (RipState::Checking, NOT_YET.to_owned())
+        } else {
+            let detail = note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health));
+            (note.map_or(RipState::Checking, |n| n.state), detail)
+        };
         let path = self.facts.paths.get(&rip.ip);
         RipStatus {
             name: rip.name.clone(),
             ip: rip.ip,
             weight: rip.weight,
-            state: note.map_or(RipState::Checking, |n| n.state),
+            state,
             operator: self.view.operator.get(&id).copied().unwrap_or_default(),
             verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
             verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
-            detail: note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health)),
+            detail,
             reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
             steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
             connections: count(&self.census.active_by_slot),
@@ -224,6 +242,13 @@ impl Scene<'_> {
             bytes_total: bytes,
             mac: path.and_then(|p| p.mac).map(|mac| mac.to_string()),
         }
+    }
+
+    /// True for a server that should take new flows, and does not stand in the kernel's table yet.
+    fn is_entering(&self, id: &RipId, slot: Option<u16>) -> bool {
+        let service = self.view.goal.state.services.get(&id.vip);
+        service.is_some_and(|service| service.entrants.iter().any(|entrant| entrant.name == id.rip))
+            && slot.is_none_or(|slot| !self.in_tables.contains(&slot))
     }
 
     fn links(&self) -> Vec<LinkStatus> {

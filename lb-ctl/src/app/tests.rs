@@ -219,7 +219,6 @@ impl AddressBook for Lan {
 /// A daemon in a directory of its own.
 struct Daemon {
     app: App,
-    fake: Fake,
     socket: PathBuf,
     health: watch::Sender<HealthMap>,
 }
@@ -262,7 +261,7 @@ impl World {
         });
         let mut reconciled = app.reconciled.clone();
         drop(timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0)).await.unwrap().unwrap());
-        Daemon { app, fake: self.fake.clone(), socket, health }
+        Daemon { app, socket, health }
     }
 }
 
@@ -344,8 +343,7 @@ impl Daemon {
     async fn both_up(&self) {
         self.verdict("PACS", "R1", Verdict::Up);
         self.verdict("PACS", "R2", Verdict::Up);
-        let in_service = |s: &Status| s.health == Colour::Green && servers_in_table(&self.fake) == 2;
-        self.until("both in service", in_service).await;
+        self.until("green", |s| s.health == Colour::Green).await;
     }
 }
 
@@ -513,6 +511,23 @@ async fn a_vip_is_not_green_before_its_address_is_there() {
     world.lan.answers.send_replace(true);
     daemon.until("green", |s| s.health == Colour::Green && s.vips[0].problem.is_none()).await;
     assert!(world.lan.has("10.12.1.100"));
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_not_active_before_it_stands_in_the_table() {
+    let world = World::new(config(vec![pacs()]));
+    let daemon = world.start().await;
+    daemon.until("claimed", |s| s.vips[0].problem.is_none() && world.lan.has("10.12.1.100")).await;
+    // The first step brings the server to life, the second one puts it into the table.
+    world.fake.fail_at(1);
+    daemon.verdict("PACS", "R1", Verdict::Up);
+    let status = daemon.until("refused", |s| s.vips[0].problem.is_some()).await;
+    let rip = &status.vips[0].rips[0];
+    assert_eq!((rip.verdict, rip.state), (Verdict::Up, RipState::Checking), "{rip:?}");
+    assert_eq!(rip.detail, "not in the data plane yet");
+    daemon.until("tried again", |s| s.vips[0].rips[0].state == RipState::Active).await;
+    assert_eq!(servers_in_table(&world.fake), 1);
     daemon.app.stop().await;
 }
 
