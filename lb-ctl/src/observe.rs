@@ -217,12 +217,14 @@ impl Scene<'_> {
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
         let count = |by_slot: &BTreeMap<u16, u64>| slot.and_then(|s| by_slot.get(s)).copied().unwrap_or(0);
-        let entering = self.is_entering(&id, slot.copied());
-        let (state, detail) = if entering {
-            (RipState::Checking, NOT_YET.to_owned())
-        } else {
-            let detail = note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health));
-            (note.map_or(RipState::Checking, |n| n.state), detail)
+        let decided = note.map_or(RipState::Checking, |n| n.state);
+        let why = note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health));
+        let in_table = slot.is_some_and(|slot| self.in_tables.contains(slot));
+        // What was decided counts when the kernel's table says the same.
+        let (state, detail) = match (self.is_entrant(&id), in_table) {
+            (true, false) => (RipState::Checking, NOT_YET.to_owned()),
+            (false, true) => (RipState::Active, format!("{why}; still takes new connections")),
+            (true, true) | (false, false) => (decided, why),
         };
         let path = self.facts.paths.get(&rip.ip);
         RipStatus {
@@ -244,11 +246,10 @@ impl Scene<'_> {
         }
     }
 
-    /// True for a server that should take new flows, and does not stand in the kernel's table yet.
-    fn is_entering(&self, id: &RipId, slot: Option<u16>) -> bool {
+    /// True for a server that should take new flows.
+    fn is_entrant(&self, id: &RipId) -> bool {
         let service = self.view.goal.state.services.get(&id.vip);
         service.is_some_and(|service| service.entrants.iter().any(|entrant| entrant.name == id.rip))
-            && slot.is_none_or(|slot| !self.in_tables.contains(&slot))
     }
 
     fn links(&self) -> Vec<LinkStatus> {

@@ -515,7 +515,7 @@ async fn a_vip_is_not_green_before_its_address_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_not_active_before_it_stands_in_the_table() {
+async fn a_server_is_active_while_it_stands_in_the_table_and_no_longer() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     daemon.until("claimed", |s| s.vips[0].problem.is_none() && world.lan.has("10.12.1.100")).await;
@@ -528,6 +528,17 @@ async fn a_server_is_not_active_before_it_stands_in_the_table() {
     assert_eq!(rip.detail, "not in the data plane yet");
     daemon.until("tried again", |s| s.vips[0].rips[0].state == RipState::Active).await;
     assert_eq!(servers_in_table(&world.fake), 1);
+
+    // The same the other way: until it has left the table, it takes new connections.
+    daemon.until("no problem", |s| s.vips[0].problem.is_none()).await;
+    world.fake.fail_at(0);
+    daemon.verdict("PACS", "R1", Verdict::Down);
+    let status = daemon.until("refused", |s| s.vips[0].problem.is_some()).await;
+    let rip = &status.vips[0].rips[0];
+    assert_eq!((rip.verdict, rip.state), (Verdict::Down, RipState::Active), "{rip:?}");
+    assert!(rip.detail.ends_with("still takes new connections"), "{}", rip.detail);
+    daemon.until("tried again", |s| s.vips[0].rips[0].state == RipState::Down).await;
+    assert_eq!(servers_in_table(&world.fake), 0);
     daemon.app.stop().await;
 }
 
