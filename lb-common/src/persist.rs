@@ -22,7 +22,7 @@ pub struct PersistEntry {
     pub slot: u16,
     /// Backend's generation when the entry was made; another one makes the entry void.
     pub generation: u16,
-    /// Tick of the last packet that used it.
+    /// Tick of the last new flow that used it.
     pub last_seen: u32,
 }
 

@@ -109,12 +109,12 @@ pub mod no_server {
 
 /// One look-up table, replaced whole: the value of the inner maps of `TABLES`.
 ///
-/// [`pick::ROTATE`] walks the first `len` entries, so that weights come out exactly; the hash picks use all of
-/// them. `len == 0`: no server takes new flows.
+/// [`pick::ROTATE`] walks the first `len` entries, so that weights come out exactly; hashes are scaled onto them.
+/// `len == 0`: no server takes new flows.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Table {
-    /// Entries in use by [`pick::ROTATE`]; 0 = empty table.
+    /// Entries in use; 0 = empty table.
     pub len: u32,
     /// Zero.
     pub pad: u32,

@@ -1,5 +1,5 @@
-//! What the packet path asks of its surroundings. The kernel's answers are in the binary; the host's, for tests,
-//! in [`crate::path`]'s tests.
+//! What the packet path asks of its surroundings. The kernel's answers are in the binary; tests run the
+//! program itself.
 
 use lb_common::{
     backend::Backend,

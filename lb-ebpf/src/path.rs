@@ -66,15 +66,6 @@ struct Seen {
     hash: u64,
 }
 
-/// Takes one frame along the whole path, for callers that do not mind one large function.
-pub fn run<E: Env>(env: &E) -> Verdict {
-    match established(env) {
-        Outcome::Done(verdict) => verdict,
-        Outcome::FirstV4 => first_v4(env),
-        Outcome::FirstV6 => first_v6(env),
-    }
-}
-
 /// The hot part: packets of established flows, and packets that are none of ours.
 #[inline(always)]
 pub fn established<E: Env>(env: &E) -> Outcome {

@@ -90,13 +90,13 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
         let mut key =
             ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
-        if let Some(found) = unsafe { maps::SERVICE_KEYS_V4.get(&key) } {
+        if let Some(found) = unsafe { maps::SERVICE_KEYS_V4.get(key) } {
             return Some(found.service);
         }
         // Every port that has no key of its own.
         key.port = 0;
         // SAFETY: as above.
-        unsafe { maps::SERVICE_KEYS_V4.get(&key) }.map(|found| found.service)
+        unsafe { maps::SERVICE_KEYS_V4.get(key) }.map(|found| found.service)
     }
 }
 
@@ -127,13 +127,13 @@ impl Tables<WORDS_V6, KEY_V6> for Kernel {
     fn service_id(&self, ends: &Ends) -> Option<u32> {
         let mut key = ServiceKey6 { addr: ends.vip, port: ends.vip_port(), proto: ends.proto, pad: [0; 5] };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
-        if let Some(found) = unsafe { maps::SERVICE_KEYS_V6.get(&key) } {
+        if let Some(found) = unsafe { maps::SERVICE_KEYS_V6.get(key) } {
             return Some(found.service);
         }
         // Every port that has no key of its own.
         key.port = 0;
         // SAFETY: as above.
-        unsafe { maps::SERVICE_KEYS_V6.get(&key) }.map(|found| found.service)
+        unsafe { maps::SERVICE_KEYS_V6.get(key) }.map(|found| found.service)
     }
 }
 
