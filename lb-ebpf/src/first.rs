@@ -131,12 +131,12 @@ where
             steer::tell::<E, WORDS, KEY>(env, EventKind::HalfOpenOverwritten, service as u16, key, now);
         }
         Inserted::Exists => {
-            // Another CPU was first with the same flow, and may have established it: its choice holds.
-            if let Some(hit) =
-                flow_table::find_apart(flows, key).or_else(|| flow_table::find_apart(half, key))
-            {
-                return Ok(Decision(hit.decision));
-            }
+            // Another CPU was first with the same flow, and may be establishing it: its choice holds. Flows move from
+            // here to there, so who looks here first and there second cannot miss one on its way.
+            return flow_table::find_apart(half, key)
+                .or_else(|| flow_table::find_apart(flows, key))
+                .map(|hit| Decision(hit.decision))
+                .ok_or(Reason::TwinPacket);
         }
         // Its other packet goes where that CPU decides. To send this one elsewhere would split the flow; the sender
         // repeats what matters.
