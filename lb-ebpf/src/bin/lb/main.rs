@@ -1,4 +1,4 @@
-//! The XDP programs: entry points only. The path is in the library, what it asks for in [`kernel`].
+//! The XDP programs: entry points only. The path is in the library, what it asks for in `kernel.rs`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(
     clippy::missing_const_for_fn,
