@@ -51,7 +51,7 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     fn backend(&self, slot: u32) -> Option<&Backend>;
     /// Next index below `len` for round robin.
     fn rotate(&self, service: u32, len: u32) -> u32;
-    /// Persistence entry of a client; refreshed to `now` when it is younger than `ticks` and used.
+    /// Persistence entry of a client, however old.
     fn persisted(&self, key: &PersistKey) -> Option<PersistEntry>;
     /// Writes a persistence entry; if it is `new`, only where there is none. False when it was not written: there
     /// is one, or no room.

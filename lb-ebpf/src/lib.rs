@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What it needs from its surroundings - maps, clock, counters - it asks of an [`env::Env`]; the kernel's is in
-//! the binary, the tests bring their own. Rules of this crate:
+//! the binary. Rules of this crate:
 //!
 //! - No helper call, map or log here; no header arithmetic in the binary.
 //! - `unsafe` in two files only: [`packet`] makes references into the frame, [`flow_table`] touches shared words.

@@ -99,13 +99,20 @@ impl Word for SharedWord {
 /// One bucket: `WAYS` entries of `WORDS` words, the first of which is the control word.
 pub type Bucket<W, const WORDS: usize> = [[W; WORDS]; WAYS];
 
+/// Bucket of a flow with this hash, in a table of `mask + 1` buckets.
+#[inline(always)]
+#[must_use]
+pub const fn bucket_index(hash: u64, mask: u32) -> u32 {
+    (hash >> 32) as u32 & mask
+}
+
 /// A flow's key and where it belongs.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
 pub struct Key<const KEY: usize> {
     /// Key words as `lb_common::flow` lays them out.
     pub words: [u64; KEY],
-    /// Hash of them. Bits 32 and up are the bucket, 54-55 the first way tried, 56-63 the tag.
+    /// Hash of them. Bits 32 and up are the bucket, 54-55 the first way tried, 56-63 the tag. Beyond 4 M buckets (16 M
+    /// flows) the first way goes with the bucket, and a hit may touch more lines.
     pub hash: u64,
 }
 
@@ -113,13 +120,6 @@ impl<const KEY: usize> Key<KEY> {
     #[inline(always)]
     const fn tag(&self) -> u8 {
         (self.hash >> 56) as u8
-    }
-
-    /// Bucket in a table of `mask + 1` buckets.
-    #[inline(always)]
-    #[must_use]
-    pub const fn bucket(&self, mask: u32) -> u32 {
-        (self.hash >> 32) as u32 & mask
     }
 
     /// The n-th way to try. Each flow starts at its own, so that a hit usually touches one cache line.

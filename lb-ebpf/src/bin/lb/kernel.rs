@@ -14,7 +14,7 @@ use lb_common::{
 };
 use lb_ebpf::{
     env::{Env, Tables},
-    flow_table::{Bucket, SharedWord},
+    flow_table::{Bucket, SharedWord, bucket_index},
     packet::Packet,
     parse::Ends,
 };
@@ -77,12 +77,12 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
 
     #[inline(always)]
     fn established(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V4>> {
-        maps::FLOWS_V4.get((hash >> 32) as u32 & constants::bucket_mask_v4())
+        maps::FLOWS_V4.get(bucket_index(hash, constants::bucket_mask_v4()))
     }
 
     #[inline(always)]
     fn half_open(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V4>> {
-        maps::HALF_OPEN_V4.get((hash >> 32) as u32 & constants::bucket_mask_half_v4())
+        maps::HALF_OPEN_V4.get(bucket_index(hash, constants::bucket_mask_half_v4()))
     }
 
     #[inline(always)]
@@ -115,12 +115,12 @@ impl Tables<WORDS_V6, KEY_V6> for Kernel {
 
     #[inline(always)]
     fn established(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V6>> {
-        maps::FLOWS_V6.get((hash >> 32) as u32 & constants::bucket_mask_v6())
+        maps::FLOWS_V6.get(bucket_index(hash, constants::bucket_mask_v6()))
     }
 
     #[inline(always)]
     fn half_open(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V6>> {
-        maps::HALF_OPEN_V6.get((hash >> 32) as u32 & constants::bucket_mask_half_v6())
+        maps::HALF_OPEN_V6.get(bucket_index(hash, constants::bucket_mask_half_v6()))
     }
 
     #[inline(always)]

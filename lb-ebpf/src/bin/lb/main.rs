@@ -25,30 +25,15 @@ mod programs {
 
     use crate::kernel::{self, Kernel};
 
-    /// What [`established`] gives back when the packet is one for [`first_v4`]; beyond every `XDP_*`.
-    const FIRST_V4: u32 = 0x104;
-    /// Likewise for [`first_v6`].
-    const FIRST_V6: u32 = 0x106;
-
-    /// The load balancer. It does nothing itself, so that the parts' stacks do not add up: a program and what it
-    /// calls share 512 bytes.
+    /// The load balancer: [`path::established`] in the entry's own frame, because a return is dear where returns are
+    /// guarded against speculation. The rest has frames of its own; all of them share 512 bytes.
     #[xdp(frags)]
     pub fn lb(ctx: XdpContext) -> u32 {
-        match established(ctx.ctx) {
-            FIRST_V4 => first_v4(ctx.ctx),
-            FIRST_V6 => first_v6(ctx.ctx),
-            action => action,
-        }
-    }
-
-    /// [`path::established`].
-    #[inline(always)]
-    fn established(ctx: *mut xdp_md) -> u32 {
-        let kernel = Kernel::new(ctx);
+        let kernel = Kernel::new(ctx.ctx);
         match path::established(&kernel) {
             Outcome::Done(verdict) => action(&kernel, verdict),
-            Outcome::FirstV4 => FIRST_V4,
-            Outcome::FirstV6 => FIRST_V6,
+            Outcome::FirstV4 => first_v4(ctx.ctx),
+            Outcome::FirstV6 => first_v6(ctx.ctx),
         }
     }
 
