@@ -28,8 +28,10 @@ pub struct Backend {
     pub vlan: [u16; 2],
     /// Tag protocol identifier of the outer tag when there are two, host order; a lone or inner tag is 802.1Q.
     pub outer_tpid: u16,
+    /// Largest IP packet that the interface takes, in bytes; 0 = not known. Only NAT and SNAT look at it: they route.
+    pub mtu: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
 impl Backend {
@@ -49,6 +51,28 @@ pub mod state {
     /// Flows that exist are forwarded. Whether new ones come is decided by the look-up table alone: a draining
     /// server is live but in no table.
     pub const LIVE: u8 = 1;
+}
+
+/// Where NAT and SNAT send a new flow of a slot.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Target {
+    /// Server's address as in [`crate::flow::Ends`].
+    pub addr: [u64; 2],
+    /// Its port, wire bytes; 0 = the one that the client asked for.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// An interface as replies leave by it: one word, written whole.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C, align(8))]
+pub struct LinkRecord {
+    /// Its MAC; zero = nothing leaves by it.
+    pub mac: Mac,
+    /// Largest IP packet in bytes; 0 = not known.
+    pub mtu: u16,
 }
 
 /// Who a slot stands for. Written and read by the controller only.

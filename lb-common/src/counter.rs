@@ -34,6 +34,8 @@ pub enum Fate {
     Drop,
     /// Forwarded all the same; something beside it is worth counting.
     Note,
+    /// Answered: the sender got another packet back for it.
+    Answer,
 }
 
 macro_rules! reasons {
@@ -83,9 +85,9 @@ reasons! {
     NotVip = 3, "not_vip", Pass;
     /// A VIP's address, but neither TCP nor UDP (a ping, for one).
     NotTcpUdp = 4, "not_tcp_udp", Pass;
-    /// A fragment of an IP packet for a VIP.
-    Fragment = 5, "fragment", Pass;
-    /// An IPv6 packet for a VIP with an extension header before TCP or UDP.
+    /// A fragment whose datagram's first one has not been seen: it came too early, or is of a datagram long gone.
+    FragmentUnknown = 5, "fragment_unknown", Drop;
+    /// An IPv6 packet for a VIP with more extension headers than are followed, or with one that hides what comes after.
     ExtensionHeader = 6, "extension_header", Pass;
     /// A VIP's address, but no service on that port and protocol.
     NoService = 7, "no_service", Pass;
@@ -113,6 +115,34 @@ reasons! {
     EventLost = 18, "event_lost", Note;
     /// Another CPU took the place for a new flow's entry; the flow's hash decides until it has one.
     EntryTaken = 19, "entry_taken", Note;
+    /// No source port was free for a new SNAT flow; the kernel answers with RST or port unreachable.
+    NoSourcePort = 20, "no_source_port", Pass;
+    /// No room for a new NAT or SNAT flow; the kernel answers with RST or port unreachable.
+    FlowRefused = 21, "flow_refused", Pass;
+    /// A packet into a flow whose server is dead; its sender got a RST.
+    FlowReset = 22, "flow_reset", Answer;
+    /// An ICMP error about a balanced flow; it went to the end that it is for.
+    IcmpError = 23, "icmp_error", Note;
+    /// An ICMP error that quotes no flow that is known.
+    IcmpUnknown = 24, "icmp_unknown", Pass;
+    /// The time to live of a NAT or SNAT packet ended here; its sender was told.
+    TtlExpired = 25, "ttl_expired", Answer;
+    /// A NAT or SNAT packet longer than its way out takes; its sender was told.
+    TooBig = 26, "too_big", Answer;
+    /// A packet whose time to live ended here, or that is longer than its way out takes, about which nobody may be
+    /// told (RFC 1122, 3.2.2), or not so soon again.
+    Untold = 27, "untold", Drop;
+    /// The client's packets of a NAT or SNAT flow come another way; replies follow.
+    HopMoved = 28, "hop_moved", Note;
+    /// Replies should go by the routing table, and it had no way to the client; they go the way that its packets came.
+    NoRoute = 29, "no_route", Note;
+    /// Another NAT or SNAT flow has the same ends between this machine and the server; the kernel answers with RST or
+    /// port unreachable.
+    ReplyClash = 30, "reply_clash", Pass;
+    /// A packet of a NAT or SNAT flow whose entry for the other direction was lost; the flow begins anew.
+    HalfPair = 31, "half_pair", Note;
+    /// A RST of a NAT or SNAT connection that is not known.
+    MidStreamReset = 32, "mid_stream_reset", Drop;
 }
 
 #[cfg(test)]

@@ -13,11 +13,15 @@ pub enum EventKind {
     NoServer = 1,
     /// A live half-open flow was overwritten by a newer one: a SYN flood, or a table too small.
     HalfOpenOverwritten = 2,
+    /// SNAT found no free source port for a new flow.
+    NoSourcePort = 3,
+    /// NAT or SNAT had no room for a new flow and refused it.
+    FlowRefused = 4,
 }
 
 impl EventKind {
     /// Number of kinds.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 5;
 
     /// The kind with this number; `None` for one that this build does not know.
     #[must_use]
@@ -26,6 +30,8 @@ impl EventKind {
             0 => Some(Self::FlowTableFull),
             1 => Some(Self::NoServer),
             2 => Some(Self::HalfOpenOverwritten),
+            3 => Some(Self::NoSourcePort),
+            4 => Some(Self::FlowRefused),
             _ => None,
         }
     }

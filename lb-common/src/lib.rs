@@ -13,9 +13,11 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod checksum;
 pub mod counter;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod limits;
 pub mod maglev;
@@ -29,4 +31,4 @@ pub mod settings;
 /// Raised whenever pinned maps of an older build can no longer be adopted by a newer one.
 ///
 /// The controller writes it to the pinned `SETTINGS` map and compares it before it adopts anything.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -19,6 +19,12 @@ pub const FILTER_WORDS: usize = 1024;
 pub const EVENT_BYTES: u32 = 256 * 1024;
 /// Persistence entries, of both address families together.
 pub const MAX_PERSIST: u32 = 131_072;
+/// Source addresses of one SNAT service.
+pub const MAX_SOURCES: usize = 16;
+/// Source ports tried for a new SNAT flow before it is refused.
+pub const SOURCE_TRIES: u32 = 64;
+/// Datagrams whose fragments are remembered.
+pub const MAX_FRAGMENTS: u32 = 8192;
 /// Longest name of a VIP or real server in bytes, so that it fits its record.
 pub const MAX_NAME: usize = 63;
 
@@ -49,6 +55,14 @@ pub mod map {
     pub const TABLES: &str = "TABLES";
     /// Array by slot: [`crate::backend::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
+    /// Array by service id: [`crate::service::Sources`].
+    pub const SOURCES: &str = "SOURCES";
+    /// Array by slot: [`crate::backend::Target`].
+    pub const TARGETS: &str = "TARGETS";
+    /// Array by ifindex: [`crate::backend::LinkRecord`].
+    pub const LINKS: &str = "LINKS";
+    /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::FragmentEntry`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Array by slot: [`crate::backend::BackendInfo`]; only the controller reads it.
     pub const BACKEND_INFO: &str = "BACKEND_INFO";
     /// Array of [`crate::flow::Bucket4`]: established IPv4 flows.
@@ -75,7 +89,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map that is pinned and adopted by the next controller.
-    pub const PINNED: [&str; 20] = [
+    pub const PINNED: [&str; 24] = [
         SETTINGS,
         FILTER,
         SERVICE_KEYS_V4,
@@ -85,6 +99,10 @@ pub mod map {
         TABLES,
         BACKENDS,
         BACKEND_INFO,
+        SOURCES,
+        TARGETS,
+        LINKS,
+        FRAGMENTS,
         FLOWS_V4,
         FLOWS_V6,
         HALF_OPEN_V4,

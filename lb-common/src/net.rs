@@ -85,6 +85,15 @@ pub fn ip6(addr: [u64; 2]) -> Ipv6Addr {
     Ipv6Addr::from(octets)
 }
 
+/// An address of either family as keys hold it: IPv4 in the low half of the first word.
+#[must_use]
+pub const fn words(ip: IpAddr) -> [u64; 2] {
+    match ip {
+        IpAddr::V4(ip) => [addr4(ip) as u64, 0],
+        IpAddr::V6(ip) => addr6(ip),
+    }
+}
+
 /// A port as the packet path reads it: the two network-order bytes in a native `u16`.
 #[must_use]
 pub const fn wire_port(port: u16) -> u16 {

@@ -1,7 +1,7 @@
 //! The promise to aya that map keys and values are plain bytes: one macro that also demands zerocopy's proof.
 #![allow(unsafe_code, reason = "aya::Pod is an unsafe trait; the macro checks its conditions")]
 
-use crate::{backend, counter, flow, persist, service, settings};
+use crate::{backend, counter, flow, fragment, persist, service, settings};
 
 macro_rules! pod {
     ($($ty:ty),+ $(,)?) => {$(
@@ -18,10 +18,14 @@ macro_rules! pod {
 pod!(
     backend::Backend,
     backend::BackendInfo,
+    backend::LinkRecord,
+    backend::Target,
     counter::BackendTraffic,
     counter::ServiceTraffic,
     flow::Bucket4,
     flow::Bucket6,
+    fragment::FragmentEntry,
+    fragment::FragmentKey,
     persist::PersistEntry,
     persist::PersistKey,
     service::Service,
@@ -29,6 +33,7 @@ pod!(
     service::ServiceKey4,
     service::ServiceKey6,
     service::ServiceRef,
+    service::Sources,
     service::Table,
     settings::Settings,
 );

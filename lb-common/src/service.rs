@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     counter::BackendTraffic,
     hash,
-    limits::{FILTER_WORDS, MAX_NAME, TABLE_SLOTS},
+    limits::{FILTER_WORDS, MAX_NAME, MAX_SOURCES, TABLE_SLOTS},
     net,
 };
 
@@ -75,18 +75,46 @@ pub struct Service {
     pub no_server: u8,
     /// Leading bits of the client address that persistence looks at; 0 = no persistence.
     pub persist_prefix: u8,
+    /// [`flags`].
+    pub flags: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 3],
     /// Ticks of idleness after which a persistence entry no longer counts.
     pub persist_ticks: u32,
     /// Group id that persistence entries are kept under, so that VIPs can share them.
     pub persist_group: u32,
 }
 
-/// Values of [`Service::mode`] and of a flow's rewrite kind.
+/// Values of [`Service::mode`], and of the kind of the client's flow entries.
 pub mod mode {
     /// Direct routing: only MACs (and VLAN tags) change.
-    pub const DR: u8 = 1;
+    pub const DR: u8 = crate::flow::kind::DR;
+    /// Destination rewritten; the server sees the client's address and answers through this machine.
+    pub const NAT: u8 = crate::flow::kind::NAT;
+    /// Source and destination rewritten; the server sees one of the service's [`super::Sources`].
+    pub const SNAT: u8 = crate::flow::kind::SNAT;
+}
+
+/// Bits of [`Service::flags`]. They mean nothing to direct routing.
+pub mod flags {
+    /// Replies go by the routing table, and not the way that the client's packets came.
+    pub const RETURN_BY_ROUTE: u8 = 1;
+    /// Who still sends into a TCP flow whose server is dead gets a RST.
+    pub const RESET: u8 = 2;
+}
+
+/// Source addresses and ports of a SNAT service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Sources {
+    /// Addresses in use, from the front; 0 = the service cannot take new flows.
+    pub count: u32,
+    /// First port, host order.
+    pub first_port: u16,
+    /// Number of ports from there.
+    pub ports: u16,
+    /// Addresses as in [`crate::flow::Ends`].
+    pub addrs: [[u64; 2]; MAX_SOURCES],
 }
 
 /// Values of [`Service::pick`].
@@ -183,6 +211,20 @@ pub const fn filter_bit4(addr: u32) -> u32 {
 #[must_use]
 pub const fn filter_bit6(addr: [u64; 2]) -> u32 {
     hash::fold_bits((addr[0] ^ addr[1].rotate_left(32)).wrapping_mul(hash::K1))
+}
+
+/// Bit number of the IPv4 address of a NAT or SNAT server: packets *from* it may be replies.
+#[inline(always)]
+#[must_use]
+pub const fn filter_source_bit4(addr: u32) -> u32 {
+    filter_bit4(!addr)
+}
+
+/// Bit number of the IPv6 address of a NAT or SNAT server.
+#[inline(always)]
+#[must_use]
+pub const fn filter_source_bit6(addr: [u64; 2]) -> u32 {
+    filter_bit6([!addr[0], addr[1]])
 }
 
 /// Word index and mask of a filter bit.

@@ -380,7 +380,7 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
 fn check_targets(config: &Config) -> Targets {
     let mut targets = Targets::new();
     for vip in config.vips.iter().filter(|v| v.enabled) {
-        let Some(port) = vip.check.port.or_else(|| vip.ports.first().copied()) else {
+        let Some(port) = vip.check.port.or_else(|| vip.ports.first()) else {
             continue;
         };
         targets.extend(vip.rips.iter().map(|rip| Target {

@@ -153,8 +153,8 @@ impl Scene<'_> {
         VipStatus {
             name: vip.name.clone(),
             ip: vip.ip,
-            ports: vip.ports.clone(),
-            protocol: vip.protocol,
+            ports: vip.ports.to_string(),
+            protocol: vip.protocols,
             mode: vip.mode,
             scheduler: vip.scheduler,
             enabled: vip.enabled,
@@ -191,10 +191,11 @@ impl Scene<'_> {
         if !installed.links.contains_key(link) {
             return Some(format!("the program does not run on {} (yet)", self.facts.link_name(*link)));
         }
-        let leads_to_it = |&port: &u16| {
-            installed.keys.contains_key(&ServiceKey { ip: vip.ip, port, protocol: vip.protocol })
+        let leads_to_it = |port: u16| {
+            let has = |&protocol| installed.keys.contains_key(&ServiceKey { ip: vip.ip, port, protocol });
+            vip.protocols.each().iter().all(has)
         };
-        if !vip.ports.iter().all(leads_to_it) {
+        if !vip.ports.keys().all(leads_to_it) {
             return Some(NOT_YET.to_owned());
         }
         if let Some(refused) = self.reconciled.addresses.get(&vip.ip) {

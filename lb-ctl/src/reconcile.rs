@@ -267,7 +267,7 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
         if step.vip.as_ref().is_some_and(|vip| failed.contains(vip)) {
             continue;
         }
-        let narrowing = matches!(&step.op, Op::SetFilter { addresses }
+        let narrowing = matches!(&step.op, Op::SetFilter { addresses, .. }
             if writer.installed().keys.keys().any(|key| !addresses.contains(&key.ip)));
         if narrowing {
             // A step that failed left a key standing: its address must stay too.

@@ -130,5 +130,11 @@ const fn text(kind: EventKind) -> &'static str {
         EventKind::HalfOpenOverwritten => {
             "half-open connections are being overwritten: a SYN flood, or `node.half_open` is too small"
         }
+        EventKind::NoSourcePort => {
+            "a SNAT VIP had no source port for a new connection: give it more `source` addresses or ports"
+        }
+        EventKind::FlowRefused => {
+            "a NAT or SNAT VIP had no room for a new connection and refused it: raise `node.flows_v4` or `flows_v6`"
+        }
     }
 }

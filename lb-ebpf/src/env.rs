@@ -5,7 +5,7 @@ use lb_common::{
     backend::Backend,
     counter::Reason,
     event::EventKind,
-    flow::{KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
+    flow::{Ends, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     persist::{PersistEntry, PersistKey},
     service::{Service, Table},
 };
@@ -13,7 +13,6 @@ use lb_common::{
 use crate::{
     flow_table::{Bucket, Word},
     packet::Packet,
-    parse::Ends,
 };
 
 /// The tables of one family, told apart by the number of words in a flow entry and in its key.

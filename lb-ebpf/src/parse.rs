@@ -2,7 +2,6 @@
 
 use lb_common::{
     counter::Reason,
-    flow::{KEY_V4, KEY_V6},
     net::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP},
 };
 
@@ -58,77 +57,6 @@ const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
-/// Both ends of a flow, in the form that persistence, events and hashes want. Everything in wire bytes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ends {
-    /// Client address; IPv4 in the low half of the first word.
-    pub client: [u64; 2],
-    /// VIP address, likewise.
-    pub vip: [u64; 2],
-    /// Client port in the low half, VIP port in the high half.
-    pub ports: u32,
-    /// IP protocol.
-    pub proto: u8,
-    /// 4 or 6.
-    pub family: u8,
-}
-
-impl Ends {
-    /// Key words of an IPv4 flow.
-    #[inline(always)]
-    #[must_use]
-    pub const fn key_v4(&self) -> [u64; KEY_V4] {
-        [self.client[0] | self.vip[0] << 32, self.ports_word()]
-    }
-
-    /// Key words of an IPv6 flow.
-    #[inline(always)]
-    #[must_use]
-    pub const fn key_v6(&self) -> [u64; KEY_V6] {
-        [self.client[0], self.client[1], self.vip[0], self.vip[1], self.ports_word()]
-    }
-
-    /// The ends of an IPv4 flow with this key.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of_v4(key: &[u64; KEY_V4]) -> Self {
-        let [addrs, ports] = *key;
-        Self {
-            client: [addrs & 0xffff_ffff, 0],
-            vip: [addrs >> 32, 0],
-            ports: ports as u32,
-            proto: (ports >> 32) as u8,
-            family: 4,
-        }
-    }
-
-    /// The ends of an IPv6 flow with this key.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of_v6(key: &[u64; KEY_V6]) -> Self {
-        let [client_hi, client_lo, vip_hi, vip_lo, ports] = *key;
-        Self {
-            client: [client_hi, client_lo],
-            vip: [vip_hi, vip_lo],
-            ports: ports as u32,
-            proto: (ports >> 32) as u8,
-            family: 6,
-        }
-    }
-
-    #[inline(always)]
-    const fn ports_word(&self) -> u64 {
-        self.ports as u64 | (self.proto as u64) << 32
-    }
-
-    /// VIP port, wire bytes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn vip_port(&self) -> u16 {
-        (self.ports >> 16) as u16
-    }
-}
-
 /// What the transport header says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Transport {
@@ -144,7 +72,7 @@ pub fn transport_v4(l3: &Packet<'_>, ip: &Ipv4) -> Result<Transport, Reason> {
     let header = ip.header_len().ok_or(Reason::Malformed)?;
     // A fragment is judged before its protocol: later ones have no transport header at all.
     if ip.is_fragment() {
-        return Err(Reason::Fragment);
+        return Err(Reason::FragmentUnknown);
     }
     transport(&l3.skip(header), ip.proto, (ip.total_len.get() as usize).checked_sub(header))
 }
@@ -157,7 +85,7 @@ pub fn transport_v6(l3: &Packet<'_>, ip: &Ipv6) -> Result<Transport, Reason> {
     }
     if is_extension(ip.next_header) {
         return Err(if ip.next_header == FRAGMENT_HEADER {
-            Reason::Fragment
+            Reason::FragmentUnknown
         } else {
             Reason::ExtensionHeader
         });

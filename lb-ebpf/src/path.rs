@@ -7,7 +7,7 @@
 use lb_common::{
     backend::Backend,
     counter::{Fate, Reason},
-    flow::{Decision, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
+    flow::{Decision, Ends, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     hash,
     net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     service::{filter_bit4, filter_bit6, filter_word},
@@ -20,7 +20,7 @@ use crate::{
     flow_table::{self, Key},
     life::{self, Step},
     packet::Packet,
-    parse::{self, Ends, Link},
+    parse::{self, Link},
     steer,
     wire::{
         ipv4::Ipv4,
@@ -111,7 +111,7 @@ fn read_v4<E: Env>(env: &E, link: Link) -> Result<Seen, Reason> {
     let bytes = link.l3() as u32 + u32::from(ip.total_len.get());
     let transport = parse::transport_v4(&l3, ip)?;
     let (client, vip) = ([u64::from(client), 0], [u64::from(vip), 0]);
-    let ends = Ends { client, vip, ports: transport.ports, proto, family: 4 };
+    let ends = Ends { src: client, dst: vip, ports: transport.ports, proto, family: 4 };
     let [addrs, ports] = ends.key_v4();
     let hash = hash::flow4(env.flow_seed(), addrs, ports);
     Ok(Seen { link, ends, flags: transport.flags, bytes, hash })
@@ -128,7 +128,7 @@ fn read_v6<E: Env>(env: &E, link: Link) -> Result<Seen, Reason> {
     }
     let bytes = (link.l3() + IPV6_LEN) as u32 + u32::from(ip.payload_len.get());
     let transport = parse::transport_v6(&l3, ip)?;
-    let ends = Ends { client, vip, ports: transport.ports, proto, family: 6 };
+    let ends = Ends { src: client, dst: vip, ports: transport.ports, proto, family: 6 };
     let [.., ports] = ends.key_v6();
     let hash = hash::flow6(env.flow_seed(), client, vip, ports);
     Ok(Seen { link, ends, flags: transport.flags, bytes, hash })
@@ -228,6 +228,6 @@ fn refuse<E: Env>(env: &E, reason: Reason) -> Verdict {
     env.count(reason);
     match reason.fate() {
         Fate::Drop => Verdict::Drop,
-        Fate::Pass | Fate::Note => Verdict::Pass,
+        Fate::Pass | Fate::Note | Fate::Answer => Verdict::Pass,
     }
 }

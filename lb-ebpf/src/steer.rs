@@ -4,7 +4,7 @@ use lb_common::{
     backend::{Backend, state},
     counter::Reason,
     event::EventKind,
-    flow::Decision,
+    flow::{Decision, Ends},
     hash,
     persist::{PersistEntry, PersistKey, mask_half, mask4},
     service::{Service, no_server, pick},
@@ -14,7 +14,6 @@ use crate::{
     env::{Env, Tables},
     flow_table::Key,
     life::{TOUCH_TICKS, idle},
-    parse::Ends,
 };
 
 /// How a table place is found for this flow.
@@ -122,9 +121,9 @@ fn choose_for<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> R
 fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
     let prefix = record.persist_prefix;
     let client = if ends.family == 4 {
-        [ends.client[0] & mask4(prefix) as u64, 0]
+        [ends.src[0] & mask4(prefix) as u64, 0]
     } else {
-        [ends.client[0] & mask_half(prefix), ends.client[1] & mask_half(prefix.saturating_sub(64))]
+        [ends.src[0] & mask_half(prefix), ends.src[1] & mask_half(prefix.saturating_sub(64))]
     };
     PersistKey { client, group: record.persist_group, family: u32::from(ends.family) }
 }
@@ -147,7 +146,7 @@ fn schedule<E: Env>(
     };
     let index = match (record.pick, by) {
         (pick::ROTATE, By::Service) => env.rotate(service, table.len),
-        (pick::HASH_CLIENT, _) => scale(hash::client(ends.client), table.len),
+        (pick::HASH_CLIENT, _) => scale(hash::client(ends.src), table.len),
         _ => scale(steering_hash(ends), table.len),
     };
     // The mask cannot change an index below `len`; it is what the verifier can see.
@@ -175,7 +174,7 @@ pub fn tell<E, const WORDS: usize, const KEY: usize>(
 #[inline(always)]
 fn steering_hash(ends: &Ends) -> u64 {
     let ports = u64::from(ends.ports) | u64::from(ends.proto) << 32;
-    hash::steer(ends.client, ends.vip, ports)
+    hash::steer(ends.src, ends.dst, ports)
 }
 
 /// Maps a hash evenly onto `0..len` without a division.

@@ -28,10 +28,10 @@ use lb_common::{
     ABI_VERSION,
     backend::{Backend, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
-    flow::{Bucket4, Bucket6, Control, Decision, State, addrs_word4, ports_word},
+    flow::{Bucket4, Bucket6, Control, Decision, Ends, State},
     limits::{FILTER_WORDS, TABLE_SLOTS, map},
     maglev::{Entrant, Walk, fill_maglev, identity},
-    net::{Mac, addr4, addr6, mapped, wire_port},
+    net::{Mac, addr4, addr6, mapped},
     persist::{PersistEntry, PersistKey},
     service::{Service, Table, filter_bit4, filter_bit6, filter_word, mode, pick},
     settings::Settings,
@@ -256,7 +256,7 @@ fn backend(generation: u16) -> Backend {
 fn put_backend(slot: u16, name: &str, generation: u16) -> Op {
     Op::PutBackend {
         slot,
-        identity: BackendIdentity { service: SERVICE, name: name.into(), ip: rip(slot as u8) },
+        identity: BackendIdentity { service: SERVICE, name: name.into(), ip: rip(slot as u8), port: None },
         backend: backend(generation),
     }
 }
@@ -272,7 +272,7 @@ fn table_spec(filling: Filling, weights: &[(u16, u16)]) -> TableSpec {
         filling,
         entrants: weights
             .iter()
-            .map(|&(slot, weight)| TableEntrant { slot, weight, ip: rip(slot as u8) })
+            .map(|&(slot, weight)| TableEntrant { slot, weight, ip: rip(slot as u8), port: None })
             .collect(),
     }
 }
@@ -292,17 +292,9 @@ fn now(reader: &mut BpfReader, fs: &BpfFs) -> u32 {
 }
 
 fn entry4(state: State, last_seen: u32, client_port: u16, decision: Decision) -> [u64; 8] {
-    let IpAddr::V4(vip) = vip() else { unreachable!() };
-    [
-        Control::new(5, 1, state, last_seen).0,
-        addrs_word4(addr4([192, 168, 0, 9].into()), addr4(vip)),
-        ports_word(wire_port(client_port), wire_port(104), 6),
-        decision.0,
-        0,
-        0,
-        0,
-        0,
-    ]
+    let ends = Ends::between(([192, 168, 0, 9], client_port).into(), (vip(), 104).into(), 6);
+    let [addrs, ports] = ends.key_v4();
+    [Control::new(5, 1, state, last_seen).0, addrs, ports, decision.0, 0, 0, 0, 0]
 }
 
 root_tests! {
@@ -323,7 +315,7 @@ root_tests! {
             Op::PutKey { key: keys[0], service: SERVICE },
             Op::PutKey { key: keys[1], service: SERVICE },
             Op::PutKey { key: keys[2], service: SERVICE },
-            Op::SetFilter { addresses: [vip(), v6].into() },
+            Op::SetFilter { addresses: [vip(), v6].into(), servers: BTreeSet::new() },
             // A slot that was used and is free again.
             put_backend(9, "GONE", 17),
             Op::ClearBackend { slot: 9 },
@@ -354,8 +346,8 @@ root_tests! {
             put_backend(SLOT, "DICOM1", GENERATION),
             Op::PutTable { service: SERVICE, table: table_spec(Filling::RoundRobin, &[(SLOT, 1)]) },
             Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
-            Op::SetFilter { addresses: [vip()].into() },
-            Op::SetFilter { addresses: BTreeSet::new() },
+            Op::SetFilter { addresses: [vip()].into(), servers: BTreeSet::new() },
+            Op::SetFilter { addresses: BTreeSet::new(), servers: BTreeSet::new() },
             Op::RemoveKey { key: key(vip(), 104, Protocol::Tcp) },
             Op::ClearService { service: SERVICE },
             Op::ClearBackend { slot: SLOT },
@@ -660,14 +652,10 @@ root_tests! {
         half_open.0[2] = entry4(State::Busy, ago(1000), 11, ours);
         fs.array(map::HALF_OPEN_V4).set(0, half_open, 0).unwrap();
         let mut v6 = Bucket6([[0; 16]; 4]);
-        let client = addr6("2001:db8::9".parse().unwrap());
-        let vip6 = addr6("2001:db8::100".parse().unwrap());
-        v6.0[3][..7].copy_from_slice(&[
-            Control::new(1, 2, State::Established, ago(5)).0,
-            client[0], client[1], vip6[0], vip6[1],
-            ports_word(wire_port(40_000), wire_port(11112), 6),
-            ours.0,
-        ]);
+        let (client, vip6) = ("[2001:db8::9]:40000".parse().unwrap(), "[2001:db8::100]:11112".parse().unwrap());
+        v6.0[3][0] = Control::new(1, 2, State::Established, ago(5)).0;
+        v6.0[3][1..6].copy_from_slice(&Ends::between(client, vip6, 6).key_v6());
+        v6.0[3][6] = ours.0;
         fs.array(map::FLOWS_V6).set(255, v6, 0).unwrap();
 
         assert_eq!(reader.flows(1).unwrap().1, 11);

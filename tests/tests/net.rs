@@ -15,7 +15,10 @@ use std::{
 use lb_ctl::{
     doctor::{self, Severity},
     model::{
-        config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+        config::{
+            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, Rip,
+            Scheduler, Vip,
+        },
         net::{NetFacts, VipAddress, VlanTag, Watched},
     },
     net::{
@@ -418,13 +421,18 @@ fn the_doctor_gathers_the_truth_of_its_namespace() {
 }
 
 fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
-    let rips = servers.iter().map(|&(name, address)| Rip { name: name.into(), ip: ip(address), weight: 100 });
+    let rips = servers.iter().map(|&(name, address)| Rip {
+        name: name.into(),
+        ip: ip(address),
+        port: None,
+        weight: 100,
+    });
     let vip = Vip {
         name: "VIP1".into(),
         mode: Mode::L4Dr,
         ip: ip(vip),
-        ports: vec![104],
-        protocol: Protocol::Tcp,
+        ports: Ports::Ranges(vec![104..=104]),
+        protocols: Protocols::Tcp,
         interface: None,
         scheduler: Scheduler::Maglev,
         persist: Persist::None,
@@ -438,11 +446,14 @@ fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
         enabled: true,
         rips: rips.collect(),
     };
     let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-    Config { node, vips: vec![vip] }
+    Config { node, gateway: Gateway::default(), vips: vec![vip] }
 }
 
 /// A running watch task.

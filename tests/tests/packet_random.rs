@@ -170,7 +170,8 @@ fn backend(random: &mut Random, world: &mut World, slot: u16) -> Op {
             src_mac: Mac([2, 0x1b, 0, 0, 0, random.below(2) as u8]),
             vlan,
             outer_tpid: if vlan_depth == 2 { *random.pick(&[0x8100, 0x88a8]) } else { 0 },
-            pad: [0; 3],
+            mtu: 0,
+            pad: [0; 2],
         },
     )
 }

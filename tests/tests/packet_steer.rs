@@ -6,7 +6,7 @@ use lb_common::{
     backend::{Backend, state},
     counter::Reason,
     event::EventKind,
-    flow::ports_word,
+    flow::Ends,
     hash,
     maglev::{self, Entrant, Walk},
     net::{PROTO_TCP, PROTO_UDP, addr4, mapped, wire_port},
@@ -106,9 +106,8 @@ fn maglev_sends_every_flow_where_the_shared_table_says() {
         let port = 1000 + n;
         let is = slot(&mut bench, &format!("10.1.0.{}:{port}", n as u8), VIP);
         // The contract with the other nodes: this hash, the upper half of it, mapped onto the places.
-        let ports = ports_word(wire_port(port), wire_port(104), PROTO_TCP);
-        let words = |ip: [u8; 4]| [u64::from(addr4(ip.into())), 0];
-        let hash = hash::steer(words(client), words([10, 0, 0, 100]), ports);
+        let ends = Ends::between((client, port).into(), ([10, 0, 0, 100], 104).into(), PROTO_TCP);
+        let hash = hash::steer(ends.src, ends.dst, ends.ports_word());
         assert_eq!(is, places.slots[(hash >> 48) as usize]);
         *seen.entry(is).or_insert(0) += 1;
     }
@@ -216,7 +215,8 @@ const fn sticky(prefix: u8) -> Service {
         pick: pick::ROTATE,
         no_server: no_server::REJECT,
         persist_prefix: prefix,
-        pad: 0,
+        flags: 0,
+        pad: [0; 3],
         persist_ticks: 100,
         persist_group: 7,
     }

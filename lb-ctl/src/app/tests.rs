@@ -19,7 +19,10 @@ use crate::{
     dataplane::fake::Fake,
     model::{
         command::{Edit, OperatorState, Outcome, Refusal},
-        config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+        config::{
+            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocol, Protocols,
+            ReturnPath, Rip, Scheduler, Source, Vip,
+        },
         health::{Health, RipId, Verdict},
         net::{Address, Link, Path as NetPath, VipAddress},
         status::{Colour, FlowCount, FlowList, RipState, Status},
@@ -33,8 +36,8 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
         name: name.to_owned(),
         mode: Mode::L4Dr,
         ip: ip.parse().unwrap(),
-        ports: vec![104],
-        protocol: Protocol::Tcp,
+        ports: Ports::Ranges(vec![104..=104]),
+        protocols: Protocols::Tcp,
         interface: None,
         scheduler: Scheduler::Wrr,
         persist: Persist::None,
@@ -48,17 +51,32 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
         enabled: true,
         rips: rips
             .iter()
-            .map(|(name, ip)| Rip { name: (*name).to_owned(), ip: ip.parse().unwrap(), weight: 100 })
+            .map(|(name, ip)| Rip {
+                name: (*name).to_owned(),
+                ip: ip.parse().unwrap(),
+                port: None,
+                weight: 100,
+            })
             .collect(),
     }
 }
 
 fn config(vips: Vec<Vip>) -> Config {
     Config {
-        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
+        node: Node {
+            name: None,
+            gateway: Gateway::default(),
+            interfaces: Vec::new(),
+            flows_v4: 1024,
+            flows_v6: 1024,
+            half_open: 1024,
+        },
         vips,
     }
 }

@@ -11,8 +11,8 @@ use super::{
     args::ListForm,
     overview::{rip_health, vip_cells, vip_columns, vip_health},
     text::{
-        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look, span,
-        vip_look,
+        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, protocol, protocols, rip_look,
+        span, vip_look,
     },
 };
 use crate::model::{
@@ -62,7 +62,7 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
     let (method, mode) = method_and_mode(vip.mode);
     let facts = [
         ("Address", vip.ip.to_string()),
-        ("Ports", format!("{} {}", protocol(vip.protocol), ports(&vip.ports))),
+        ("Ports", format!("{} {}", protocols(vip.protocol), vip.ports)),
         ("Mode", format!("{method} {mode}")),
         ("Scheduler", vip.scheduler.name().to_owned()),
         ("Connections", connections(vip.connections, vip.closing)),

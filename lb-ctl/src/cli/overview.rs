@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::text::{
-    Columns, cell, method_and_mode, painted, plain, plural, ports, protocol, rip_look, span, utc, vip_look,
+    Columns, cell, method_and_mode, painted, plain, plural, protocols, rip_look, span, utc, vip_look,
 };
 use crate::model::{
     health::Verdict,
@@ -55,9 +55,9 @@ pub(super) fn vip_cells(vip: &VipStatus) -> Vec<comfy_table::Cell> {
         painted(look.symbol, look),
         painted(&vip.name, look),
         cell(vip.ip.to_string()),
-        cell(ports(&vip.ports)),
+        cell(vip.ports.clone()),
         cell(vip.connections.to_string()),
-        cell(protocol(vip.protocol)),
+        cell(protocols(vip.protocol)),
         cell(method),
         cell(mode),
         cell(vip_health(vip)),

@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use crate::model::{
-    config::{Mode, Protocol},
+    config::{Mode, Protocol, Protocols},
     status::{Colour, RipState, RipStatus, VipStatus},
 };
 
@@ -154,12 +154,6 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// `104,11112`.
-pub(super) fn ports(ports: &[u16]) -> String {
-    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    ports.join(",")
-}
-
 /// `1 flow`, `2 flows`.
 pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
@@ -173,10 +167,21 @@ pub(super) const fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
+/// `TCP+UDP`.
+pub(super) const fn protocols(protocols: Protocols) -> &'static str {
+    match protocols {
+        Protocols::Tcp => "TCP",
+        Protocols::Udp => "UDP",
+        Protocols::TcpUdp => "TCP+UDP",
+    }
+}
+
 /// Method and mode as the overview has them in its two columns: `Layer 4`, `DR`.
 pub(super) const fn method_and_mode(mode: Mode) -> (&'static str, &'static str) {
     match mode {
         Mode::L4Dr => ("Layer 4", "DR"),
+        Mode::L4Nat => ("Layer 4", "NAT"),
+        Mode::L4Snat => ("Layer 4", "SNAT"),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use lb_common::{
-    service::{Service, mode, no_server, pick},
+    service::{Service, Sources, mode, no_server, pick},
     settings::Settings,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     dataplane::{Filling, ServiceKey},
     model::{
         command::OperatorState,
-        config::{Config, Fallback, Persist, Rip, Scheduler, Vip},
+        config::{Config, Fallback, Mode, Persist, Rip, Scheduler, Vip},
         desired::{DesiredBackend, DesiredService, DesiredState, Entrant, Forward},
         health::{HealthMap, RipId, Verdict},
         net::{NetFacts, VipAddress},
@@ -141,8 +141,7 @@ fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Compiled) {
 
 /// One VIP as the packet path should know it; says what became of each of its servers.
 fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService {
-    let keys: BTreeSet<ServiceKey> =
-        vip.ports.iter().map(|&port| ServiceKey { ip: vip.ip, port, protocol: vip.protocol }).collect();
+    let keys: BTreeSet<ServiceKey> = vip.ports.keys().flat_map(|port| keys_of_port(vip, port)).collect();
     let before = before(&vip.name, &keys, inputs.before);
     let mut backends = BTreeMap::new();
     let mut entrants = Vec::new();
@@ -152,7 +151,7 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         if fate.note.state == RipState::Active {
             entrants.push((rip.ip, rip.name.clone(), rip.weight));
         }
-        let backend = DesiredBackend { ip: rip.ip, forward: fate.forward };
+        let backend = DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
@@ -180,10 +179,17 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         keys,
         record: record(vip, pick, inputs.settings),
         idle_timeout_secs: whole_secs(vip.idle_timeout),
+        sources: Sources::default(),
         filling,
         backends,
         entrants: entrants.into_iter().map(|(_, name, weight)| Entrant { name, weight }).collect(),
     }
+}
+
+/// Keys that lead a port's packets to a VIP.
+fn keys_of_port(vip: &Vip, port: u16) -> impl Iterator<Item = ServiceKey> {
+    let ip = vip.ip;
+    vip.protocols.each().iter().map(move |&protocol| ServiceKey { ip, port, protocol })
 }
 
 fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
@@ -196,7 +202,9 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     };
     Service {
         mode: match vip.mode {
-            crate::model::config::Mode::L4Dr => mode::DR,
+            Mode::L4Dr => mode::DR,
+            Mode::L4Nat => mode::NAT,
+            Mode::L4Snat => mode::SNAT,
         },
         pick,
         no_server: match vip.fallback {

@@ -147,6 +147,7 @@ fn frame(link: &Link, dst_mac: Mac, facts: &NetFacts) -> Result<Forward, String>
         vlan_depth: tags.len() as u8,
         vlan: [id(0), id(1)],
         outer_tpid: if tags.len() == 2 { tags[0].tpid } else { 0 },
+        mtu: 0,
     })
 }
 

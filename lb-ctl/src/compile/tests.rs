@@ -4,7 +4,7 @@ use lb_common::net::Mac;
 
 use super::*;
 use crate::model::{
-    config::{Check, CheckKind, Mode, Node, Protocol},
+    config::{Check, CheckKind, Gateway, Mode, Node, Ports, Protocol, Protocols, ReturnPath, Source},
     health::Health,
     net::{Address, Link, Path, VlanTag},
 };
@@ -49,13 +49,14 @@ fn path(ifindex: u32) -> Path {
 
 impl World {
     fn new() -> Self {
-        let rip = |name: &str, address| Rip { name: name.to_owned(), ip: ip(address), weight: 100 };
+        let rip =
+            |name: &str, address| Rip { name: name.to_owned(), ip: ip(address), port: None, weight: 100 };
         let vip = Vip {
             name: "PACS".to_owned(),
             mode: Mode::L4Dr,
             ip: ip("10.12.1.100"),
             ports: vec![104, 11112],
-            protocol: Protocol::Tcp,
+            protocols: Protocols::Tcp,
             interface: None,
             scheduler: Scheduler::Wrr,
             persist: Persist::None,
@@ -69,6 +70,9 @@ impl World {
             },
             idle_timeout: Duration::from_secs(3600),
             fallback: Fallback::Reject,
+            source: Source::default(),
+            return_path: ReturnPath::default(),
+            reset: true,
             enabled: true,
             rips: vec![rip("R1", "10.12.1.110"), rip("R2", "10.12.1.111")],
         };
@@ -76,6 +80,7 @@ impl World {
             config: Config {
                 node: Node {
                     name: None,
+                    gateway: Gateway::default(),
                     interfaces: Vec::new(),
                     flows_v4: 1024,
                     flows_v6: 1024,

@@ -30,9 +30,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
 }
 
 fn summary(vip: &Vip) -> String {
-    let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
-    let (mode, protocol) = (vip.mode.name(), vip.protocol.name());
-    format!("vip {}: {mode} {} {protocol} {}", vip.name, vip.ip, ports.join(","))
+    let (mode, protocols) = (vip.mode.name(), vip.protocols.name());
+    format!("vip {}: {mode} {} {protocols} {}", vip.name, vip.ip, vip.ports)
 }
 
 fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {

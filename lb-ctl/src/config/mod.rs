@@ -44,7 +44,7 @@ pub use self::{
 use std::fmt;
 
 use self::{diag::Report, sections::Sections};
-use crate::model::config::{Config, Sources};
+use crate::model::config::{Config, Gateway, Sources};
 
 /// A configuration that was read and understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -120,6 +120,7 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
     sections.advise_unused(report);
     Config {
         node: node::read_node(sections.node.as_ref(), report),
+        gateway: Gateway::default(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
     }
 }

@@ -9,7 +9,9 @@ use super::{
     read::{self, Times, missing, wrong_type},
     sections::{Sections, entries, find, owner},
 };
-use crate::model::config::{Check, Fallback, Mode, Persist, Protocol, Rip, Scheduler, Vip};
+use crate::model::config::{
+    Check, Fallback, Mode, Persist, Ports, Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, Vip,
+};
 
 /// Default idle time of an established flow.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -59,20 +61,27 @@ pub(super) struct DraftRip {
 impl Draft {
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
-        let rip =
-            |rip: DraftRip| Some(Rip { name: rip.name.value, ip: rip.ip?.value, weight: rip.weight?.value });
+        let rip = |rip: DraftRip| {
+            Some(Rip { name: rip.name.value, ip: rip.ip?.value, port: None, weight: rip.weight?.value })
+        };
         Some(Vip {
             name: self.name.value,
             mode: self.mode?,
             ip: self.ip?.value,
-            ports: self.ports.into_iter().map(|port| port.value).collect(),
-            protocol: self.protocol?,
+            ports: Ports::Ranges(self.ports.into_iter().map(|port| port.value..=port.value).collect()),
+            protocols: match self.protocol? {
+                Protocol::Tcp => Protocols::Tcp,
+                Protocol::Udp => Protocols::Udp,
+            },
             interface: self.interface,
             scheduler: self.scheduler?,
             persist: self.persist?,
             check: self.check?,
             idle_timeout: self.idle_timeout?,
             fallback: self.fallback?,
+            source: Source::default(),
+            return_path: ReturnPath::default(),
+            reset: true,
             enabled: self.enabled,
             rips: self.rips?.into_iter().map(rip).collect::<Option<_>>()?,
         })

@@ -16,7 +16,7 @@ pub fn show(config: &Config) -> String {
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, weight } in &vip.rips {
+        for Rip { name, ip, port: _, weight } in &vip.rips {
             text.push_str(&format!("{} = {{ ip = \"{ip}\", weight = {weight} }}\n", Key::new(name)));
         }
     }
@@ -45,12 +45,12 @@ pub(super) fn node_keys(node: &Node) -> Vec<Setting> {
 
 /// Keys of a VIP but its servers.
 pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
-    let ports: Vec<_> = vip.ports.iter().map(u16::to_string).collect();
+    let ports: Vec<_> = vip.ports.keys().map(|port| port.to_string()).collect();
     let mut keys = vec![
         Setting::Plain("mode", quoted(vip.mode.name())),
         Setting::Plain("ip", quoted(vip.ip)),
         Setting::Plain("ports", format!("[{}]", ports.join(", "))),
-        Setting::Plain("protocol", quoted(vip.protocol.name())),
+        Setting::Plain("protocol", quoted(vip.protocols.name())),
     ];
     if let Some(interface) = &vip.interface {
         keys.push(Setting::Plain("interface", quoted(interface)));

@@ -189,8 +189,14 @@ impl Kernel {
             Op::RemoveKey { key } => {
                 now.keys.remove(key);
             }
-            Op::SetFilter { addresses } => {
-                now.filter = Some(addresses.clone());
+            Op::PutLink { ifindex, record } => {
+                now.link_records.insert(*ifindex, *record);
+            }
+            Op::PutSources { service, sources } => {
+                now.sources.insert(*service, *sources);
+            }
+            Op::SetFilter { addresses, servers } => {
+                now.filter = Some((addresses.clone(), servers.clone()));
                 self.filter.clone_from(addresses);
             }
         }

@@ -8,7 +8,12 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{backend::Backend, event::Event, service::Service, settings::Settings};
+use lb_common::{
+    backend::{Backend, LinkRecord},
+    event::Event,
+    service::{Service, Sources},
+    settings::Settings,
+};
 
 use crate::model::config::Protocol;
 
@@ -49,7 +54,21 @@ pub enum Op {
         /// Interface index.
         ifindex: u32,
     },
-    /// Write a backend's record and who it is.
+    /// Say how replies leave by a link.
+    PutLink {
+        /// Interface index.
+        ifindex: u32,
+        /// Its MAC and MTU; all zero = nothing leaves by it.
+        record: LinkRecord,
+    },
+    /// Write a service's source addresses and ports.
+    PutSources {
+        /// Service id.
+        service: u16,
+        /// Addresses and ports.
+        sources: Sources,
+    },
+    /// Write a backend's record, its target and who it is.
     PutBackend {
         /// Slot.
         slot: u16,
@@ -91,6 +110,8 @@ pub enum Op {
     SetFilter {
         /// Every VIP address that has a key.
         addresses: BTreeSet<IpAddr>,
+        /// Every server of a NAT or SNAT service.
+        servers: BTreeSet<IpAddr>,
     },
 }
 
@@ -112,6 +133,8 @@ pub struct BackendIdentity {
     pub name: String,
     /// Its address.
     pub ip: IpAddr,
+    /// Its port, host order; `None` = the one that the client asked for.
+    pub port: Option<u16>,
 }
 
 /// How a look-up table is filled.
@@ -148,12 +171,16 @@ pub struct TableEntrant {
 pub struct Installed {
     /// Links with our program, and how it runs there.
     pub links: BTreeMap<u32, XdpMode>,
-    /// Balanced addresses; `None` after a restart (the bits do not say).
-    pub filter: Option<BTreeSet<IpAddr>>,
+    /// How replies leave by links; those of which nothing is known are not there.
+    pub link_records: BTreeMap<u32, LinkRecord>,
+    /// Balanced addresses, and servers of NAT and SNAT; `None` after a restart (the bits do not say).
+    pub filter: Option<(BTreeSet<IpAddr>, BTreeSet<IpAddr>)>,
     /// Keys.
     pub keys: BTreeMap<ServiceKey, u16>,
     /// Services by id.
     pub services: BTreeMap<u16, (ServiceIdentity, Service)>,
+    /// Source addresses and ports by service id; services without any are not there.
+    pub sources: BTreeMap<u16, Sources>,
     /// Backends by slot.
     pub backends: BTreeMap<u16, (BackendIdentity, Backend)>,
     /// Tables by service id; a service that is missing here after a restart gets its table written again.

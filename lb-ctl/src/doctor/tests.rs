@@ -6,7 +6,10 @@ use lb_common::{limits, net::Mac};
 
 use super::{Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
 use crate::model::{
-    config::{Check, CheckKind, Config, Fallback, Mode, Node, Persist, Protocol, Rip, Scheduler, Vip},
+    config::{
+        Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocol, Protocols,
+        ReturnPath, Rip, Scheduler, Source, Vip,
+    },
     net::{Address, Link, Path, VlanTag},
 };
 
@@ -30,16 +33,19 @@ fn config() -> Config {
         name: "DICOM".into(),
         mode: Mode::L4Dr,
         ip: ip("10.12.1.100"),
-        ports: vec![104],
-        protocol: Protocol::Tcp,
+        ports: Ports::Ranges(vec![104..=104]),
+        protocols: Protocols::Tcp,
         interface: None,
         scheduler: Scheduler::Maglev,
         persist: Persist::None,
         check,
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
         enabled: true,
-        rips: vec![Rip { name: "A".into(), ip: ip("10.12.1.110"), weight: 100 }],
+        rips: vec![Rip { name: "A".into(), ip: ip("10.12.1.110"), port: None, weight: 100 }],
     };
     let node = Node {
         name: None,
@@ -48,7 +54,7 @@ fn config() -> Config {
         flows_v6: limits::DEFAULT_FLOWS_V6,
         half_open: limits::DEFAULT_HALF_OPEN,
     };
-    Config { node, vips: vec![vip] }
+    Config { node, gateway: Gateway::default(), vips: vec![vip] }
 }
 
 fn link(index: u32, name: &str) -> Link {

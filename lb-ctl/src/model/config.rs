@@ -1,6 +1,6 @@
 //! The configuration as it is meant: checked, defaulted, resolved. What was typed is in `config::file`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,29 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// What is particular to this machine.
     pub node: Node,
+    /// What the machine is to the servers behind it.
+    pub gateway: Gateway,
     /// VIPs in the order of the files.
     pub vips: Vec<Vip>,
+}
+
+/// What the machine is to servers whose default route leads here (R02, R65). Their own traffic, which no VIP
+/// knows, is forwarded by the kernel.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Gateway {
+    /// Floating addresses that servers have as their default gateway.
+    pub addresses: Vec<GatewayAddress>,
+    /// Interfaces by which servers' own traffic leaves with this machine's address as its source.
+    pub masquerade: Vec<String>,
+}
+
+/// A floating gateway address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GatewayAddress {
+    /// Address.
+    pub ip: IpAddr,
+    /// Interface that carries it; `None` = the one whose subnet contains it.
+    pub interface: Option<String>,
 }
 
 /// What is particular to this machine; never replicated to a peer.
@@ -37,10 +58,10 @@ pub struct Vip {
     pub mode: Mode,
     /// Virtual address.
     pub ip: IpAddr,
-    /// Ports in the order written; the first is the default check port (R12).
-    pub ports: Vec<u16>,
-    /// Transport protocol.
-    pub protocol: Protocol,
+    /// Ports.
+    pub ports: Ports,
+    /// Transport protocols.
+    pub protocols: Protocols,
     /// Interface that carries the address; `None` = the one whose subnet contains it.
     pub interface: Option<String>,
     /// Who gets a new flow.
@@ -53,6 +74,12 @@ pub struct Vip {
     pub idle_timeout: Duration,
     /// What becomes of new flows when no server is up.
     pub fallback: Fallback,
+    /// Source addresses and ports towards the servers (SNAT only; the default otherwise).
+    pub source: Source,
+    /// How replies find their way (NAT and SNAT only; the default otherwise).
+    pub return_path: ReturnPath,
+    /// Both ends of a TCP flow get a RST when its server goes down or is halted (NAT and SNAT only).
+    pub reset: bool,
     /// False: configured, but not served; its address is not claimed.
     pub enabled: bool,
     /// Real servers in the order written (the order that `first` goes by).
@@ -66,6 +93,8 @@ pub struct Rip {
     pub name: String,
     /// Address.
     pub ip: IpAddr,
+    /// Port; `None` = the one that the client asked for (R29). Direct routing has none.
+    pub port: Option<u16>,
     /// Relative share of new flows, 0 to 256.
     pub weight: u16,
 }
@@ -76,6 +105,12 @@ pub enum Mode {
     /// Layer 4, direct routing.
     #[serde(rename = "l4-dr")]
     L4Dr,
+    /// Layer 4, destination rewritten.
+    #[serde(rename = "l4-nat")]
+    L4Nat,
+    /// Layer 4, source and destination rewritten.
+    #[serde(rename = "l4-snat")]
+    L4Snat,
 }
 
 impl Mode {
@@ -84,11 +119,148 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::L4Dr => "l4-dr",
+            Self::L4Nat => "l4-nat",
+            Self::L4Snat => "l4-snat",
         }
     }
 }
 
-/// Transport protocol of a VIP.
+/// Ports of a VIP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Ports {
+    /// Every port that no other VIP of the address has.
+    All,
+    /// Ranges in the order written, none empty, none overlapping; the first port is the default check port (R12).
+    Ranges(Vec<RangeInclusive<u16>>),
+}
+
+impl Ports {
+    /// Ports of the kernel's keys: 0 stands for every port.
+    pub fn keys(&self) -> impl Iterator<Item = u16> + '_ {
+        let ranges = match self {
+            Self::All => &[0..=0][..],
+            Self::Ranges(ranges) => ranges,
+        };
+        ranges.iter().cloned().flatten()
+    }
+
+    /// The first port; `None` when every port is meant.
+    #[must_use]
+    pub fn first(&self) -> Option<u16> {
+        match self {
+            Self::All => None,
+            Self::Ranges(ranges) => ranges.first().map(|range| *range.start()),
+        }
+    }
+}
+
+/// As in TOML and on the command line: `104,11112-11120`, or `all`.
+impl std::fmt::Display for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self::Ranges(ranges) = self else {
+            return f.write_str("all");
+        };
+        for (i, range) in ranges.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{}", range.start())?;
+            if range.start() != range.end() {
+                write!(f, "-{}", range.end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Transport protocols of a VIP.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Protocols {
+    /// TCP alone.
+    #[serde(rename = "tcp")]
+    Tcp,
+    /// UDP alone.
+    #[serde(rename = "udp")]
+    Udp,
+    /// Both (R03): TCP and UDP of a client share persistence, not flows.
+    #[serde(rename = "tcp+udp")]
+    TcpUdp,
+}
+
+impl Protocols {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::TcpUdp => "tcp+udp",
+        }
+    }
+
+    /// Each of them.
+    #[must_use]
+    pub const fn each(self) -> &'static [Protocol] {
+        match self {
+            Self::Tcp => &[Protocol::Tcp],
+            Self::Udp => &[Protocol::Udp],
+            Self::TcpUdp => &[Protocol::Tcp, Protocol::Udp],
+        }
+    }
+}
+
+/// Which source SNAT gives to the client's packets.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Source {
+    /// Addresses.
+    pub addresses: SourceAddresses,
+    /// Ports, outside the kernel's own range (`net.ipv4.ip_local_port_range`).
+    pub ports: RangeInclusive<u16>,
+}
+
+impl Source {
+    /// Ports taken when none are named: below the kernel's own range, above what daemons listen on.
+    pub const PORTS: RangeInclusive<u16> = 10_240..=32_767;
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { addresses: SourceAddresses::Interface, ports: Self::PORTS }
+    }
+}
+
+/// Source addresses of SNAT.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SourceAddresses {
+    /// This machine's own address in the servers' subnet.
+    Interface,
+    /// The VIP.
+    Vip,
+    /// These; they are claimed like VIPs.
+    Pool(Vec<IpAddr>),
+}
+
+/// How replies of NAT and SNAT find their way to the client.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReturnPath {
+    /// Back to the MAC and interface that the client's packets came from, so that asymmetric routers do no harm.
+    #[default]
+    LastHop,
+    /// By the routing table.
+    Route,
+}
+
+impl ReturnPath {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LastHop => "last-hop",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// One transport protocol.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {

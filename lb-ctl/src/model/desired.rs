@@ -6,9 +6,9 @@ use std::{
 };
 
 use lb_common::{
-    backend::{self, Backend},
+    backend::{self, Backend, LinkRecord},
     net::Mac,
-    service::Service,
+    service::{Service, Sources},
 };
 
 use super::net::VipAddress;
@@ -22,6 +22,8 @@ pub struct DesiredState {
     pub addresses: BTreeMap<VipAddress, u32>,
     /// Links that the program should run on, by interface index.
     pub links: BTreeSet<u32>,
+    /// How replies leave by each link that they may leave by: all links that the program should run on.
+    pub link_records: BTreeMap<u32, LinkRecord>,
     /// Services by VIP name.
     pub services: BTreeMap<String, DesiredService>,
 }
@@ -35,6 +37,8 @@ pub struct DesiredService {
     pub record: Service,
     /// Seconds an established flow may be idle.
     pub idle_timeout_secs: u32,
+    /// Source addresses and ports; all zero unless the mode is SNAT.
+    pub sources: Sources,
     /// How the look-up table is filled.
     pub filling: Filling,
     /// Servers by name.
@@ -48,6 +52,8 @@ pub struct DesiredService {
 pub struct DesiredBackend {
     /// Server's address.
     pub ip: IpAddr,
+    /// Its port, host order; `None` = the one that the client asked for, as always under direct routing.
+    pub port: Option<u16>,
     /// How frames reach it; `None` = dead: nothing may go there, its flows go at once.
     pub forward: Option<Forward>,
 }
@@ -76,6 +82,8 @@ pub struct Forward {
     pub vlan: [u16; 2],
     /// Tag protocol of the outer tag when there are two, else 0.
     pub outer_tpid: u16,
+    /// Largest IP packet that the interface takes; 0 = not known.
+    pub mtu: u16,
 }
 
 impl Forward {
@@ -91,7 +99,8 @@ impl Forward {
             src_mac: self.src_mac,
             vlan: self.vlan,
             outer_tpid: self.outer_tpid,
-            pad: [0; 3],
+            mtu: self.mtu,
+            pad: [0; 2],
         }
     }
 
@@ -108,6 +117,7 @@ impl Forward {
             vlan_depth: record.vlan_depth,
             vlan: record.vlan,
             outer_tpid: record.outer_tpid,
+            mtu: record.mtu,
         })
     }
 }
@@ -124,7 +134,7 @@ impl DesiredState {
                 .values()
                 .filter(|(who, _)| who.service == id)
                 .map(|(who, record)| {
-                    let backend = DesiredBackend { ip: who.ip, forward: Forward::of(record) };
+                    let backend = DesiredBackend { ip: who.ip, port: who.port, forward: Forward::of(record) };
                     (who.name.clone(), backend)
                 })
                 .collect();
@@ -146,12 +156,18 @@ impl DesiredState {
                     .collect(),
                 record: Service { persist_group: 0, ..*record },
                 idle_timeout_secs: identity.idle_timeout_secs,
+                sources: installed.sources.get(&id).copied().unwrap_or_default(),
                 filling: table.map_or(Filling::RoundRobin, |t| t.filling),
                 backends,
                 entrants,
             };
             services.insert(identity.name.clone(), service);
         }
-        Self { addresses: BTreeMap::new(), links: installed.links.keys().copied().collect(), services }
+        Self {
+            addresses: BTreeMap::new(),
+            links: installed.links.keys().copied().collect(),
+            link_records: installed.link_records.clone(),
+            services,
+        }
     }
 }

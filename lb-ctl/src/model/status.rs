@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     command::OperatorState,
-    config::{Mode, Protocol, Scheduler},
+    config::{Mode, Protocol, Protocols, Scheduler},
     health::{FailureReason, Step, Verdict},
 };
 
@@ -68,9 +68,9 @@ pub struct VipStatus {
     /// Address.
     pub ip: IpAddr,
     /// Ports.
-    pub ports: Vec<u16>,
-    /// Transport protocol.
-    pub protocol: Protocol,
+    pub ports: String,
+    /// Transport protocols.
+    pub protocol: Protocols,
     /// Forwarding mode.
     pub mode: Mode,
     /// Scheduler.

@@ -22,7 +22,7 @@ use std::{
 use lb_common::{
     backend::{self, Backend},
     limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES},
-    service::Service,
+    service::{Service, mode},
 };
 
 use crate::{
@@ -263,7 +263,8 @@ fn plan_service(
                 ..Backend::default()
             },
         };
-        let identity = BackendIdentity { service: id, name: (*rip).to_owned(), ip: backend.ip };
+        let identity =
+            BackendIdentity { service: id, name: (*rip).to_owned(), ip: backend.ip, port: backend.port };
         if at.current.is_some_and(|(i, r)| *i == identity && *r == record) {
             continue;
         }
@@ -293,14 +294,21 @@ fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str,
             keys.insert(key, (*name, id));
         }
     }
-    let wanted: BTreeSet<IpAddr> = keys.keys().map(|k| k.ip).collect();
-    let before: BTreeSet<IpAddr> = match &installed.filter {
-        Some(filter) => filter.clone(),
-        None => installed.keys.keys().map(|k| k.ip).collect(),
-    };
-    let both: BTreeSet<IpAddr> = before.union(&wanted).copied().collect();
+    let routed = |record: &Service| record.mode != mode::DR;
+    let servers = ids.keys().map(|name| &desired.services[*name]).filter(|s| routed(&s.record));
+    let wanted: (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (
+        keys.keys().map(|k| k.ip).collect(),
+        servers.flat_map(|s| s.backends.values().map(|b| b.ip)).collect(),
+    );
+    let before = installed.filter.clone().unwrap_or_else(|| {
+        let routed = |id| installed.services.get(id).is_some_and(|(_, record)| routed(record));
+        let servers = installed.backends.values().filter(|(who, _)| routed(&who.service));
+        (installed.keys.keys().map(|k| k.ip).collect(), servers.map(|(who, _)| who.ip).collect())
+    });
+    let both = (&before.0 | &wanted.0, &before.1 | &wanted.1);
     if installed.filter.as_ref() != Some(&both) {
-        plan.push(None, Op::SetFilter { addresses: both.clone() });
+        let (addresses, servers) = both.clone();
+        plan.push(None, Op::SetFilter { addresses, servers });
     }
     for (&key, &(name, id)) in &keys {
         if installed.keys.get(&key) != Some(&id) {
@@ -311,7 +319,8 @@ fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str,
         plan.push(owner(*id, installed, ids), Op::RemoveKey { key });
     }
     if both != wanted {
-        plan.push(None, Op::SetFilter { addresses: wanted });
+        let (addresses, servers) = wanted;
+        plan.push(None, Op::SetFilter { addresses, servers });
     }
 }
 

@@ -31,6 +31,7 @@ fn forward(mac: u8) -> Forward {
         vlan_depth: 0,
         vlan: [0; 2],
         outer_tpid: 0,
+        mtu: 1500,
     }
 }
 
@@ -41,11 +42,12 @@ fn service(keys: &[u8], hash: bool, servers: &[(u8, u8, Option<u8>, u16)]) -> De
         keys: keys.iter().map(|&k| key(k)).collect(),
         record: Service { pick: if hash { pick::HASH_FLOW } else { pick::ROTATE }, ..Service::default() },
         idle_timeout_secs: 3600,
+        sources: Sources::default(),
         filling: if hash { Filling::Maglev } else { Filling::RoundRobin },
         backends: servers
             .iter()
             .map(|&(name, octet, mac, _)| {
-                let backend = DesiredBackend { ip: ip(octet), forward: mac.map(forward) };
+                let backend = DesiredBackend { ip: ip(octet), port: None, forward: mac.map(forward) };
                 (format!("R{name}"), backend)
             })
             .collect(),
@@ -203,7 +205,7 @@ fn servers_without_a_slot_are_left_out_and_named_by_number() {
         for n in 0..9000u32 {
             let ip = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
             let name = format!("R{n}");
-            one.backends.insert(name.clone(), DesiredBackend { ip, forward: Some(forward(1)) });
+            one.backends.insert(name.clone(), DesiredBackend { ip, port: None, forward: Some(forward(1)) });
             one.entrants.push(Entrant { name, weight: 1 });
         }
         one

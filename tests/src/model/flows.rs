@@ -1,12 +1,9 @@
 //! A flow table: buckets of four ways, nothing chained. Which bucket and which way come first is part of the
 //! contract, so that a full bucket is full for the model too.
 
-use std::net::IpAddr;
-
 use lb_common::{
-    flow::{State, WAYS, addrs_word4, ports_word},
+    flow::{State, WAYS},
     hash,
-    net::{addr4, addr6, wire_port},
 };
 
 use super::parse::Flow;
@@ -38,13 +35,12 @@ pub struct Entry {
 /// Where a flow is looked for: bits from 32 up pick the bucket, bits 54 and 55 the first way.
 #[must_use]
 pub fn place(seed: u64, flow: &Flow) -> u64 {
-    let ports = ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
-    match (flow.client, flow.vip) {
-        (IpAddr::V4(client), IpAddr::V4(vip)) => {
-            hash::flow4(seed, addrs_word4(addr4(client), addr4(vip)), ports)
-        }
-        (IpAddr::V6(client), IpAddr::V6(vip)) => hash::flow6(seed, addr6(client), addr6(vip), ports),
-        mixed => panic!("one flow, two families: {mixed:?}"),
+    let ends = flow.ends();
+    if flow.client.is_ipv4() {
+        let [addrs, ports] = ends.key_v4();
+        hash::flow4(seed, addrs, ports)
+    } else {
+        hash::flow6(seed, ends.src, ends.dst, ends.ports_word())
     }
 }
 

@@ -17,7 +17,7 @@ use lb_common::{
     counter::{BackendTraffic, Fate, Reason, ServiceTraffic},
     flow::State,
     hash,
-    net::{addr4, addr6, wire_port},
+    net::{addr4, addr6},
     service::{Service, filter_bit4, filter_bit6, no_server, pick},
 };
 
@@ -282,7 +282,7 @@ impl Model {
                 *cursor = index + 1;
                 index
             }
-            pick::HASH_CLIENT => scaled(hash::client(words(flow.client)), places.len()),
+            pick::HASH_CLIENT => scaled(hash::client(flow.ends().src), places.len()),
             _ => scaled(steering_hash(flow), places.len()),
         };
         let slot = places[index];
@@ -342,19 +342,11 @@ const fn filter_bit(ip: IpAddr) -> u32 {
 }
 
 /// An address as the steering hashes take it.
-fn words(ip: IpAddr) -> [u64; 2] {
-    match ip {
-        IpAddr::V4(ip) => [u64::from(addr4(ip)), 0],
-        IpAddr::V6(ip) => addr6(ip),
-    }
-}
-
 /// The hash that every node computes alike.
 #[must_use]
 pub fn steering_hash(flow: &Flow) -> u64 {
-    let ports =
-        lb_common::flow::ports_word(wire_port(flow.client_port), wire_port(flow.vip_port), flow.proto);
-    hash::steer(words(flow.client), words(flow.vip), ports)
+    let ends = flow.ends();
+    hash::steer(ends.src, ends.dst, ends.ports_word())
 }
 
 /// Maps the upper half of a hash evenly onto `0..len`.

@@ -1,8 +1,8 @@
 //! What a frame says, read byte by byte.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::counter::Reason;
+use lb_common::{counter::Reason, flow::Ends};
 
 /// A TCP or UDP packet for an address that is balanced.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,6 +30,15 @@ pub struct Flow {
     pub vip_port: u16,
     /// IP protocol.
     pub proto: u8,
+}
+
+impl Flow {
+    /// In the form of the tables' keys.
+    #[must_use]
+    pub const fn ends(&self) -> Ends {
+        let src = SocketAddr::new(self.client, self.client_port);
+        Ends::between(src, SocketAddr::new(self.vip, self.vip_port), self.proto)
+    }
 }
 
 /// Length of the Ethernet addresses.
@@ -72,7 +81,7 @@ fn ipv4(frame: &[u8], tags: usize, l3: usize, is_ours: impl Fn(IpAddr) -> bool) 
     let more_fragments = header[6] & 0x20 != 0;
     let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
     if more_fragments || offset != 0 {
-        return Err(Reason::Fragment);
+        return Err(Reason::FragmentUnknown);
     }
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let Some(payload) = total.checked_sub(header_len) else { return Err(Reason::Malformed) };
@@ -93,7 +102,7 @@ fn ipv6(frame: &[u8], tags: usize, l3: usize, is_ours: impl Fn(IpAddr) -> bool) 
     }
     let next = header[6];
     if next == 44 {
-        return Err(Reason::Fragment);
+        return Err(Reason::FragmentUnknown);
     }
     // IANA, "IPv6 Extension Header Types".
     if [0, 43, 50, 51, 60, 135, 139, 140, 253, 254].contains(&next) {

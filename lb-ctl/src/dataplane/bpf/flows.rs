@@ -249,9 +249,9 @@ impl Rules {
         let limit = match State::from_u8(control.state()) {
             Some(State::New) => self.new,
             Some(State::Established) => established,
-            Some(State::Closing) => self.closing,
+            Some(State::Closing | State::PeerClosing | State::Closed) => self.closing,
             Some(State::Datagrams) => self.datagrams,
-            Some(State::Free | State::Busy) | None => return false,
+            Some(State::Free | State::Busy | State::Moving) | None => return false,
         };
         self.backend_counts(decision.slot(), decision.generation())
             && self.is_fresh(control.last_seen(), limit)
@@ -372,11 +372,7 @@ const fn idle_ticks(now: u32, last_seen: u32) -> u32 {
 mod tests {
     use std::array::from_fn;
 
-    use lb_common::{
-        flow::{addrs_word4, ports_word},
-        net::{addr4, wire_port},
-        service::mode,
-    };
+    use lb_common::{flow::Ends, service::mode};
 
     use super::*;
 
@@ -403,14 +399,9 @@ mod tests {
     /// A bucket with one flow, in way 2.
     fn bucket(state: State, last_seen: u32, decision: Decision) -> Bucket<WORDS_V4> {
         let bucket: Bucket<WORDS_V4> = from_fn(|_| from_fn(|_| SharedWord::new(0)));
-        let client = addr4([10, 0, 0, 1].into());
-        let vip = addr4([10, 12, 1, 100].into());
-        let words = [
-            Control::new(7, 3, state, last_seen).0,
-            addrs_word4(client, vip),
-            ports_word(wire_port(40_000), wire_port(104), 6),
-            decision.0,
-        ];
+        let ends = Ends::between(([10, 0, 0, 1], 40_000).into(), ([10, 12, 1, 100], 104).into(), 6);
+        let [addrs, ports] = ends.key_v4();
+        let words = [Control::new(7, 3, state, last_seen).0, addrs, ports, decision.0];
         for (word, value) in bucket[WAY].iter().zip(words) {
             word.store(value);
         }

@@ -48,6 +48,7 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
             service: id(info.service, map::BACKEND_INFO)?,
             name: text(&info.name, map::BACKEND_INFO, slot)?,
             ip: unmapped(info.addr),
+            port: None,
         };
         installed.generations.insert(slot, record.generation);
         installed.backends.insert(slot, (identity, record));

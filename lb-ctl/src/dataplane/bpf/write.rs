@@ -307,7 +307,7 @@ impl BpfWriter {
         Ok(())
     }
 
-    fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>) {
+    fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) {
         let mut wanted = vec![0u64; FILTER_WORDS];
         for ip in addresses {
             let (word, mask) = filter_word(match ip {
@@ -323,7 +323,7 @@ impl BpfWriter {
         for ([word], wanted) in there.iter().zip(wanted) {
             word.store(wanted);
         }
-        self.installed.filter = Some(addresses.clone());
+        self.installed.filter = Some((addresses.clone(), servers.clone()));
     }
 }
 
@@ -339,8 +339,9 @@ impl Writer for BpfWriter {
             Op::PutService { service, identity, record } => self.put_service(*service, identity, *record),
             Op::PutTable { service, table } => self.put_table(*service, table),
             Op::RemoveKey { key } => self.remove_key(*key),
-            Op::SetFilter { addresses } => {
-                self.set_filter(addresses);
+            Op::PutLink { .. } | Op::PutSources { .. } => Ok(()),
+            Op::SetFilter { addresses, servers } => {
+                self.set_filter(addresses, servers);
                 Ok(())
             }
         }

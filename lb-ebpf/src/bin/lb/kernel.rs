@@ -8,7 +8,7 @@ use lb_common::{
     backend::Backend,
     counter::Reason,
     event::{Event, EventKind},
-    flow::{KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
+    flow::{Ends, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     persist::{PersistEntry, PersistKey},
     service::{Service, ServiceKey4, ServiceKey6, Table},
 };
@@ -16,7 +16,6 @@ use lb_ebpf::{
     env::{Env, Tables},
     flow_table::{Bucket, SharedWord, bucket_index},
     packet::Packet,
-    parse::Ends,
 };
 
 use crate::maps::{self, constants};
@@ -88,7 +87,7 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
     #[inline(always)]
     fn service_id(&self, ends: &Ends) -> Option<u32> {
         let mut key =
-            ServiceKey4 { addr: ends.vip[0] as u32, port: ends.vip_port(), proto: ends.proto, pad: 0 };
+            ServiceKey4 { addr: ends.dst[0] as u32, port: ends.dst_port(), proto: ends.proto, pad: 0 };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
         if let Some(found) = unsafe { maps::SERVICE_KEYS_V4.get(key) } {
             return Some(found.service);
@@ -125,7 +124,7 @@ impl Tables<WORDS_V6, KEY_V6> for Kernel {
 
     #[inline(always)]
     fn service_id(&self, ends: &Ends) -> Option<u32> {
-        let mut key = ServiceKey6 { addr: ends.vip, port: ends.vip_port(), proto: ends.proto, pad: [0; 5] };
+        let mut key = ServiceKey6 { addr: ends.dst, port: ends.dst_port(), proto: ends.proto, pad: [0; 5] };
         // SAFETY: the map is not preallocated, so an element is not reused while it is read.
         if let Some(found) = unsafe { maps::SERVICE_KEYS_V6.get(key) } {
             return Some(found.service);
@@ -256,9 +255,9 @@ impl Env for Kernel {
             tick: now,
             service,
             client_port: ends.ports as u16,
-            vip_port: ends.vip_port(),
-            client: ends.client,
-            vip: ends.vip,
+            vip_port: ends.dst_port(),
+            client: ends.src,
+            vip: ends.dst,
             proto: ends.proto,
             family: ends.family,
             pad: [0; 6],
