@@ -11,7 +11,7 @@ use crate::{
     compile::{self, Inputs, Notes},
     model::{
         command::{Command, Edit, OperatorState, Outcome},
-        config::Config,
+        config::{CheckKind, Config},
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
         net::{NetFacts, Watched},
@@ -380,13 +380,15 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
 fn check_targets(config: &Config) -> Targets {
     let mut targets = Targets::new();
     for vip in config.vips.iter().filter(|v| v.enabled) {
-        let Some(port) = vip.check.port.or_else(|| vip.ports.first()) else {
-            continue;
-        };
-        targets.extend(vip.rips.iter().map(|rip| Target {
-            id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
-            addr: SocketAddr::new(rip.ip, port),
-            check: vip.check.clone(),
+        targets.extend(vip.rips.iter().filter_map(|rip| {
+            // The configuration demands a port of what has none to go by; `off` asks nobody.
+            let unasked = (vip.check.kind == CheckKind::Off).then_some(0);
+            let port = vip.check.port.or(rip.port).or_else(|| vip.ports.first()).or(unasked)?;
+            Some(Target {
+                id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
+                addr: SocketAddr::new(rip.ip, port),
+                check: vip.check.clone(),
+            })
         }));
     }
     targets

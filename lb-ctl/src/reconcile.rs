@@ -267,10 +267,10 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
         if step.vip.as_ref().is_some_and(|vip| failed.contains(vip)) {
             continue;
         }
-        let narrowing = matches!(&step.op, Op::SetFilter { addresses, .. }
-            if writer.installed().keys.keys().any(|key| !addresses.contains(&key.ip)));
-        if narrowing {
-            // A step that failed left a key standing: its address must stay too.
+        if let Op::SetFilter { addresses, servers } = &step.op
+            && is_too_narrow(writer.installed(), addresses, servers)
+        {
+            // A step that failed left a key or a server standing: its address must stay too.
             continue;
         }
         let Err(error) = writer.apply(&step.op) else {
@@ -290,11 +290,20 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
     all
 }
 
-/// Addresses whose service has keys and whose link runs the program.
+/// True when what is installed needs an address that is not among these.
+fn is_too_narrow(installed: &Installed, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) -> bool {
+    let mut keys = installed.keys.keys();
+    keys.any(|key| !addresses.contains(&key.ip)) || installed.routed_servers().any(|ip| !servers.contains(&ip))
+}
+
+/// Addresses whose link runs the program and, if a VIP has them, whose service has keys.
 fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> {
+    let wanted = desired.services.values().flat_map(|service| &service.keys);
+    let vips: BTreeSet<IpAddr> = wanted.map(|key| key.ip).collect();
     let served: BTreeSet<IpAddr> = installed.keys.keys().map(|key| key.ip).collect();
+    let has_service = |a: &VipAddress| !vips.contains(&a.ip) || served.contains(&a.ip);
     let addresses = desired.addresses.iter();
-    let ready = addresses.filter(|(a, link)| served.contains(&a.ip) && installed.links.contains_key(link));
+    let ready = addresses.filter(|(a, link)| has_service(a) && installed.links.contains_key(link));
     ready.map(|(address, _)| *address).collect()
 }
 

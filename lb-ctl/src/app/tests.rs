@@ -71,12 +71,12 @@ fn config(vips: Vec<Vip>) -> Config {
     Config {
         node: Node {
             name: None,
-            gateway: Gateway::default(),
             interfaces: Vec::new(),
             flows_v4: 1024,
             flows_v6: 1024,
             half_open: 1024,
         },
+        gateway: Gateway::default(),
         vips,
     }
 }
@@ -618,6 +618,8 @@ async fn flows_are_listed_and_counted_by_name() {
     let flow = |client: &str| crate::dataplane::Flow {
         client: (client.parse().unwrap(), 50000),
         vip: ("10.12.1.100".parse().unwrap(), 104),
+        server: None,
+        source: None,
         protocol: Protocol::Tcp,
         state: lb_common::flow::State::Established,
         service: 0,

@@ -4,9 +4,9 @@ use lb_common::net::Mac;
 
 use super::*;
 use crate::model::{
-    config::{Check, CheckKind, Gateway, Mode, Node, Ports, Protocol, Protocols, ReturnPath, Source},
+    config::{Check, CheckKind, Gateway, Mode, Node, Ports, Protocols, ReturnPath, Source},
     health::Health,
-    net::{Address, Link, Path, VlanTag},
+    net::{Address, Link, Path, VipAddress, VlanTag},
 };
 
 const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -55,7 +55,7 @@ impl World {
             name: "PACS".to_owned(),
             mode: Mode::L4Dr,
             ip: ip("10.12.1.100"),
-            ports: vec![104, 11112],
+            ports: Ports::Ranges(vec![104..=104, 11112..=11112]),
             protocols: Protocols::Tcp,
             interface: None,
             scheduler: Scheduler::Wrr,
@@ -80,12 +80,12 @@ impl World {
             config: Config {
                 node: Node {
                     name: None,
-                    gateway: Gateway::default(),
                     interfaces: Vec::new(),
                     flows_v4: 1024,
                     flows_v6: 1024,
                     half_open: 1024,
                 },
+                gateway: Gateway::default(),
                 vips: vec![vip],
             },
             operator: BTreeMap::new(),
@@ -158,7 +158,8 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
             src_mac: world.facts.links[&2].mac,
             vlan_depth: 0,
             vlan: [0; 2],
-            outer_tpid: 0
+            outer_tpid: 0,
+            mtu: 1500,
         })
     );
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
@@ -238,13 +239,13 @@ fn a_cable_that_is_out_leaves_flows_alone_and_is_said() {
 }
 
 #[test]
-fn a_server_that_direct_routing_cannot_reach_says_why_and_what_to_do() {
+fn a_server_that_is_out_of_reach_says_why_and_what_to_do() {
     let mut world = World::new();
     world.path_mut().gateway = Some(ip("10.12.1.254"));
     assert_eq!(
         world.fate("R1").3.as_deref(),
         Some(
-            "10.12.1.110 is reached through gateway 10.12.1.254: direct routing needs an interface in its subnet"
+            "10.12.1.110 is reached through gateway 10.12.1.254: give this machine an interface in its subnet"
         )
     );
     *world.path_mut() = Path { local: true, ..path(2) };
