@@ -360,7 +360,7 @@ root_tests! {
             assert_eq!(*writer.installed(), once, "{op:?}");
         }
         let left = Installed {
-            filter: Some(BTreeSet::new()),
+            filter: Some((BTreeSet::new(), BTreeSet::new())),
             generations: [(SLOT, GENERATION)].into(),
             ..Installed::default()
         };
@@ -605,12 +605,12 @@ root_tests! {
                 })
                 .collect()
         };
-        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(1), v6].into() }]);
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(1), v6].into(), servers: BTreeSet::new() }]);
         assert_eq!(there(), bits(&[vip(), rip(1), v6]));
         drop(writer);
         // The next controller does not know the addresses, but it knows the bits.
         let (mut writer, _) = fs.open();
-        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(2)].into() }]);
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(2)].into(), servers: BTreeSet::new() }]);
         assert_eq!(there(), bits(&[vip(), rip(2)]));
     }
 

@@ -192,6 +192,13 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// True for a SNAT service without source addresses, which therefore has no servers in its table.
+    #[must_use]
+    pub fn lacks_sources(&self, service: u16) -> bool {
+        let record = self.services.get(&service).map(|(_, record)| record);
+        record.is_some_and(|r| r.mode == mode::SNAT) && !self.sources.contains_key(&service)
+    }
+
     /// Servers of NAT and SNAT services: their packets come through here.
     pub fn routed_servers(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let routed = |id| self.services.get(id).is_some_and(|(_, record)| record.mode != mode::DR);

@@ -67,7 +67,7 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
     }
     let ids = service_ids(desired, installed, &mut plan.problems);
     let filter = Filter::of(desired, &ids);
-    let widened = filter.with(&Filter::before(installed));
+    let widened = filter.widened(desired, installed, &ids);
     if installed.filter.as_ref() != Some(&widened.0) {
         plan.push(None, widened.op());
     }
@@ -286,9 +286,12 @@ fn plan_service(
         plan.push(vip, op);
     }
     // Any table can be walked by round robin, but only a table filled for it can be picked from by hash. So a
-    // service that turns to round robin changes its record first, one that turns to hashing its table first.
+    // service that turns to round robin changes its record first, one that turns to hashing its table first. An empty
+    // table suits any record: it goes before the record when SNAT loses its last source, and after when it had none.
+    let had_no_source = installed.lacks_sources(id);
     if current.is_some()
-        && service.filling == Filling::RoundRobin
+        && (service.filling == Filling::RoundRobin || had_no_source)
+        && !service.entrants.is_empty()
         && let Some(op) = put_service.take()
     {
         plan.push(vip, op);
@@ -345,15 +348,30 @@ impl Filter {
         ))
     }
 
-    /// What is set; after a restart the least that must be.
-    fn before(installed: &Installed) -> Self {
-        Self(installed.filter.clone().unwrap_or_else(|| {
-            (installed.keys.keys().map(|k| k.ip).collect(), installed.routed_servers().collect())
-        }))
-    }
-
-    fn with(&self, other: &Self) -> Self {
-        Self((&self.0.0 | &other.0.0, &self.0.1 | &other.0.1))
+    /// This one, with what is set now (after a restart: the least that must be), and with all servers that a service
+    /// has before or after, if it is a NAT or SNAT one before or after.
+    fn widened(&self, desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str, u16>) -> Self {
+        let (mut addresses, mut servers) = self.0.clone();
+        match &installed.filter {
+            Some((set, seen)) => {
+                addresses.extend(set);
+                servers.extend(seen);
+            }
+            None => addresses.extend(installed.keys.keys().map(|k| k.ip)),
+        }
+        servers.extend(installed.routed_servers());
+        for (name, id) in ids {
+            let service = &desired.services[*name];
+            let was_routed = installed.services.get(id).is_some_and(|(_, record)| record.mode != mode::DR);
+            if was_routed {
+                servers.extend(service.backends.values().map(|b| b.ip));
+            }
+            if service.record.mode != mode::DR {
+                let there = installed.backends.values().filter(|(who, _)| who.service == *id);
+                servers.extend(there.map(|(who, _)| who.ip));
+            }
+        }
+        Self((addresses, servers))
     }
 
     fn op(&self) -> Op {
