@@ -293,7 +293,8 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
 /// True when what is installed needs an address that is not among these.
 fn is_too_narrow(installed: &Installed, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) -> bool {
     let mut keys = installed.keys.keys();
-    keys.any(|key| !addresses.contains(&key.ip)) || installed.routed_servers().any(|ip| !servers.contains(&ip))
+    keys.any(|key| !addresses.contains(&key.ip))
+        || installed.routed_servers().any(|ip| !servers.contains(&ip))
 }
 
 /// Addresses whose link runs the program and, if a VIP has them, whose service has keys.

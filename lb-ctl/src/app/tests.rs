@@ -69,13 +69,7 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
 
 fn config(vips: Vec<Vip>) -> Config {
     Config {
-        node: Node {
-            name: None,
-            interfaces: Vec::new(),
-            flows_v4: 1024,
-            flows_v6: 1024,
-            half_open: 1024,
-        },
+        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
         gateway: Gateway::default(),
         vips,
     }

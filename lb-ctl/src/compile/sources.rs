@@ -87,12 +87,7 @@ fn own(vip: &Vip, inputs: &Inputs<'_>) -> Result<BTreeSet<IpAddr>, String> {
 }
 
 /// The address by which a machine in a connected subnet knows this one.
-fn own_address(
-    server: IpAddr,
-    link: &Link,
-    facts: &NetFacts,
-    floating: &BTreeSet<IpAddr>,
-) -> Option<IpAddr> {
+fn own_address(server: IpAddr, link: &Link, facts: &NetFacts, floating: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let usable = |a: &&Address| is_usable(a) && !floating.contains(&a.ip);
     let mut here = facts.addresses.iter().filter(|a| a.ifindex == link.index).filter(usable);
     let beside = |a: &&Address| a.prefix < subnet::host_prefix(a.ip) && subnet::contains(a, server);

@@ -260,11 +260,8 @@ fn another_target_port_keeps_slot_and_generation() {
     let fake = Fake::default();
     let (mut writer, _) = fake.open();
     let with = |ports: [Option<u16>; 2]| {
-        let mut nat = routed(
-            service(&[0], true, &[(1, 10, Some(1), 100), (2, 11, Some(2), 100)]),
-            mode::NAT,
-            0,
-        );
+        let mut nat =
+            routed(service(&[0], true, &[(1, 10, Some(1), 100), (2, 11, Some(2), 100)]), mode::NAT, 0);
         nat.backends.values_mut().zip(ports).for_each(|(b, port)| b.port = port);
         state(vec![("A", nat)])
     };

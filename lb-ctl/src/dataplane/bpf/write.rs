@@ -16,8 +16,8 @@ use lb_common::{
     net::{addr4, addr6, mapped, wire_port, words},
     persist::{PersistEntry, PersistKey},
     service::{
-        Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4, filter_bit6,
-        filter_source_bit4, filter_source_bit6, filter_word,
+        Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4,
+        filter_bit6, filter_source_bit4, filter_source_bit6, filter_word,
     },
     settings::Settings,
 };
@@ -271,9 +271,11 @@ impl BpfWriter {
             self.put_device(backend.ifindex)?;
         }
         // A target that changes its port is still the same server.
-        let is_new = self.installed.backends.get(&slot).is_none_or(|(known, _)| {
-            *known != BackendIdentity { port: known.port, ..identity.clone() }
-        });
+        let is_new = self
+            .installed
+            .backends
+            .get(&slot)
+            .is_none_or(|(known, _)| *known != BackendIdentity { port: known.port, ..identity.clone() });
         if is_new {
             self.keep_counts(slot)?;
             zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;

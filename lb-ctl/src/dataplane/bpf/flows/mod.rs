@@ -82,7 +82,8 @@ impl FlowTables {
         let mut v4 = Tally::default();
         sweep(&self.tables_v4(), rules, watch, &mut v4);
         // Slots and services are counted over both families.
-        let mut v6 = Tally { active: v4.active, closing: v4.closing, sources: v4.sources, ..Tally::default() };
+        let mut v6 =
+            Tally { active: v4.active, closing: v4.closing, sources: v4.sources, ..Tally::default() };
         sweep(&self.tables_v6(), rules, watch, &mut v6);
         watch.end(rules);
         let by_number = |counts: Vec<u64>| (0..).zip(counts).filter(|(_, count)| *count > 0).collect();

@@ -56,7 +56,11 @@ enum Swept {
     /// Gone, and so many entries with it.
     Retired(u64),
     /// Stays. A void flow waits for its ends to hear that the server is gone.
-    Kept { control: Control, decision: Decision, void: bool },
+    Kept {
+        control: Control,
+        decision: Decision,
+        void: bool,
+    },
 }
 
 /// Sweeps both tables of a family.
