@@ -26,14 +26,18 @@ use aya::{
 };
 use lb_common::{
     ABI_VERSION,
-    backend::{Backend, state},
+    backend::{Backend, LinkRecord, Target, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
-    flow::{Bucket4, Bucket6, Control, Decision, Ends, State},
+    flow::{Bucket4, Bucket6, Control, Decision, Ends, Hop, Rewrite, State, kind},
+    hash,
     limits::{FILTER_WORDS, TABLE_SLOTS, map},
     maglev::{Entrant, Walk, fill_maglev, identity},
-    net::{Mac, addr4, addr6, mapped},
+    net::{Mac, addr4, addr6, mapped, wire_port, words},
     persist::{PersistEntry, PersistKey},
-    service::{Service, Table, filter_bit4, filter_bit6, filter_word, mode, pick},
+    service::{
+        Service, Sources, Table, filter_bit4, filter_bit6, filter_source_bit4, filter_source_bit6,
+        filter_word, mode, pick,
+    },
     settings::Settings,
 };
 use lb_ctl::{
@@ -261,6 +265,27 @@ fn put_backend(slot: u16, name: &str, generation: u16) -> Op {
     }
 }
 
+/// A server of NAT.
+fn nat_backend(slot: u16, port: Option<u16>, generation: u16) -> Op {
+    let ip = rip(slot as u8);
+    Op::PutBackend {
+        slot,
+        identity: BackendIdentity { service: SERVICE, name: format!("WEB{slot}"), ip, port },
+        backend: backend(generation),
+    }
+}
+
+const fn link_record() -> LinkRecord {
+    LinkRecord { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 }
+}
+
+fn sources(count: u8) -> Sources {
+    let mut sources =
+        Sources { count: u32::from(count), first_port: 10_240, ports: 100, ..Sources::default() };
+    sources.addrs.iter_mut().zip(1..=count).for_each(|(addr, n)| *addr = words(rip(n)));
+    sources
+}
+
 fn apply(writer: &mut BpfWriter, ops: &[Op]) {
     for op in ops {
         writer.apply(op).unwrap_or_else(|e| panic!("{op:?}: {e}"));
@@ -316,14 +341,21 @@ root_tests! {
             Op::PutKey { key: keys[1], service: SERVICE },
             Op::PutKey { key: keys[2], service: SERVICE },
             Op::SetFilter { addresses: [vip(), v6].into(), servers: BTreeSet::new() },
+            Op::PutLink { ifindex: 4, record: link_record() },
+            Op::PutLink { ifindex: 5, record: link_record() },
+            Op::PutLink { ifindex: 5, record: LinkRecord::default() },
+            Op::PutSources { service: SERVICE, sources: sources(2) },
+            nat_backend(10, Some(8080), 3),
             // A slot that was used and is free again.
             put_backend(9, "GONE", 17),
             Op::ClearBackend { slot: 9 },
         ]);
         let before = writer.installed().clone();
         assert_eq!(before.keys.len(), 3);
-        assert_eq!(before.generations, BTreeMap::from([(SLOT, GENERATION), (8, 900), (9, 17)]));
+        assert_eq!(before.generations, BTreeMap::from([(SLOT, GENERATION), (8, 900), (9, 17), (10, 3)]));
         assert!(before.tables.contains_key(&SERVICE) && before.filter.is_some());
+        assert_eq!(before.link_records, [(4, link_record())].into());
+        assert_eq!(before.sources, [(SERVICE, sources(2))].into());
         drop(writer);
 
         let ids = map::PINNED.map(|name| fs.map_id(name));
@@ -344,6 +376,8 @@ root_tests! {
             Op::AttachLink { ifindex },
             put_service(SERVICE),
             put_backend(SLOT, "DICOM1", GENERATION),
+            Op::PutLink { ifindex, record: link_record() },
+            Op::PutSources { service: SERVICE, sources: sources(3) },
             Op::PutTable { service: SERVICE, table: table_spec(Filling::RoundRobin, &[(SLOT, 1)]) },
             Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
             Op::SetFilter { addresses: [vip()].into(), servers: BTreeSet::new() },
@@ -352,6 +386,7 @@ root_tests! {
             Op::ClearService { service: SERVICE },
             Op::ClearBackend { slot: SLOT },
             Op::DetachLink { ifindex },
+            Op::PutLink { ifindex, record: LinkRecord::default() },
         ];
         for op in &ops {
             apply(&mut writer, std::slice::from_ref(op));
@@ -612,6 +647,123 @@ root_tests! {
         let (mut writer, _) = fs.open();
         apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(2)].into(), servers: BTreeSet::new() }]);
         assert_eq!(there(), bits(&[vip(), rip(2)]));
+
+        let servers: BTreeSet<IpAddr> = [rip(3), v6].into();
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip()].into(), servers }]);
+        let IpAddr::V4(server) = rip(3) else { unreachable!() };
+        let IpAddr::V6(v6) = v6 else { unreachable!() };
+        let seen = [filter_source_bit4(addr4(server)), filter_source_bit6(addr6(v6))].map(filter_word);
+        let expected: BTreeSet<(u32, u64)> = &bits(&[vip()]) | &seen.into();
+        assert_eq!(there(), expected);
+    }
+
+    what_nat_and_snat_need_stands_in_its_maps_and_goes_with_its_owner {
+        let fs = BpfFs::mount();
+        let (mut writer, _) = fs.open();
+        let at = |slot: u16| fs.array::<Target>(map::TARGETS).get(&u32::from(slot), 0).unwrap();
+        let source = || fs.array::<Sources>(map::SOURCES).get(&u32::from(SERVICE), 0).unwrap();
+        apply(&mut writer, &[
+            put_service(SERVICE),
+            nat_backend(SLOT, Some(8080), 1),
+            nat_backend(8, None, 1),
+            Op::PutSources { service: SERVICE, sources: sources(3) },
+            Op::PutLink { ifindex: 4, record: link_record() },
+        ]);
+        let target = |slot: u16, port| Target { addr: words(rip(slot as u8)), port: wire_port(port), pad: [0; 3] };
+        assert_eq!((at(SLOT), at(8)), (target(SLOT, 8080), target(8, 0)));
+        assert_eq!(source(), sources(3));
+        assert_eq!(fs.array::<LinkRecord>(map::LINKS).get(&4, 0).unwrap(), link_record());
+        for count in [1, 16] {
+            apply(&mut writer, &[Op::PutSources { service: SERVICE, sources: sources(count) }]);
+            assert_eq!(source(), sources(count));
+        }
+        let error = writer.apply(&Op::PutLink { ifindex: 5000, record: link_record() }).unwrap_err().to_string();
+        assert!(error.contains("interface 5000 (gone): it cannot be said how replies leave by it"), "{error}");
+
+        let cpus = nr_cpus().unwrap();
+        let mut backends: PerCpuArray<MapData, BackendTraffic> = fs.map(map::BACKEND_TRAFFIC);
+        let server = BackendTraffic { packets: 3, bytes: 200 };
+        backends.set(u32::from(SLOT), PerCpuValues::try_from(vec![server; cpus]).unwrap(), 0).unwrap();
+        apply(&mut writer, &[nat_backend(SLOT, Some(9090), 1)]);
+        assert_eq!(at(SLOT), target(SLOT, 9090));
+        assert_eq!(backends.get(&u32::from(SLOT), 0).unwrap()[0].packets, 3, "the same server goes on counting");
+
+        apply(&mut writer, &[Op::ClearBackend { slot: SLOT }, Op::ClearService { service: SERVICE }]);
+        assert_eq!((at(SLOT), source()), (Target::default(), Sources::default()));
+        assert!(writer.installed().sources.is_empty());
+    }
+
+    a_sweep_finds_the_other_half_of_a_flow_in_the_kernels_tables {
+        let fs = BpfFs::mount();
+        let (mut writer, mut reader) = fs.open();
+        apply(&mut writer, &[put_service(SERVICE), put_backend(SLOT, "WEB", GENERATION)]);
+        let now = now(&mut reader, &fs);
+        let seed = fs.settings().flow_seed;
+        let ago = |secs: u32| now.wrapping_sub(fs.settings().ticks(secs));
+        let decision = |kind| Decision::new(kind, SERVICE, SLOT, GENERATION);
+        // Where the packet path would put it.
+        let put4 = |ends: &Ends, rewrite: &Rewrite, kind: u8, seen: u32| {
+            let key = ends.key_v4();
+            let bucket = (hash::flow4(seed, key[0], key[1]) >> 32) as u32 & 1023;
+            let mut table = fs.array::<Bucket4>(map::FLOWS_V4);
+            let mut there = table.get(&bucket, 0).unwrap();
+            let way = there.0.iter_mut().find(|way| way[0] == 0).unwrap();
+            way[0] = Control::new(1, 1, State::Established, seen).0;
+            way[1..3].copy_from_slice(&key);
+            way[3] = decision(kind).0;
+            way[4..].copy_from_slice(&rewrite.words_v4());
+            table.set(bucket, there, 0).unwrap();
+        };
+        let put6 = |ends: &Ends, rewrite: &Rewrite, kind: u8, seen: u32| {
+            let bucket = (hash::flow6(seed, ends.src, ends.dst, ends.ports_word()) >> 32) as u32 & 255;
+            let mut table = fs.array::<Bucket6>(map::FLOWS_V6);
+            let mut there = table.get(&bucket, 0).unwrap();
+            let way = there.0.iter_mut().find(|way| way[0] == 0).unwrap();
+            way[0] = Control::new(1, 1, State::Established, seen).0;
+            way[1..6].copy_from_slice(&ends.key_v6());
+            way[6] = decision(kind).0;
+            way[7..14].copy_from_slice(&rewrite.words_v6());
+            table.set(bucket, there, 0).unwrap();
+        };
+        let pair = |client: u16, v6: bool| {
+            let ends = |src: (&str, u16), dst: (&str, u16)| {
+                let at = |(ip, port): (&str, u16)| (ip.parse::<IpAddr>().unwrap(), port).into();
+                Ends::between(at(src), at(dst), 6)
+            };
+            let (seen, sent) = if v6 {
+                let server = ("2001:db8::7", 8080);
+                (ends(("2001:db8:9::9", client), ("2001:db8::100", 80)), ends(("2001:db8::1", client), server))
+            } else {
+                (ends(("10.0.0.1", client), ("10.12.1.100", 80)), ends(("10.12.1.2", client), ("10.12.1.7", 8080)))
+            };
+            let rewrite = Rewrite::new(&seen, &sent, Hop::default());
+            let reply = sent.reversed();
+            (seen, rewrite, reply, Rewrite::new(&reply, &seen.reversed(), Hop::default()))
+        };
+        for (v6, put) in [(false, &put4 as &dyn Fn(&Ends, &Rewrite, u8, u32)), (true, &put6)] {
+            // Only the server's side was seen of late; neither was; the other half is missing.
+            for (client, ours, theirs) in [(1, 3700, Some(5)), (2, 3700, Some(3700)), (3, 5, None)] {
+                let (seen, rewrite, reply, back) = pair(client, v6);
+                put(&seen, &rewrite, kind::SNAT, ago(ours));
+                if let Some(theirs) = theirs {
+                    put(&reply, &back, kind::REPLY, ago(theirs));
+                }
+            }
+        }
+        // Whether a pair is whole is looked up in one of eight sweeps.
+        let retired: u64 = (0..8).map(|_| writer.sweep().unwrap().retired).sum();
+        assert_eq!(retired, 2 * 3);
+        let census = writer.sweep().unwrap();
+        assert_eq!((census.established_v4, census.established_v6), (1, 1));
+        assert_eq!((census.replies_v4, census.replies_v6), (1, 1));
+        assert_eq!(census.active_by_slot, [(SLOT, 2)].into());
+        assert_eq!(census.sources_in_use, [(SERVICE, 2)].into());
+        let (flows, total) = reader.flows(usize::MAX).unwrap();
+        assert_eq!((flows.len(), total), (2, 2));
+        let ends = flows.iter().map(|f| (f.server.unwrap(), f.source.unwrap()));
+        let expected = [("10.12.1.7", "10.12.1.2"), ("2001:db8::7", "2001:db8::1")];
+        let expected = expected.map(|(server, source)| ((server.parse().unwrap(), 8080), (source.parse().unwrap(), 1)));
+        assert_eq!(ends.collect::<Vec<_>>(), expected);
     }
 
     a_sweep_retires_by_time_and_by_server_and_counts_the_rest {
