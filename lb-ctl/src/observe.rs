@@ -459,3 +459,28 @@ pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_unreadable| "lbd".to_owned(), |name| name.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_table_is_called_crowded_before_it_is_full_and_replies_count() {
+        let census = |established_v4, replies_v4, established_v6| FlowCensus {
+            established_v4,
+            replies_v4,
+            established_v6,
+            capacity: [1000, 1000, 1000],
+            ..FlowCensus::default()
+        };
+        let told = |census: &FlowCensus| crowded(census).collect::<Vec<_>>();
+        assert_eq!(told(&census(440, 9, 449)), Vec::<String>::new());
+        assert_eq!(told(&FlowCensus::default()), Vec::<String>::new(), "nothing is known yet");
+        let both = told(&census(225, 225, 450));
+        assert_eq!(both.len(), 2);
+        assert_eq!(
+            both[0],
+            "the IPv4 flow table is 45 % full, 450 of 1000, and some connections find no room in it: raise `node.flows_v4`"
+        );
+    }
+}

@@ -25,13 +25,17 @@ pub(super) struct Claiming<'a> {
 }
 
 impl<'a> Claiming<'a> {
-    pub(super) fn new(facts: &'a NetFacts, before: &'a DesiredState) -> Self {
+    pub(super) const fn new(facts: &'a NetFacts, before: &'a DesiredState) -> Self {
         Self { facts, before, addresses: BTreeMap::new(), links: BTreeSet::new(), unsure: false }
     }
 
-    /// Claims an address on an interface (by name, or by subnet) and gives that interface.
-    pub(super) fn claim(&mut self, ip: IpAddr, interface: Option<&str>) -> Result<&'a Link, String> {
-        match paths::carrier(ip, interface, self.facts) {
+    /// Claims an address on the interface that was found for it, and gives that interface.
+    fn claim(
+        &mut self,
+        ip: IpAddr,
+        carrier: Result<(&'a Link, &'a Link), String>,
+    ) -> Result<&'a Link, String> {
+        match carrier {
             Ok((link, physical)) => {
                 self.addresses.insert(VipAddress { ifindex: link.index, ip }, physical.index);
                 self.links.insert(physical.index);
@@ -50,11 +54,11 @@ impl<'a> Claiming<'a> {
     pub(super) fn vip(&mut self, vip: &Vip) -> Option<String> {
         let mut problem = None;
         for &ip in vip_sources(vip) {
-            if let Err(why) = self.claim(ip, None) {
+            if let Err(why) = self.claim(ip, paths::carrier_by_subnet(ip, self.facts)) {
                 problem = Some(format!("source address {why}"));
             }
         }
-        match self.claim(vip.ip, vip.interface.as_deref()) {
+        match self.claim(vip.ip, paths::carrier(vip.ip, vip.interface.as_deref(), self.facts)) {
             Ok(link) => paths::not_running(link).or(problem),
             Err(why) => Some(why),
         }
@@ -63,7 +67,8 @@ impl<'a> Claiming<'a> {
     /// Claims the addresses that servers have as their gateway.
     pub(super) fn gateway(&mut self, config: &Config, problems: &mut Vec<String>) {
         for gateway in &config.gateway.addresses {
-            let problem = match self.claim(gateway.ip, gateway.interface.as_deref()) {
+            let carrier = paths::carrier(gateway.ip, gateway.interface.as_deref(), self.facts);
+            let problem = match self.claim(gateway.ip, carrier) {
                 Ok(link) => paths::not_running(link),
                 Err(why) => Some(why),
             };

@@ -167,8 +167,17 @@ pub(super) fn carrier<'a>(
 ) -> Result<(&'a Link, &'a Link), String> {
     let link = match interface {
         Some(name) => by_name(name, facts)?,
-        None => by_subnet(ip, facts)?,
+        None => by_subnet(ip, facts).map_err(|why| format!("{why}, or set `interface`"))?,
     };
+    with_bottom(link, facts)
+}
+
+/// [`carrier`] of an address that nobody can name an interface for.
+pub(super) fn carrier_by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<(&Link, &Link), String> {
+    with_bottom(by_subnet(ip, facts)?, facts)
+}
+
+fn with_bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<(&'a Link, &'a Link), String> {
     if let Some(why) = slave(link, facts) {
         return Err(why);
     }
@@ -183,11 +192,8 @@ fn bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<&'a Link, String> {
 
 fn by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<&Link, String> {
     let best = subnet::connected(facts, ip);
-    best.and_then(|a| facts.links.get(&a.ifindex)).ok_or_else(|| {
-        format!(
-            "{ip} is in no connected subnet: give this machine an address in its subnet, or set `interface`"
-        )
-    })
+    best.and_then(|a| facts.links.get(&a.ifindex))
+        .ok_or_else(|| format!("{ip} is in no connected subnet: give this machine an address in its subnet"))
 }
 
 fn by_name<'a>(name: &str, facts: &'a NetFacts) -> Result<&'a Link, String> {

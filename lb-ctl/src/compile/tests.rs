@@ -493,8 +493,9 @@ fn source_addresses_are_claimed_and_used_once_they_are_here() {
     assert!(world.fate("R1").2);
 
     world.config.vips[0].source.addresses = SourceAddresses::Pool(vec![ip("10.77.0.1")]);
-    assert!(
-        world.compile().notes.vips["PACS"].starts_with("source address 10.77.0.1 is in no connected subnet")
+    assert_eq!(
+        world.compile().notes.vips["PACS"],
+        "source address 10.77.0.1 is in no connected subnet: give this machine an address in its subnet"
     );
     let many: Vec<IpAddr> = (1..=17).map(|n| Ipv4Addr::new(10, 12, 1, n).into()).collect();
     world.facts.addresses = many.iter().map(|a| address(2, &a.to_string(), 24)).collect();
