@@ -318,6 +318,28 @@ fn a_change_of_mode_changes_no_generation_and_the_filter_follows() {
 }
 
 #[test]
+fn a_mode_that_changes_together_with_servers_or_sources_breaks_no_packets_path() {
+    let one = &[(1, 10, Some(1), 100)][..];
+    let other = &[(2, 11, Some(2), 100)][..];
+    let with = |hash, servers, mode, sources| routed(service(&[0], hash, servers), mode, sources);
+    for (what, from, to) in [
+        ("a server comes", with(true, one, mode::NAT, 0), with(true, other, mode::DR, 0)),
+        ("a server goes", with(false, one, mode::DR, 0), with(false, other, mode::SNAT, 1)),
+        ("no source is left", with(false, one, mode::SNAT, 1), with(false, one, mode::SNAT, 0)),
+        ("it never had a source", with(false, one, mode::NAT, 0), with(false, one, mode::SNAT, 0)),
+        ("it had no source", with(true, one, mode::SNAT, 0), with(true, one, mode::NAT, 0)),
+        ("it has a source", with(true, one, mode::SNAT, 0), with(true, one, mode::SNAT, 2)),
+    ] {
+        let fake = Fake::default();
+        let (mut writer, _) = fake.open();
+        reach(&fake, &mut writer, &state(vec![("A", from)]));
+        let desired = state(vec![("A", to)]);
+        reach(&fake, &mut writer, &desired);
+        assert_eq!(plan(&desired, writer.installed()), Plan::default(), "{what}");
+    }
+}
+
+#[test]
 fn servers_without_a_slot_are_left_out_and_named_by_number() {
     let big = |vip: u8| {
         let mut one = service(&[vip], true, &[]);
