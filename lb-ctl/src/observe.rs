@@ -108,6 +108,8 @@ impl Observer {
             vip_port: flow.vip.1,
             vip,
             rip,
+            server: None,
+            source: None,
             state: flow.state.name().to_owned(),
             idle_secs: flow.idle_millis / 1000,
         }
@@ -231,6 +233,7 @@ impl Scene<'_> {
         RipStatus {
             name: rip.name.clone(),
             ip: rip.ip,
+            port: rip.port,
             weight: rip.weight,
             state,
             operator: self.view.operator.get(&id).copied().unwrap_or_default(),

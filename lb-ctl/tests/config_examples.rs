@@ -6,7 +6,10 @@ use std::{path::Path, time::Duration};
 
 use lb_ctl::{
     config::{Loaded, Texts, load, load_texts, show},
-    model::config::{Check, CheckKind, Fallback, Mode, Persist, Protocol, Rip, Scheduler, Sources, Vip},
+    model::config::{
+        Check, CheckKind, Fallback, Mode, Persist, Ports, Protocols, ReturnPath, Rip, Scheduler, Source,
+        Sources, Vip,
+    },
 };
 
 fn load_example(name: &str) -> Loaded {
@@ -20,7 +23,11 @@ fn load_example(name: &str) -> Loaded {
 }
 
 fn rip(name: &str, ip: &str) -> Rip {
-    Rip { name: name.into(), ip: ip.parse().unwrap(), weight: 100 }
+    Rip { name: name.into(), ip: ip.parse().unwrap(), port: None, weight: 100 }
+}
+
+fn numbered(ports: &[u16]) -> Ports {
+    Ports::Ranges(ports.iter().map(|port| *port..=*port).collect())
 }
 
 /// A layer-4 service of the guide: persistence 3600 s, everything else by default (R10 to R13).
@@ -29,8 +36,8 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         name: name.into(),
         mode: Mode::L4Dr,
         ip: ip.parse().unwrap(),
-        ports: ports.to_vec(),
-        protocol: Protocol::Tcp,
+        ports: numbered(ports),
+        protocols: Protocols::Tcp,
         interface: None,
         scheduler: Scheduler::Wrr,
         persist: Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(3600) },
@@ -44,6 +51,9 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
         enabled: true,
         rips: vec![server],
     }
@@ -63,7 +73,7 @@ fn the_demo_is_what_the_lab_builds() {
     let vips = load_example("demo.toml").config.vips;
     let [vip] = vips.as_slice() else { panic!("{vips:?}") };
     assert_eq!((vip.name.as_str(), vip.mode, vip.scheduler), ("DICOM", Mode::L4Dr, Scheduler::Wrr));
-    assert_eq!((vip.ip, vip.ports.as_slice()), ("10.10.0.100".parse().unwrap(), &[104, 11112][..]));
+    assert_eq!((vip.ip, &vip.ports), ("10.10.0.100".parse().unwrap(), &numbered(&[104, 11112])));
     assert_eq!(vip.rips, [rip("PACS1", "10.10.0.11"), rip("PACS2", "10.10.0.12")]);
     let check = Check {
         kind: CheckKind::DicomEcho { calling_aet: "LBD".into(), called_aet: "ORTHANC".into() },

@@ -1,6 +1,6 @@
 //! Observed state as the API gives it and `lbctl` prints it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,9 @@ pub struct RipStatus {
     pub name: String,
     /// Address.
     pub ip: IpAddr,
+    /// Port; `None` = the one that the client asked for.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Weight.
     pub weight: u16,
     /// The one word for what it is now.
@@ -191,6 +194,12 @@ pub struct FlowStatus {
     pub vip: Option<String>,
     /// Real server's name, if it still exists.
     pub rip: Option<String>,
+    /// Where packets go: the server's address and port (NAT and SNAT only).
+    #[serde(default)]
+    pub server: Option<SocketAddr>,
+    /// Whom the server sees: the source that the flow was given (SNAT only).
+    #[serde(default)]
+    pub source: Option<SocketAddr>,
     /// `new`, `established`, `closing`, `datagrams`.
     pub state: String,
     /// Seconds since the last packet.

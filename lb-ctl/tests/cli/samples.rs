@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_ctl::model::{
     command::OperatorState,
-    config::{Mode, Protocol, Scheduler},
+    config::{Mode, Protocol, Protocols, Scheduler},
     health::{FailureReason, Step, Verdict},
     status::{Colour, FlowStatus, FlowsStatus, LinkStatus, RipState, RipStatus, Status, VipStatus},
 };
@@ -94,7 +94,7 @@ pub(crate) fn degraded() -> Status {
     };
     let v6 = VipStatus {
         colour: Colour::Red,
-        ports: vec![104, 11112, 2762],
+        ports: "104,11112,2762".to_owned(),
         ..vip("V6", "fd00:12:7::100", vec![drained, halted, checking, silent])
     };
     let taken = VipStatus {
@@ -105,7 +105,7 @@ pub(crate) fn degraded() -> Status {
         ..vip("TAKEN", "10.12.1.102", vec![up("T1", "10.12.1.120", 0)])
     };
     let off =
-        VipStatus { enabled: false, protocol: Protocol::Udp, ..vip("SYSLOG_OFF", "10.12.1.103", vec![]) };
+        VipStatus { enabled: false, protocol: Protocols::Udp, ..vip("SYSLOG_OFF", "10.12.1.103", vec![]) };
     Status {
         health: Colour::Red,
         problems: vec![
@@ -130,8 +130,29 @@ pub(crate) fn flow(client: &str, port: u16, rip: Option<&str>) -> FlowStatus {
         vip_port: 104,
         vip: Some("DICOM".to_owned()),
         rip: rip.map(str::to_owned),
+        server: None,
+        source: None,
         state: "established".to_owned(),
         idle_secs: 65,
+    }
+}
+
+/// A SNAT service for TCP and UDP whose servers listen on other ports than it does.
+pub(crate) fn translated() -> VipStatus {
+    let at = |port, rip| RipStatus { port: Some(port), ..rip };
+    VipStatus {
+        ports: "80,8080-8089".to_owned(),
+        protocol: Protocols::TcpUdp,
+        mode: Mode::L4Snat,
+        ..vip(
+            "VIEWER",
+            "10.12.1.160",
+            vec![
+                at(8000, up("VIEWER1", "10.12.1.170", 3)),
+                at(8001, up("VIEWER2", "2001:db8::171", 0)),
+                up("VIEWER3", "10.12.1.172", 0),
+            ],
+        )
     }
 }
 
@@ -140,8 +161,8 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
     VipStatus {
         name: name.to_owned(),
         ip: ip(address),
-        ports: vec![104],
-        protocol: Protocol::Tcp,
+        ports: "104".to_owned(),
+        protocol: Protocols::Tcp,
         mode: Mode::L4Dr,
         scheduler: Scheduler::Wrr,
         enabled: true,
@@ -162,6 +183,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
     RipStatus {
         name: name.to_owned(),
         ip: ip(address),
+        port: None,
         weight: 100,
         state: RipState::Active,
         operator: OperatorState::Online,
