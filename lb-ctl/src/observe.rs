@@ -106,10 +106,10 @@ impl Observer {
             client_port: flow.client.1,
             vip_ip: flow.vip.0,
             vip_port: flow.vip.1,
-            vip,
-            rip,
             server: None,
             source: None,
+            vip,
+            rip,
             state: flow.state.name().to_owned(),
             idle_secs: flow.idle_millis / 1000,
         }

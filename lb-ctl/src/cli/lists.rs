@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{
     health::Step,
-    status::{CountBy, FlowCount, FlowList, RipStatus, VipStatus},
+    status::{CountBy, FlowCount, FlowList, FlowStatus, RipStatus, VipStatus},
 };
 
 /// Prints what the API gave, for programs.
@@ -181,7 +181,7 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
     }
     // Columns that only translated flows fill.
     let server = list.flows.iter().any(|flow| flow.server.is_some());
-    let source = list.flows.iter().any(|flow| flow.source.is_some());
+    let source = list.flows.iter().any(|flow| given_source(flow).is_some());
     let more = [server.then_some("SERVER"), source.then_some("SOURCE")];
     let mut header = vec!["PROTO", "CLIENT", "VIRTUAL", "VIRTUAL SERVICE", "REAL SERVER"];
     header.extend(more.iter().flatten());
@@ -197,7 +197,7 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
             cell(flow.rip.as_deref().unwrap_or(NONE)),
         ];
         cells.extend(server.then(|| end(flow.server)));
-        cells.extend(source.then(|| end(flow.source)));
+        cells.extend(source.then(|| end(given_source(flow))));
         cells.extend([cell(&flow.state), cell(span(flow.idle_secs))]);
         columns.push(cells);
     }
@@ -207,6 +207,11 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
         writeln!(out, "{listed} of {} flows; see more with --limit", list.total)?;
     }
     Ok(())
+}
+
+/// Whom the server sees, if not the client.
+fn given_source(flow: &FlowStatus) -> Option<SocketAddr> {
+    flow.source.filter(|source| *source != SocketAddr::new(flow.client, flow.client_port))
 }
 
 /// `lbctl flows count`.

@@ -339,7 +339,7 @@ pub enum Fallback {
 pub struct Check {
     /// What is asked of the server.
     pub kind: CheckKind,
-    /// Port asked; `None` = the server's port if it has one, else the VIP's first.
+    /// Port asked; `None` = the server's own port, or the VIP's first.
     pub port: Option<u16>,
     /// Time from the start of one check to the start of the next.
     pub interval: Duration,

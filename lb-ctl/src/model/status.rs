@@ -103,7 +103,6 @@ pub struct RipStatus {
     /// Address.
     pub ip: IpAddr,
     /// Port; `None` = the one that the client asked for.
-    #[serde(default)]
     pub port: Option<u16>,
     /// Weight.
     pub weight: u16,
@@ -190,16 +189,14 @@ pub struct FlowStatus {
     pub vip_ip: IpAddr,
     /// VIP port.
     pub vip_port: u16,
+    /// Where the server gets its packets, under NAT and SNAT.
+    pub server: Option<SocketAddr>,
+    /// Whom the server sees, under NAT and SNAT.
+    pub source: Option<SocketAddr>,
     /// VIP's name, if the service still exists.
     pub vip: Option<String>,
     /// Real server's name, if it still exists.
     pub rip: Option<String>,
-    /// Where packets go: the server's address and port (NAT and SNAT only).
-    #[serde(default)]
-    pub server: Option<SocketAddr>,
-    /// Whom the server sees: the source that the flow was given (SNAT only).
-    #[serde(default)]
-    pub source: Option<SocketAddr>,
     /// `new`, `established`, `closing`, `datagrams`.
     pub state: String,
     /// Seconds since the last packet.

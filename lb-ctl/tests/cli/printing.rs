@@ -270,14 +270,14 @@ TCP    [fd00:12:7:aaaa:bbbb:cccc:dddd:e110]:65535  10.12.1.100:104  DICOM       
 }
 
 #[test]
-fn translated_flows_show_the_server_and_the_source_that_it_sees() {
+fn translated_flows_show_the_server_and_whom_it_sees_unless_it_is_the_client() {
     let end = |text: &str| Some(text.parse().expect("an address and port"));
     let snat = FlowStatus {
         server: end("10.12.1.170:8000"),
         source: end("10.12.1.5:20017"),
         ..flow("10.12.7.4", 41_000, Some("VIEWER1"))
     };
-    let nat = FlowStatus { source: None, ..snat.clone() };
+    let nat = FlowStatus { source: end("10.12.7.4:41000"), ..snat.clone() };
     let direct = flow("10.12.7.5", 41_001, Some("DICOM1"));
     let list = |flows: Vec<FlowStatus>| FlowList { total: flows.len() as u64, flows };
     assert_prints(

@@ -128,10 +128,10 @@ pub(crate) fn flow(client: &str, port: u16, rip: Option<&str>) -> FlowStatus {
         client_port: port,
         vip_ip: ip("10.12.1.100"),
         vip_port: 104,
-        vip: Some("DICOM".to_owned()),
-        rip: rip.map(str::to_owned),
         server: None,
         source: None,
+        vip: Some("DICOM".to_owned()),
+        rip: rip.map(str::to_owned),
         state: "established".to_owned(),
         idle_secs: 65,
     }
