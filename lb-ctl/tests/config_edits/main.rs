@@ -87,6 +87,10 @@ L2 = "10.0.0.42" # l2
 # end of apps
 "#;
 
+/// The shipped examples of translation.
+const SNAT: &str = include_str!("../../../config/deployments/snat.toml");
+const NAT: &str = include_str!("../../../config/deployments/two-arm-nat.toml");
+
 /// Comments that stand on or between lines of a server or VIP.
 const OF_THINGS: [&str; 17] = [
     "first",
@@ -509,7 +513,7 @@ proptest! {
 
     #[test]
     fn no_text_panics_whatever_was_done_to_it(
-        source in prop::sample::select(vec![MAIN, APPS]),
+        source in prop::sample::select(vec![MAIN, APPS, SNAT, NAT]),
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[\\[\\]{}=\",.#a-z0-9\u{e9}\n ]{0,6}"), 0..6)
     ) {
         let mut text: Vec<char> = source.chars().collect();
@@ -525,6 +529,8 @@ proptest! {
                 let _ = plan_edit(&loaded, &rip_add("WEB", "NEW", "10.0.0.99", None));
                 let _ = plan_edit(&loaded, &Edit::VipDelete { vip: "HL7".into() });
                 let _ = plan_edit(&loaded, &Edit::RipDelete(id("WEB", "V1")));
+                let _ = plan_edit(&loaded, &rip_set("AUDIT", "AUDIT1", "port", "515"));
+                let _ = plan_edit(&loaded, &vip_set("VIEWER", "ports", "80,8080-8089"));
             }
         }
     }
