@@ -276,6 +276,7 @@ impl Scene<'_> {
         RipStatus {
             name: rip.name.clone(),
             ip: rip.ip,
+            port: rip.port,
             weight: rip.weight,
             state,
             operator: self.view.operator.get(&id).copied().unwrap_or_default(),
