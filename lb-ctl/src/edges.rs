@@ -26,6 +26,7 @@ use crate::{
     },
     net::{addresses, watch as network_watch},
     shutdown::Shutdown,
+    source_ports,
 };
 
 /// The configuration on disk.
@@ -34,7 +35,9 @@ pub struct Files(pub Sources);
 
 impl ConfigStore for Files {
     fn load(&self) -> Result<LoadedConfig, Refused> {
-        config::load(&self.0).map(in_short).map_err(invalid)
+        let loaded = config::load(&self.0).map_err(invalid)?;
+        source_ports_are_free(&loaded.config)?;
+        Ok(in_short(loaded))
     }
 
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
@@ -43,6 +46,7 @@ impl ConfigStore for Files {
             EditError::Invalid(errors) => invalid(errors),
             EditError::Refused(line) => Refused::Invalid(line),
         })?;
+        source_ports_are_free(&edited.loaded.config)?;
         if !dry_run {
             for rewrite in &edited.rewrites {
                 rewrite.write().map_err(|error| Refused::Failed(error.to_string()))?;
@@ -67,6 +71,19 @@ fn in_short(loaded: config::Loaded) -> LoadedConfig {
         config: loaded.config,
         warnings: loaded.warnings.iter().map(|w| format!("{}: {}", w.message, w.help)).collect(),
     }
+}
+
+/// Refuses a configuration whose source ports somebody on this machine uses.
+fn source_ports_are_free(config: &Config) -> Result<(), Refused> {
+    if !source_ports::concern(config) {
+        return Ok(());
+    }
+    let facts = source_ports::gather().map_err(|error| {
+        Refused::Failed(format!("{error}: source ports of SNAT cannot be checked; is /proc mounted?"))
+    })?;
+    let conflicts: Vec<String> =
+        source_ports::conflicts(config, &facts).iter().map(ToString::to_string).collect();
+    if conflicts.is_empty() { Ok(()) } else { Err(Refused::Invalid(conflicts.join("\n"))) }
 }
 
 fn invalid(error: impl Display) -> Refused {

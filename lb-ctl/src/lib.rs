@@ -33,5 +33,6 @@ pub mod plan;
 pub mod reconcile;
 mod replace_file;
 pub mod shutdown;
+pub mod source_ports;
 pub mod state_file;
 pub mod telemetry;
