@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt::Display,
     os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr, unix::net::UnixDatagram},
     path::Path,
@@ -24,7 +25,8 @@ use crate::{
         health::{HealthMap, Targets},
         net::{NetFacts, VipAddress, Watched},
     },
-    net::{addresses, watch as network_watch},
+    net::{PacketSocket, addresses, watch as network_watch},
+    reset::Post,
     shutdown::Shutdown,
     source_ports,
 };
@@ -105,6 +107,28 @@ impl AddressBook for Machine {
 
     async fn remove(&self, address: VipAddress) -> Result<(), String> {
         addresses::remove(address).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Interfaces of this machine as sockets that frames leave by, each opened when it is needed.
+#[derive(Default)]
+pub struct Wire(BTreeMap<u32, PacketSocket>);
+
+impl Post for Wire {
+    async fn send(&mut self, ifindex: u32, frame: &[u8]) -> Result<(), String> {
+        let failed = |error| format!("sending by interface {ifindex}: {error}");
+        let socket = match self.0.entry(ifindex) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(PacketSocket::open(ifindex, PacketSocket::RECEIVES_NOTHING).map_err(failed)?)
+            }
+        };
+        let sent = socket.send(frame).await;
+        if sent.is_err() {
+            // The interface may have gone and come back: another try opens it anew.
+            self.0.remove(&ifindex);
+        }
+        sent.map_err(failed)
     }
 }
 

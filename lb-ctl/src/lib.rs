@@ -32,6 +32,8 @@ pub mod operator;
 pub mod plan;
 pub mod reconcile;
 mod replace_file;
+pub mod reset;
+pub mod routing;
 pub mod shutdown;
 pub mod source_ports;
 pub mod state_file;

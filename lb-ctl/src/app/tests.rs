@@ -69,14 +69,8 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
 
 fn config(vips: Vec<Vip>) -> Config {
     Config {
-        node: Node {
-            name: None,
-            gateway: Gateway::default(),
-            interfaces: Vec::new(),
-            flows_v4: 1024,
-            flows_v6: 1024,
-            half_open: 1024,
-        },
+        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
+        gateway: Gateway::default(),
         vips,
     }
 }
@@ -274,13 +268,30 @@ impl World {
             writer: Box::new(writer),
             reader: Box::new(reader),
             book: self.lan.clone(),
+            post: Unsent,
             network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
             checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
+            routing: |_connections, shutdown| idle(shutdown),
         });
         let mut reconciled = app.reconciled.clone();
         drop(timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0)).await.unwrap().unwrap());
         Daemon { app, socket, health }
     }
+}
+
+/// No frames: servers of these tests have no connections.
+struct Unsent;
+
+impl Post for Unsent {
+    async fn send(&mut self, _ifindex: u32, _frame: &[u8]) -> Result<(), String> {
+        Err("nothing is sent here".to_owned())
+    }
+}
+
+/// A machine that is never asked to be a router.
+async fn idle(shutdown: Shutdown) -> anyhow::Result<()> {
+    shutdown.requested().await;
+    Ok(())
 }
 
 /// The checks of a test: verdicts as the test says them.

@@ -39,7 +39,7 @@ const BUSY_SECS: u32 = 10;
 const NOT_LIVE: u32 = u32::MAX;
 
 /// One bucket of a table with entries of `WORDS` words.
-type Bucket<const WORDS: usize> = [[SharedWord; WORDS]; WAYS];
+pub(super) type Bucket<const WORDS: usize> = [[SharedWord; WORDS]; WAYS];
 
 /// The four flow tables.
 pub(super) struct FlowTables {
@@ -69,11 +69,13 @@ impl FlowTables {
         })
     }
 
-    fn tables_v4(&self) -> [&[Bucket<WORDS_V4>]; 2] {
+    /// Both tables of IPv4, established flows first.
+    pub(super) fn tables_v4(&self) -> [&[Bucket<WORDS_V4>]; 2] {
         [buckets_of(&self.established_v4), buckets_of(&self.half_open_v4)]
     }
 
-    fn tables_v6(&self) -> [&[Bucket<WORDS_V6>]; 2] {
+    /// Both tables of IPv6, likewise.
+    pub(super) fn tables_v6(&self) -> [&[Bucket<WORDS_V6>]; 2] {
         [buckets_of(&self.established_v6), buckets_of(&self.half_open_v6)]
     }
 

@@ -17,6 +17,7 @@ mod flows;
 mod installed;
 mod links;
 mod open;
+mod paired;
 mod pins;
 mod read;
 mod sweep;

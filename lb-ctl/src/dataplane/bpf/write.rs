@@ -32,6 +32,7 @@ use super::{
     installed, links,
     open::xdp,
     os_errno,
+    paired::TablePairs,
     pins::{self, PinDir},
     read::{self, InUse},
     sweep,
@@ -39,8 +40,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        BackendIdentity, Filling, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec, Writer,
-        XdpMode,
+        BackendIdentity, Filling, FlowCensus, Installed, Op, Pairs, ServiceIdentity, ServiceKey, TableSpec,
+        Writer, XdpMode,
     },
     model::config::Protocol,
 };
@@ -379,6 +380,10 @@ impl Writer for BpfWriter {
         census.retired += persistence.retired;
         census.capacity = self.settings.flows.map(u64::from);
         Ok(census)
+    }
+
+    fn pairs(&self) -> Arc<dyn Pairs> {
+        Arc::new(TablePairs(Arc::clone(&self.flows)))
     }
 
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
