@@ -72,11 +72,10 @@ impl Table {
             Err(Error::Missing) if rules.is_empty() => None,
             other => other?,
         };
-        let left = self.left.take();
-        let was_ours = left.as_ref().is_some_and(|left| left.rules == *rules);
-        let unchanged = left.is_some_and(|left| left.told == told);
-        if was_ours && unchanged {
-            self.left = Some(Left { rules: rules.clone(), told });
+        let left = self.left.take().filter(|left| left.rules == *rules);
+        // A table that was flushed before it could be read back was told as none.
+        if left.as_ref().is_some_and(|left| told.is_some() && left.told == told) {
+            self.left = left;
             return Ok(());
         }
         if rules.is_empty() {
@@ -88,7 +87,7 @@ impl Table {
             return Ok(());
         }
         run("-f -", &["-f", "-"], &script(rules)).await?;
-        let again = if was_ours { ", which something had changed" } else { "" };
+        let again = if left.is_some() { ", which something had changed" } else { "" };
         tracing::info!("wrote the nftables table inet {NAME}{again}");
         self.left = Some(Left { rules: rules.clone(), told: self::told().await? });
         Ok(())
