@@ -370,7 +370,89 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
 
 #[cfg(test)]
 mod tests {
+    use lb_common::{
+        net::Mac,
+        service::{Service, Sources, flags, mode},
+    };
+
     use super::*;
+    use crate::{
+        dataplane::{Filling, ServiceKey, fake::Fake},
+        model::{
+            config::Protocol,
+            desired::{DesiredBackend, DesiredService, Entrant, Forward},
+        },
+    };
+
+    const LINK: u32 = 2;
+
+    fn vip() -> IpAddr {
+        "10.0.0.100".parse().unwrap()
+    }
+
+    /// A VIP of NAT with one server, and a gateway address.
+    fn nat() -> DesiredState {
+        let forward = Forward {
+            ifindex: LINK,
+            dst_mac: Mac([2, 0, 0, 0, 0, 9]),
+            src_mac: Mac([2, 0, 0, 0, 0, 1]),
+            vlan_depth: 0,
+            vlan: [0; 2],
+            outer_tpid: 0,
+            mtu: 1500,
+        };
+        let server = DesiredBackend { ip: "10.1.0.5".parse().unwrap(), port: None, forward: Some(forward) };
+        let service = DesiredService {
+            keys: BTreeSet::from([ServiceKey { ip: vip(), port: 104, protocol: Protocol::Tcp }]),
+            record: Service { mode: mode::NAT, flags: flags::RESET, ..Service::default() },
+            idle_timeout_secs: 3600,
+            sources: Sources::default(),
+            filling: Filling::RoundRobin,
+            backends: BTreeMap::from([("R1".to_owned(), server)]),
+            entrants: vec![Entrant { name: "R1".to_owned(), weight: 100 }],
+        };
+        let address = |ip| (VipAddress { ifindex: LINK, ip }, LINK);
+        DesiredState {
+            addresses: BTreeMap::from([address(vip()), address("10.1.0.250".parse().unwrap())]),
+            links: BTreeSet::from([LINK]),
+            link_records: BTreeMap::new(),
+            services: BTreeMap::from([("PACS".to_owned(), service)]),
+        }
+    }
+
+    #[test]
+    fn a_server_that_goes_down_or_away_is_told_once_with_the_record_it_had() {
+        for goes_away in [false, true] {
+            let (mut writer, _reader) = Fake::default().open();
+            let mut desired = nat();
+            assert_eq!(reach(&mut writer, &desired).deaths, []);
+            let (slot, (_, before)) = writer.installed().backends.first_key_value().unwrap();
+            let told = Death { who: "PACS/R1".to_owned(), slot: *slot, backend: *before };
+
+            let service = desired.services.get_mut("PACS").unwrap();
+            service.entrants.clear();
+            if goes_away {
+                service.backends.clear();
+            } else {
+                service.backends.get_mut("R1").unwrap().forward = None;
+            }
+            assert_eq!(reach(&mut writer, &desired).deaths, [told]);
+            assert_eq!(reach(&mut writer, &desired).deaths, []);
+        }
+    }
+
+    #[test]
+    fn a_vip_waits_for_its_keys_and_any_other_address_for_its_link_alone() {
+        let desired = nat();
+        let mut installed = Installed::default();
+        assert_eq!(ready(&desired, &installed), BTreeSet::new());
+        installed.links.insert(LINK, XdpMode::Native);
+        let gateway = VipAddress { ifindex: LINK, ip: "10.1.0.250".parse().unwrap() };
+        assert_eq!(ready(&desired, &installed), BTreeSet::from([gateway]));
+        let key = *desired.services["PACS"].keys.first().unwrap();
+        installed.keys.insert(key, 0);
+        assert_eq!(ready(&desired, &installed).len(), 2);
+    }
 
     #[test]
     fn a_loss_is_told_for_its_time_and_no_longer() {
