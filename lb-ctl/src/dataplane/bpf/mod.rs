@@ -17,7 +17,6 @@ mod flows;
 mod installed;
 mod links;
 mod open;
-mod paired;
 mod pins;
 mod read;
 mod sweep;

@@ -4,16 +4,17 @@
 use aya_ebpf::{
     btf_maps::{Array as BtfArray, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, DevMap, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lb_common::{
-    backend::{Backend, BackendInfo},
+    backend::{Backend, BackendInfo, LinkRecord, Target},
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::EventKind,
     flow::{WAYS, WORDS_V4, WORDS_V6},
+    fragment::{FragmentEntry, FragmentKey},
     limits,
     persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Table},
+    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
     settings::Settings,
 };
 use lb_ebpf::flow_table::{Bucket, SharedWord};
@@ -56,6 +57,23 @@ pub static TABLES: ArrayOfMaps<BtfArray<Table, 1>, { limits::MAX_SERVICES as usi
 /// Controller writes, path reads for every forwarded packet.
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads on a new SNAT flow.
+#[map]
+pub static SOURCES: Array<Sources> = Array::with_max_entries(limits::MAX_SERVICES, 0);
+
+/// Controller writes, path reads on a new NAT or SNAT flow.
+#[map]
+pub static TARGETS: Array<Target> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads for every packet of a server.
+#[map]
+pub static LINKS: Array<LinkRecord> = Array::with_max_entries(limits::MAX_IFINDEX, 0);
+
+/// Path writes and reads; when it is full the kernel drops what was used least of late.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
+    LruHashMap::with_max_entries(limits::MAX_FRAGMENTS, 0);
 
 /// Controller only: names of the backends.
 #[map]
