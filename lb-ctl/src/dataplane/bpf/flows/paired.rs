@@ -17,7 +17,7 @@ use crate::dataplane::{PairedFlow, Pairs, Place};
 
 impl Pairs for FlowTables {
     fn flows_of(&self, dead: &BTreeSet<(u16, u16)>, limit: usize) -> (Vec<PairedFlow>, u64) {
-        let mut found = Found { dead, limit, flows: Vec::new(), total: 0 };
+        let mut found = Found::new(dead, limit);
         found.add(&self.tables_v4(), 0);
         found.add(&self.tables_v6(), FIRST_V6);
         (found.flows, found.total)
@@ -41,22 +41,34 @@ const fn in_order<'a, const WORDS: usize>(tables: &Tables<'a, WORDS>) -> [&'a [B
     [tables.established, tables.half_open]
 }
 
-fn control_at<const WORDS: usize>(tables: &Tables<'_, WORDS>, table: usize, entry: usize) -> Option<Control> {
+pub(super) fn control_at<const WORDS: usize>(
+    tables: &Tables<'_, WORDS>,
+    table: usize,
+    entry: usize,
+) -> Option<Control> {
     let bucket = in_order(tables).get(table)?.get(entry / WAYS)?;
     Some(Control(bucket.get(entry % WAYS)?.first()?.load()))
 }
 
-struct Found<'a> {
+/// What was found so far.
+pub(super) struct Found<'a> {
     dead: &'a BTreeSet<(u16, u16)>,
     limit: usize,
-    flows: Vec<PairedFlow>,
-    total: u64,
+    pub(super) flows: Vec<PairedFlow>,
+    pub(super) total: u64,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    pub(super) const fn new(dead: &'a BTreeSet<(u16, u16)>, limit: usize) -> Self {
+        Self { dead, limit, flows: Vec::new(), total: 0 }
+    }
+
     /// Takes the entries of clients' packets; the other one of a pair says nothing more.
-    fn add<const WORDS: usize, const KEY: usize>(&mut self, tables: &Tables<'_, WORDS>, first: usize)
-    where
+    pub(super) fn add<const WORDS: usize, const KEY: usize>(
+        &mut self,
+        tables: &Tables<'_, WORDS>,
+        first: usize,
+    ) where
         [u64; WORDS]: Layout<KEY>,
     {
         for (table, buckets) in (first..).zip(in_order(tables)) {
