@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -39,7 +39,7 @@ use lb_ctl::{
 use lb_tests::lab::{
     Lab, Netns, Proc,
     netns::{Lifetime, test_name},
-    require_root,
+    require_root, wait_until,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -177,7 +177,7 @@ fn vip(mode: Mode, ip: &str) -> Vip {
     }
 }
 
-fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
+const fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
     let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
     Config { node, gateway, vips }
 }
@@ -248,21 +248,30 @@ fn no_ipv6_redirect_leaves_where_replies_of_servers_pass() {
     // A host on the servers' own link that they reach by their router: the case for a redirect.
     site.lb.sysctls(&[("net/ipv6/conf/all/forwarding", "1")]);
     site.lb.ip("addr add fd98::1/64 dev eth0 nodad");
-    let redirects = || {
+    let counter = |name: &str| {
         let text = site.lb.enter(|| fs::read_to_string("/proc/thread-self/net/snmp6").expect("counters"));
-        let line = text.lines().find_map(|line| line.strip_prefix("Icmp6OutRedirects"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|count| count.trim().parse::<u64>().ok()).expect("a counter")
     };
-    let ping = || drop(site.server.run("ping", &["-6", "-c", "1", "-W", "1", "fd98::7"]));
-    ping();
+    let (redirects, forwarded) = (|| counter("Icmp6OutRedirects"), || counter("Ip6OutForwDatagrams"));
+    let socket = site.server.enter(|| UdpSocket::bind("[::]:0").expect("a socket"));
+    // A server that was redirected asks its router for this host no more: each try needs another one.
+    let ask = |host: u8| {
+        let before = forwarded();
+        wait_until(DEADLINE, "a packet to be forwarded", || {
+            socket.send_to(b"?", (format!("fd98::{host}"), 9)).expect("sent");
+            forwarded() > before
+        });
+    };
+    ask(7);
     let before = redirects();
     assert!(before > 0, "without rules the kernel sends one");
-    let config = config(vec![vip(Mode::L4Nat, "fd21::100")], masquerading().gateway);
-    let unmasked = Config { gateway: Gateway { masquerade: Vec::new(), ..config.gateway.clone() }, ..config };
-    with_router(&site, &unmasked, async |_router| {
+    let gateway = Gateway { masquerade: Vec::new(), ..masquerading().gateway };
+    let config = config(vec![vip(Mode::L4Nat, "fd21::100")], gateway);
+    with_router(&site, &config, async |_router| {
         until("the table", || site.nft("list tables").contains("table inet lbd")).await;
-        for _ in 0..3 {
-            ping();
+        for host in [11, 12, 13] {
+            ask(host);
         }
         assert_eq!(redirects(), before);
     });
