@@ -83,7 +83,7 @@ impl<'a> Found<'a> {
                 self.total += 1;
                 if self.flows.len() < self.limit {
                     let (client, rewrite) = (words.ends(), words.rewrite());
-                    let (server, hop) = (rewrite.applied(&client), rewrite.hop);
+                    let (server, hop) = (rewrite.applied(&client), rewrite.hop());
                     let place = Place { table, entry, control: words[0] };
                     self.flows.push(PairedFlow { client, server, hop, slot, generation, place });
                 }
