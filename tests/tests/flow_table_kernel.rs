@@ -10,17 +10,22 @@ use std::{
 
 use lb_common::{
     counter::Reason,
-    flow::{Control, Decision, KEY_V4, KEY_V6, State, WAYS, ports_of},
+    flow::{Control, Decision, Ends, State, WAYS},
     limits::map,
-    net::{PROTO_TCP, host_port, ip4, ip6},
+    net::PROTO_TCP,
     service::{Service, mode, pick},
 };
 use lb_tests::{
     lab::require_root,
-    model::{flows::place, parse::Flow, scaled, steering_hash},
+    model::{
+        flows::place,
+        parse::Flow,
+        steer::{scaled, steering_hash},
+    },
     packet::{
         bench::{pin_to_cpu, table},
         case::at,
+        compare::flow_of,
         dut::{Dut, Options, XDP_DROP, XDP_TX, live_backend},
         frame::{
             Frame,
@@ -77,27 +82,27 @@ fn flow(n: usize) -> Flow {
     } else {
         ([0x2001, 0xdb8, 1, 0, 0, 0, 0, n as u16].into(), at(VIPS[1]))
     };
-    let client_port = 1000 + (n >> 16) as u16;
-    Flow { client, client_port, vip: vip.ip(), vip_port: vip.port(), proto: PROTO_TCP }
+    Flow { src: SocketAddr::new(client, 1000 + (n >> 16) as u16), dst: vip, proto: PROTO_TCP }
+}
+
+const fn from_port(flow: Flow, port: u16) -> Flow {
+    Flow { src: SocketAddr::new(flow.src.ip(), port), ..flow }
 }
 
 fn packet(flow: &Flow, flags: u8) -> Vec<u8> {
-    let client = SocketAddr::new(flow.client, flow.client_port);
-    Frame::tcp(client, SocketAddr::new(flow.vip, flow.vip_port), flags).bytes()
+    Frame::tcp(flow.src, flow.dst, flags).bytes()
 }
 
 /// The flow and the decision of an entry's words.
 fn entry_of(words: &[u64]) -> (Flow, Decision) {
-    let (client, vip, ports, decision): (IpAddr, IpAddr, u64, u64) = if words.len() == 8 {
-        let (client, vip) = (ip4(words[1] as u32), ip4((words[1] >> 32) as u32));
-        (client.into(), vip.into(), words[KEY_V4], words[1 + KEY_V4])
+    let (ends, decision) = if words.len() == 8 {
+        let [_, a, b, decision, ..] = *words else { panic!("{words:?}") };
+        (Ends::of_v4(&[a, b]), decision)
     } else {
-        let (client, vip) = (ip6([words[1], words[2]]), ip6([words[3], words[4]]));
-        (client.into(), vip.into(), words[KEY_V6], words[1 + KEY_V6])
+        let [_, a, b, c, d, e, decision, ..] = *words else { panic!("{words:?}") };
+        (Ends::of_v6(&[a, b, c, d, e]), decision)
     };
-    let (client_port, vip_port, proto) = ports_of(ports);
-    let (client_port, vip_port) = (host_port(client_port), host_port(vip_port));
-    (Flow { client, client_port, vip, vip_port, proto }, Decision(decision))
+    (flow_of(&ends), Decision(decision))
 }
 
 /// Every entry of every flow table, as control and other words.
@@ -222,7 +227,7 @@ fn a_client_whose_first_flows_come_in_on_two_cpus_has_one_server() {
                 let mut slots = Vec::new();
                 for n in 0..CLIENTS {
                     // Even numbers are clients of IPv4.
-                    let frame = packet(&Flow { client_port: 1000 + worker, ..flow(2 * n) }, SYN);
+                    let frame = packet(&from_port(flow(2 * n), 1000 + worker), SYN);
                     meeting.wait(2, n);
                     assert_eq!(runner.run(&frame, &mut out), XDP_TX);
                     slots.push(u16::from_be_bytes([out[4], out[5]]));

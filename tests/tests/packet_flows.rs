@@ -382,13 +382,7 @@ fn a_flow_that_another_cpu_is_writing_is_not_split_between_two_servers() {
     let options = one_bucket(4);
     let mut dut = three_servers(options).dut;
     let [client, vip] = [at("10.1.0.1:1"), at(VIP)];
-    let flow = Flow {
-        client: client.ip(),
-        client_port: client.port(),
-        vip: vip.ip(),
-        vip_port: vip.port(),
-        proto: PROTO_TCP,
-    };
+    let flow = Flow { src: client, dst: vip, proto: PROTO_TCP };
     let tag = (place(options.seed, &flow) >> 56) as u8;
     let frame = tcp("10.1.0.1:1", SYN);
     // As if other CPUs had claimed every way of the bucket for this flow and not published yet.

@@ -3,5 +3,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod compare;
 pub mod dut;
 pub mod frame;
+pub mod memory;

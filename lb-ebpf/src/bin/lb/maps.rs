@@ -4,16 +4,17 @@
 use aya_ebpf::{
     btf_maps::{Array as BtfArray, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, DevMap, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lb_common::{
-    backend::{Backend, BackendInfo},
+    backend::{Backend, BackendInfo, LinkRecord, Target},
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::EventKind,
     flow::{WAYS, WORDS_V4, WORDS_V6},
+    fragment::{FragmentEntry, FragmentKey},
     limits,
     persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Table},
+    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
     settings::Settings,
 };
 use lb_ebpf::flow_table::{Bucket, SharedWord};
@@ -60,6 +61,23 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(limits::MAX_BACKEN
 /// Controller only: names of the backends.
 #[map]
 pub static BACKEND_INFO: Array<BackendInfo> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads on a new SNAT flow.
+#[map]
+pub static SOURCES: Array<Sources> = Array::with_max_entries(limits::MAX_SERVICES, 0);
+
+/// Controller writes, path reads on a new NAT or SNAT flow.
+#[map]
+pub static TARGETS: Array<Target> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads for every packet of a NAT or SNAT server.
+#[map]
+pub static LINKS: Array<LinkRecord> = Array::with_max_entries(limits::MAX_IFINDEX, 0);
+
+/// Path writes at a first fragment, reads at the others. The longest unused makes room.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
+    LruHashMap::with_max_entries(limits::MAX_FRAGMENTS, 0);
 
 /// Path claims and changes, controller sweeps: established IPv4 flows. Sized.
 #[map]
