@@ -11,7 +11,7 @@ use lb_tests::{
     packet::{
         bench::Bench,
         case::{Case, at, bench, to_slot},
-        dut::{Options, XDP_PASS, XDP_TX},
+        dut::{Options, XDP_PASS},
         frame::{Frame, Transport, flags},
     },
 };
@@ -43,8 +43,8 @@ fn bent(frame: &Frame, changes: &[(usize, u8)]) -> Vec<u8> {
     bytes
 }
 
-fn passes(what: &'static str, frame: Vec<u8>, reason: &'static [Reason]) -> Case {
-    Case { what, output: frame.clone(), frame, verdict: XDP_PASS, reasons: reason }
+fn passes(what: &str, frame: Vec<u8>, reason: &'static [Reason]) -> Case {
+    Case::passed(what, frame, reason)
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn oddities_that_the_server_should_judge_are_forwarded() {
     for (what, frame, changes) in rows {
         let input = bent(&frame, &changes);
         let output = [&to_slot(&frame, 0)[..14], &input[14..]].concat();
-        Case { what, frame: input, verdict: XDP_TX, output, reasons: &[] }.check(&mut bench);
+        Case::sent(what, input, output, &[]).check(&mut bench);
     }
 }
 

@@ -37,9 +37,10 @@ impl Model {
             return Ran { verdict: XDP_DROP, frame: frame.to_vec() };
         }
         let (sequence, acknowledgement) = (be32(tcp, 4), be32(tcp, 8));
+        // As the headers say, even where they contradict each other.
         let headers = outline.l4 - outline.l3 + usize::from(tcp[12] >> 4) * 4;
         let ends = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        let occupied = (outline.ip_len.saturating_sub(headers)) as u32 + ends;
+        let occupied = (outline.ip_len as u32).wrapping_sub(headers as u32).wrapping_add(ends);
         let (seq, ack, bits) = if flags & ACK != 0 {
             (acknowledgement, 0, RST)
         } else {

@@ -101,7 +101,8 @@ pub fn translated(frame: &[u8], outline: &Outline, new: &Flow, has_ports: bool) 
         return out;
     }
     let field = at + if new.proto == 6 { 16 } else { 6 };
-    let silent = new.proto == 17 && outline.src.is_ipv4() && out[field..field + 2] == [0, 0];
+    // RFC 768; RFC 6936, 4: one without a checksum goes on without, over IPv6 too, where few receivers take it.
+    let silent = new.proto == 17 && out[field..field + 2] == [0, 0];
     let sum = Sum { field, from: at, end: outline.end(frame), pseudo: Some((outline.l3, new.proto)) };
     sum.kept(&mut out, |out| {
         change_ip(out, outline, [new.src.ip(), new.dst.ip()]);

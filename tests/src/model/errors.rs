@@ -27,7 +27,8 @@ impl Model {
             self.count(Reason::IcmpError);
             return Ok(self.send(frame, outline, choice, &way));
         };
-        if outline.ttl <= 1 || (way.mtu != 0 && outline.ip_len > usize::from(way.mtu)) {
+        // Its length is no matter: errors are short (RFC 1812, 4.3.2.3; RFC 4443, 2.4 c).
+        if outline.ttl <= 1 {
             return self.tell(frame, outline, Trouble::AboutAnError);
         }
         let hides = choice.is_reply() || outline.src == key.src.ip();
@@ -49,6 +50,6 @@ impl Model {
         if self.services[&service].mode != mode::DR {
             return Err(Reason::IcmpUnknown);
         }
-        self.choose(service, key, true).map(|choice| (choice, None))
+        self.choose(service, key, true).map(|choice| (choice, None)).map_err(|_| Reason::IcmpUnknown)
     }
 }

@@ -11,17 +11,15 @@ use super::{
 };
 use crate::packet::dut::Ran;
 
-/// Ticks that a datagram's first fragment counts.
-pub const FRAGMENT_TICKS: u64 = 240;
-
-/// What the fragments of a datagram have in common: source, destination, identification, protocol.
+/// What the fragments of a datagram have in common: source, destination, identification, and IPv4's protocol
+/// (RFC 791, 3.2); IPv6's need not be the same in all of them (RFC 8200, 4.5), and is 0 here.
 pub type Whole = (IpAddr, IpAddr, u32, u8);
 
 /// What was decided for a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Remembered {
-    /// Whom it goes to.
-    pub choice: Choice,
+    /// Whom it goes to; `None` = it was left to the kernel.
+    pub choice: Option<Choice>,
     /// Ports are those of the first fragment.
     pub rewrite: Option<Rewrite>,
     /// When the first fragment came.
@@ -29,12 +27,17 @@ pub struct Remembered {
 }
 
 const fn whole(outline: &Outline, fragment: &Fragment) -> Whole {
-    (outline.src, outline.dst, fragment.id, fragment.proto)
+    (outline.src, outline.dst, fragment.id, if outline.src.is_ipv4() { fragment.proto } else { 0 })
 }
 
 impl Model {
     /// Remembers what was decided for a datagram if this is its first fragment.
-    pub(super) fn remember_first(&mut self, outline: &Outline, choice: Choice, rewrite: Option<Rewrite>) {
+    pub(super) fn remember_first(
+        &mut self,
+        outline: &Outline,
+        choice: Option<Choice>,
+        rewrite: Option<Rewrite>,
+    ) {
         if let Some(fragment) = &outline.fragment {
             let remembered = Remembered { choice, rewrite, seen: self.now };
             self.fragments.insert(whole(outline, fragment), remembered);
@@ -48,8 +51,12 @@ impl Model {
         fragment: Fragment,
     ) -> Result<Ran, Reason> {
         let known = self.fragments.get(&whole(outline, &fragment)).copied();
-        let known = known.filter(|known| self.now - known.seen < FRAGMENT_TICKS && self.live(known.choice));
+        let known = known.filter(|known| self.now - known.seen <= self.fragment_ticks);
         let Remembered { choice, rewrite, .. } = known.ok_or(Reason::FragmentUnknown)?;
+        let choice = choice.ok_or(Reason::NoService)?;
+        if !self.live(choice) {
+            return Err(Reason::FragmentUnknown);
+        }
         self.deliver(frame, outline, choice, rewrite)
     }
 }

@@ -134,9 +134,17 @@ impl Model {
     /// Forgets a flow in both directions.
     fn retire(&mut self, which: Which, entry: &Entry) {
         self.table(which, &entry.flow).remove(&entry.flow);
-        if let Some(sibling) = entry.sibling() {
+        if let Some(sibling) = entry.sibling()
+            && self.leads_to(which, &sibling, &entry.flow)
+        {
             self.table(which, &sibling).remove(&sibling);
         }
+    }
+
+    /// True if there is such an entry and its other half is this one. One whose other half was lost may be about a
+    /// flow that has begun anew with other ends.
+    pub(super) fn leads_to(&mut self, which: Which, flow: &Flow, other: &Flow) -> bool {
+        self.table(which, flow).find(flow).is_some_and(|entry| entry.sibling() == Some(*other))
     }
 
     fn step_established(&mut self, entry: &Entry, packet: &Packet) -> Step {
@@ -157,7 +165,9 @@ impl Model {
             self.change(which, &entry.flow, |kept| (kept.state, kept.last_seen) = (state, now));
         }
         if let Some(sibling) = entry.sibling().filter(|_| state != entry.state) {
-            self.change(which, &sibling, |kept| kept.state = after_peers_fin(kept.state));
+            self.change(which, &sibling, |kept| {
+                (kept.state, kept.last_seen) = (after_peers_fin(kept.state), now);
+            });
         }
         Step::Go
     }
@@ -165,7 +175,7 @@ impl Model {
     fn step_half_open(&mut self, entry: &Entry, packet: &Packet) -> Step {
         let which = Which::HalfOpen;
         if let Some(sibling) = entry.sibling().filter(|_| !entry.choice.is_reply())
-            && self.table(which, &sibling).find(&sibling).is_none()
+            && !self.leads_to(which, &sibling, &entry.flow)
         {
             self.retire(which, entry);
             self.count(Reason::HalfPair);
@@ -233,11 +243,13 @@ impl Model {
             return;
         }
         self.count(Reason::HopMoved);
+        let now = self.now;
         for flow in [entry.flow, rewrite.flow.reversed()] {
             // A packet that confirmed its flow has moved it.
             for which in [Which::Established, Which::HalfOpen] {
                 self.change(which, &flow, |kept| {
                     kept.rewrite = kept.rewrite.map(|kept| Rewrite { hop: packet.hop, ..kept });
+                    kept.last_seen = now;
                 });
             }
         }

@@ -104,6 +104,7 @@ pub struct Model {
     cursors: BTreeMap<u16, usize>,
     devices: BTreeSet<u32>,
     persist_room: usize,
+    fragment_ticks: u64,
 }
 
 impl Model {
@@ -132,6 +133,7 @@ impl Model {
             cursors: BTreeMap::new(),
             devices: BTreeSet::from([OTHER]),
             persist_room: options.persist as usize,
+            fragment_ticks: options.fragment_ticks.into(),
         }
     }
 
@@ -149,10 +151,15 @@ impl Model {
         match content {
             Content::Ports(flow, flags) => {
                 let packet = Packet { flow, flags, hop: hop_of(frame, &outline, INGRESS as u16) };
-                match self.decide(&packet)? {
+                let decided = self.decide(&packet).inspect_err(|reason| {
+                    if reason.fate() == Fate::Pass {
+                        self.remember_first(&outline, None, None);
+                    }
+                });
+                match decided? {
                     Decided::Reset => Ok(self.reset(frame, &outline)),
                     Decided::Go(choice, rewrite) => {
-                        self.remember_first(&outline, choice, rewrite);
+                        self.remember_first(&outline, Some(choice), rewrite);
                         self.deliver(frame, &outline, choice, rewrite)
                     }
                 }

@@ -50,7 +50,7 @@ pub struct Outline {
     pub ip_len: usize,
     /// True if routers may not cut it (RFC 791, 3.1; RFC 8200, 5).
     pub whole: bool,
-    /// True if there are IPv4 options.
+    /// True if there are IPv4 options or IPv6 extension headers.
     pub options: bool,
     /// `None`: not a fragment.
     pub fragment: Option<Fragment>,
@@ -115,6 +115,8 @@ pub trait Ours {
 pub const MACS: usize = 12;
 /// Extension headers that are followed.
 const MAX_EXTENSIONS: usize = 6;
+/// Farthest place of a transport header behind the start of the IPv6 header.
+const MAX_L4: usize = 1024;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 
@@ -149,18 +151,27 @@ pub fn parse(frame: &[u8], ours: &impl Ours) -> Result<(Outline, Content), Reaso
     if !ours.is_vip(dst) && !ours.is_server(src) {
         // Somebody else's packet, unless it is an error about one of ours.
         let outline = outline.map_err(|_| Reason::NotVip)?;
-        let quote = error(frame, &outline).ok().flatten().ok_or(Reason::NotVip)?;
-        let [src, dst] = [quote.flow.src.ip(), quote.flow.dst.ip()];
-        let concerns = |address| ours.is_vip(address) || ours.is_server(address);
-        return (concerns(src) || concerns(dst))
-            .then_some((outline, Content::Error(quote)))
-            .ok_or(Reason::NotVip);
+        let quoted = quoted_addresses(frame, &outline).ok_or(Reason::NotVip)?;
+        if !quoted.iter().any(|&address| ours.is_vip(address) || ours.is_server(address)) {
+            return Err(Reason::NotVip);
+        }
+        let quote = quote(frame, &outline).ok_or(Reason::IcmpUnknown)?;
+        return Ok((outline, Content::Error(quote)));
     }
     let outline = outline?;
     if let Some(fragment) = outline.fragment.filter(|fragment| !fragment.first) {
-        return Ok((outline, Content::Later(fragment)));
+        // Behind an IPv6 fragment header may stand another header, which only the first fragment shows.
+        let may_have_ports = [6, 17, 0, 43, 60].contains(&fragment.proto);
+        return if may_have_ports { Ok((outline, Content::Later(fragment))) } else { Err(Reason::NotTcpUdp) };
     }
-    if let Some(quote) = error(frame, &outline)? {
+    if outline.is_icmp() {
+        if outline.end(frame) < outline.l4 + 8 {
+            return Err(Reason::Malformed);
+        }
+        if !outline.is_icmp_error(frame) {
+            return Err(Reason::NotTcpUdp);
+        }
+        let quote = quote(frame, &outline).ok_or(Reason::IcmpUnknown)?;
         return Ok((outline, Content::Error(quote)));
     }
     let (flow, flags) = transport(frame, &outline)?;
@@ -205,17 +216,19 @@ fn ipv6(frame: &[u8], tags: usize, l3: usize) -> Result<Outline, Reason> {
     let mut followed = 0;
     // IANA, "IPv6 Extension Header Types".
     while [0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254].contains(&proto) {
-        if followed == MAX_EXTENSIONS || ![0, 43, 44, 60].contains(&proto) {
+        let again = proto == 44 && fragment.is_some();
+        if followed == MAX_EXTENSIONS || again || ![0, 43, 44, 60].contains(&proto) {
             return Err(Reason::ExtensionHeader);
         }
         followed += 1;
-        let extension: [u8; 8] = take(frame, l4)?;
-        let here = proto;
-        proto = extension[0];
-        if here != 44 {
-            l4 += 8 * (1 + usize::from(extension[1]));
+        let [next, len] = take(frame, l4)?;
+        if proto != 44 {
+            proto = next;
+            l4 += 8 * (1 + usize::from(len));
             continue;
         }
+        let extension: [u8; 8] = take(frame, l4)?;
+        proto = next;
         l4 += 8;
         let field = be16(&extension, 2)?;
         let (offset, more) = (field >> 3, field & 1 != 0);
@@ -229,6 +242,13 @@ fn ipv6(frame: &[u8], tags: usize, l3: usize) -> Result<Outline, Reason> {
             break;
         }
     }
+    if l4 - l3 > MAX_L4 {
+        return Err(Reason::ExtensionHeader);
+    }
+    let ip_len = 40 + usize::from(be16(&header, 4)?);
+    if l3 + ip_len < l4 {
+        return Err(Reason::Malformed);
+    }
     Ok(Outline {
         tags,
         l3,
@@ -237,9 +257,9 @@ fn ipv6(frame: &[u8], tags: usize, l3: usize) -> Result<Outline, Reason> {
         dst: ipv6_at(&header, 24)?,
         proto,
         ttl: header[7],
-        ip_len: 40 + usize::from(be16(&header, 4)?),
+        ip_len,
         whole: true,
-        options: false,
+        options: l4 != l3 + 40,
         fragment,
     })
 }
@@ -263,42 +283,52 @@ fn transport(frame: &[u8], outline: &Outline) -> Result<(Flow, Option<u8>), Reas
     Ok((Flow { src, dst, proto: outline.proto }, flags))
 }
 
-/// The quote of an ICMP error; `None` = no ICMP error.
-fn error(frame: &[u8], outline: &Outline) -> Result<Option<Quote>, Reason> {
-    let at = outline.l4;
-    let end = outline.end(frame);
-    let errors: &[u8] = match (outline.proto, outline.src) {
-        (ICMP, IpAddr::V4(_)) => &[3, 4, 11, 12],
-        (ICMP6, IpAddr::V6(_)) => &[1, 2, 3, 4],
-        _ => return Ok(None),
-    };
-    if outline.fragment.is_some() {
-        return Ok(None);
+impl Outline {
+    /// Whole, and right behind the IP header.
+    fn is_icmp(&self) -> bool {
+        let direct = self.src.is_ipv4() || self.l4 == self.l3 + 40;
+        direct && self.fragment.is_none() && self.proto == if self.src.is_ipv4() { ICMP } else { ICMP6 }
     }
-    let icmp = frame.get(..end).and_then(|packet| packet.get(at..at + 8)).ok_or(Reason::Malformed)?;
-    if !errors.contains(&icmp[0]) {
-        return Ok(None);
+
+    fn is_icmp_error(&self, frame: &[u8]) -> bool {
+        let errors = if self.src.is_ipv4() { [3, 4, 11, 12] } else { [1, 2, 3, 4] };
+        self.is_icmp() && self.l4 + 8 <= self.end(frame) && errors.contains(&frame[self.l4])
     }
-    quote(&frame[..end], at + 8, outline.src.is_ipv4()).ok_or(Reason::IcmpUnknown).map(Some)
 }
 
-/// Reads the start of a TCP or UDP packet at `l3`, which may be cut behind the eighth byte of its transport header.
-fn quote(packet: &[u8], l3: usize, is_ipv4: bool) -> Option<Quote> {
-    let first = *packet.get(l3)?;
-    let (src, dst, proto, l4) = match first >> 4 {
-        4 if is_ipv4 => {
-            let header: [u8; 20] = take(packet, l3).ok()?;
-            let header_len = usize::from(first & 0x0f) * 4;
-            if header_len < 20 || be16(&header, 6).ok()? & 0x1fff != 0 {
-                return None;
-            }
-            (ipv4_at(&header, 12), ipv4_at(&header, 16), header[9], l3 + header_len)
+/// Both addresses of the packet that an ICMP error quotes; `None` = it is no error, or has no quote.
+fn quoted_addresses(frame: &[u8], outline: &Outline) -> Option<[IpAddr; 2]> {
+    if !outline.is_icmp_error(frame) {
+        return None;
+    }
+    let packet = &frame[..outline.end(frame)];
+    let l3 = outline.l4 + 8;
+    if outline.src.is_ipv4() {
+        let header: [u8; 20] = take(packet, l3).ok()?;
+        Some([ipv4_at(&header, 12), ipv4_at(&header, 16)])
+    } else {
+        let header: [u8; 40] = take(packet, l3).ok()?;
+        Some([ipv6_at(&header, 8).ok()?, ipv6_at(&header, 24).ok()?])
+    }
+}
+
+/// The start of the TCP or UDP packet that an ICMP error quotes; it may be cut behind eight bytes of transport header.
+fn quote(frame: &[u8], outline: &Outline) -> Option<Quote> {
+    let [src, dst] = quoted_addresses(frame, outline)?;
+    let packet = &frame[..outline.end(frame)];
+    let l3 = outline.l4 + 8;
+    let first = packet[l3];
+    let (proto, l4) = if outline.src.is_ipv4() {
+        let header_len = usize::from(first & 0x0f) * 4;
+        if first >> 4 != 4 || header_len < 20 || be16(packet, l3 + 6).ok()? & 0x1fff != 0 {
+            return None;
         }
-        6 if !is_ipv4 => {
-            let header: [u8; 40] = take(packet, l3).ok()?;
-            (ipv6_at(&header, 8).ok()?, ipv6_at(&header, 24).ok()?, header[6], l3 + 40)
+        (packet[l3 + 9], l3 + header_len)
+    } else {
+        if first >> 4 != 6 {
+            return None;
         }
-        _ => return None,
+        (packet[l3 + 6], l3 + 40)
     };
     let start: [u8; 8] = take(packet, l4).ok()?;
     if proto != 6 && proto != 17 {

@@ -141,7 +141,7 @@ impl Bench {
             }
             Op::Frame(frame) => {
                 let (is, want) = (self.dut.run(frame), self.model.run(frame));
-                if is != want {
+                if !is.is_like(&want) {
                     let show = |ran: &Ran| format!("verdict {} {}", ran.verdict, hex(&ran.frame));
                     return Err(format!("the program gave {}\nthe model gave   {}", show(&is), show(&want)));
                 }
@@ -157,7 +157,15 @@ impl Bench {
     /// When they do not agree about the frame or anything that was counted so far.
     pub fn run(&mut self, frame: &[u8]) -> Ran {
         let (is, want) = (self.dut.run(frame), self.model.run(frame));
-        assert_eq!(is, want, "program and model disagree about {}", hex(frame));
+        assert!(
+            is.is_like(&want),
+            "program and model disagree about {}: {} {}\nthe model says {} {}",
+            hex(frame),
+            is.verdict,
+            hex(&is.frame),
+            want.verdict,
+            hex(&want.frame),
+        );
         self.compare().unwrap_or_else(|difference| panic!("after {}: {difference}", hex(frame)));
         is
     }

@@ -166,8 +166,8 @@ fn datagram(key: &FragmentKey, entry: &FragmentEntry, now: u64) -> (Whole, Remem
     let flow = flow_of(&ends);
     // Identifications are kept as they stand in the packet.
     let id = if family == 4 { u16::from_be(id as u16).into() } else { u32::from_be(id) };
-    let choice = choice_of(entry.decision);
-    let rewrite = (choice.kind != kind::DR).then(|| Rewrite {
+    let choice = (entry.decision != 0).then(|| choice_of(entry.decision));
+    let rewrite = choice.is_some_and(|choice| choice.kind != kind::DR).then(|| Rewrite {
         flow: flow_of(&Ends { src: entry.src, dst: entry.dst, ..ends }),
         hop: Hop::of(entry.hop),
     });

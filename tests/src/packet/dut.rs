@@ -53,6 +53,8 @@ pub struct Options {
     pub seed: u64,
     /// 63 stops the clock at tick 0, so that runs repeat exactly; time then passes by [`Dut::age`].
     pub tick_shift: u32,
+    /// Ticks that a fragmented datagram is remembered.
+    pub fragment_ticks: u32,
     /// Room for persistence entries.
     pub persist: u32,
     /// Bytes of the event ring; a power of two, at least a page.
@@ -67,6 +69,7 @@ impl Default for Options {
             half_open: 1024,
             seed: 0x5eed,
             tick_shift: 63,
+            fragment_ticks: 240,
             persist: 1024,
             event_bytes: limits::EVENT_BYTES,
         }
@@ -89,6 +92,14 @@ pub struct Ran {
     pub verdict: u32,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+}
+
+impl Ran {
+    /// True if both say the same. What a dropped frame looks like is nobody's business.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.verdict == other.verdict && (self.verdict == XDP_DROP || self.frame == other.frame)
+    }
 }
 
 /// The program, for as many threads as want to run it.
@@ -124,6 +135,7 @@ impl Dut {
         let ebpf = EbpfLoader::new()
             .override_global("FLOW_SEED", &options.seed, true)
             .override_global("TICK_SHIFT", &options.tick_shift, true)
+            .override_global("FRAGMENT_TICKS", &options.fragment_ticks, false)
             .override_global("BUCKET_MASK_V4", &mask(options.flows_v4), true)
             .override_global("BUCKET_MASK_V6", &mask(options.flows_v6), true)
             .override_global("BUCKET_MASK_HALF_V4", &mask(options.half_open), true)

@@ -7,3 +7,4 @@ pub mod compare;
 pub mod dut;
 pub mod frame;
 pub mod memory;
+pub mod talk;
