@@ -173,6 +173,12 @@ impl Talk {
     /// What the server must see of a client's frame.
     #[must_use]
     pub fn arrives(&self, frame: &Frame) -> Vec<u8> {
+        self.at_server(frame).bytes()
+    }
+
+    /// The same, as a frame that can be cut or quoted.
+    #[must_use]
+    pub fn at_server(&self, frame: &Frame) -> Frame {
         let backend = live_backend(self.slot);
         Frame {
             dst_mac: backend.dst_mac.0,
@@ -183,12 +189,17 @@ impl Talk {
             ttl: frame.ttl - 1,
             ..frame.clone()
         }
-        .bytes()
     }
 
     /// What the client must see of a server's frame.
     #[must_use]
     pub fn returns(&self, frame: &Frame) -> Vec<u8> {
+        self.at_client(frame).bytes()
+    }
+
+    /// The same, as a frame that can be cut or quoted.
+    #[must_use]
+    pub fn at_client(&self, frame: &Frame) -> Frame {
         Frame {
             dst_mac: self.mac,
             src_mac: OWN_MAC,
@@ -198,7 +209,6 @@ impl Talk {
             ttl: frame.ttl - 1,
             ..frame.clone()
         }
-        .bytes()
     }
 
     /// Both entries of the pair, if there are any; the client's first.
