@@ -41,7 +41,7 @@ fn two_thousand_flows_of_one_server_have_two_thousand_sources() {
         return;
     }
     for net in NETS {
-        let room = Options { flows_v4: 1 << 14, flows_v6: 1 << 14, half_open: 1 << 12, ..Options::default() };
+        let room = Options { flows_v4: 1 << 17, flows_v6: 1 << 17, half_open: 1 << 12, ..Options::default() };
         let mut bench = routed(room, mode::SNAT, 0);
         let addrs = net.sources.map(ip);
         let sources = SourceRange { addrs: addrs.to_vec(), first_port: 20_000, ports: 20_000 };

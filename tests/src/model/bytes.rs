@@ -132,8 +132,10 @@ pub fn translated_error(
     let pseudo = (!is_ipv4).then_some((outline.l3, 58));
     Sum { field: icmp + 2, from: icmp, end, pseudo }.kept(&mut out, |out| {
         change_ip(out, outline, outer);
-        let field = quote.l4 + if quoted.proto == 6 { 16 } else { 6 };
-        let carried = end >= field + 2 && (quoted.proto == 6 || out[field..field + 2] != [0, 0]);
+        // Of TCP's header all is quoted or, as RFC 792 asks, the start without the checksum.
+        let (field, header) = if quoted.proto == 6 { (quote.l4 + 16, 20) } else { (quote.l4 + 6, 8) };
+        let silent = quoted.proto == 17 && out[field..field + 2] == [0, 0];
+        let carried = end >= quote.l4 + header && !silent;
         let change = |out: &mut Vec<u8>| {
             let addresses = [quoted.src.ip(), quoted.dst.ip()];
             if is_ipv4 {

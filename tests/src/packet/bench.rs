@@ -10,7 +10,7 @@ use lb_common::{
 };
 use zerocopy::FromZeros as _;
 
-use super::dut::{Dut, Options, Ran};
+use super::dut::{Dut, Options, Ran, XDP_DROP};
 use crate::model::{Model, SourceRange};
 
 /// Something done to the data plane.
@@ -82,6 +82,8 @@ pub struct Bench {
     pub dut: Dut,
     /// The model.
     pub model: Model,
+    /// What the last frame became.
+    pub output: Ran,
 }
 
 impl Bench {
@@ -89,7 +91,8 @@ impl Bench {
     #[must_use]
     pub fn new(options: Options) -> Self {
         stay_on_this_cpu();
-        Self { dut: Dut::load(options), model: Model::new(&options) }
+        let output = Ran { verdict: XDP_DROP, frame: Vec::new() };
+        Self { dut: Dut::load(options), model: Model::new(&options), output }
     }
 
     /// Does something to both.
@@ -145,6 +148,7 @@ impl Bench {
                     let show = |ran: &Ran| format!("verdict {} {}", ran.verdict, hex(&ran.frame));
                     return Err(format!("the program gave {}\nthe model gave   {}", show(&is), show(&want)));
                 }
+                self.output = is;
             }
         }
         Ok(())
