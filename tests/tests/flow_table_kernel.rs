@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -26,6 +26,7 @@ use lb_tests::{
         bench::{pin_to_cpu, table},
         case::at,
         compare::flow_of,
+        cpus::{Meeting, two_cpus},
         dut::{Dut, Options, XDP_DROP, XDP_TX, live_backend},
         frame::{
             Frame,
@@ -49,31 +50,6 @@ fn loaded(options: Options, pick: u8, places: &[u16]) -> Dut {
         dut.add_key(at(vip), PROTO_TCP, 0);
     }
     dut
-}
-
-/// Two CPUs of this machine. The same one twice if it has only one: then little can go wrong, and little is shown.
-fn two_cpus() -> [usize; 2] {
-    let set = rustix::thread::sched_getaffinity(None).expect("this thread runs somewhere");
-    let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
-    [cpus[0], *cpus.last().expect("at least one")]
-}
-
-/// Brings threads to the same point. It spins, because a sleeping thread would wake too late to meet the other; but
-/// not for ever, because the other may not be running.
-struct Meeting(AtomicUsize);
-
-impl Meeting {
-    fn wait(&self, threads: usize, round: usize) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        let mut spins = 0u32;
-        while self.0.load(Ordering::SeqCst) < threads * (round + 1) {
-            spins += 1;
-            if spins.is_multiple_of(10_000) {
-                thread::yield_now();
-            }
-            std::hint::spin_loop();
-        }
-    }
 }
 
 fn flow(n: usize) -> Flow {
@@ -135,7 +111,7 @@ fn entries_stay_whole_and_single_while_cpus_fight_for_full_buckets() {
     let places: Vec<u16> = (0..8 * SERVERS).map(|n| n % SERVERS).collect();
     let dut = loaded(options, pick::HASH_FLOW, &places);
     let flows: Vec<Flow> = (0..120).map(flow).collect();
-    let (meeting, done) = (Meeting(AtomicUsize::new(0)), AtomicBool::new(false));
+    let (meeting, done) = (Meeting::default(), AtomicBool::new(false));
     let cpus = two_cpus();
     let (dropped, swept) = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: usize| {
@@ -216,7 +192,7 @@ fn a_client_whose_first_flows_come_in_on_two_cpus_has_one_server() {
     let mut dut = loaded(room, pick::ROTATE, &(0..SERVERS).collect::<Vec<_>>());
     let sticky = Service { mode: mode::DR, persist_prefix: 32, persist_ticks: 100, ..Service::default() };
     dut.set_service(0, sticky);
-    let meeting = Meeting(AtomicUsize::new(0));
+    let meeting = Meeting::default();
     let cpus = two_cpus();
     let seen = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: u16| {
@@ -251,7 +227,7 @@ fn a_flow_whose_packets_come_in_on_two_cpus_has_one_server() {
     let room = Options { flows_v4: 1 << 18, flows_v6: 1 << 18, half_open: 1 << 18, ..Options::default() };
     // Round robin: two decisions for one flow would differ.
     let dut = loaded(room, pick::ROTATE, &(0..SERVERS).collect::<Vec<_>>());
-    let meeting = Meeting(AtomicUsize::new(0));
+    let meeting = Meeting::default();
     let cpus = two_cpus();
     let seen = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: usize| {

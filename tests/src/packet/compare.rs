@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use lb_common::{
-    flow::{Control, Decision, Ends, Hop, KEY_V4, KEY_V6, REWRITE_V4, REWRITE_V6, State, kind},
+    flow::{
+        self, Control, Decision, Ends, Hop, KEY_V4, KEY_V6, REWRITE_V4, REWRITE_V6, State, WORDS_V4,
+        WORDS_V6, kind,
+    },
     fragment::{FragmentEntry, FragmentKey},
     limits::map,
     net::{host_port, ip4, ip6},
@@ -26,14 +29,14 @@ impl Bench {
     /// What only one side remembers.
     pub fn compare_memory(&mut self) -> Result<(), String> {
         let now = self.model.now;
-        for (name, table, family) in [
-            (map::FLOWS_V4, &self.model.established[0], 4),
-            (map::FLOWS_V6, &self.model.established[1], 6),
-            (map::HALF_OPEN_V4, &self.model.half_open[0], 4),
-            (map::HALF_OPEN_V6, &self.model.half_open[1], 6),
+        for (name, table) in [
+            (map::FLOWS_V4, &self.model.established[0]),
+            (map::FLOWS_V6, &self.model.established[1]),
+            (map::HALF_OPEN_V4, &self.model.half_open[0]),
+            (map::HALF_OPEN_V6, &self.model.half_open[1]),
         ] {
-            let is =
-                if family == 4 { entries_v4(&self.dut, name, now) } else { entries_v6(&self.dut, name, now) };
+            let is: BTreeMap<Flow, Entry> =
+                entries(&self.dut, name, now).into_iter().map(|entry| (entry.flow, entry)).collect();
             let want = table.entries().map(|entry| (entry.flow, *entry)).collect();
             differences(name, &is, &want)?;
         }
@@ -66,15 +69,15 @@ impl Bench {
             .unwrap_or_else(|difference| panic!("{difference}"));
     }
 
-    /// The program's entries of both tables of IPv4 flows, established ones first.
+    /// The program's entries of all tables, half-open ones over established ones.
     #[must_use]
     pub fn remembered(&self) -> BTreeMap<Flow, Entry> {
         let now = self.model.now;
-        let mut all = entries_v4(&self.dut, map::FLOWS_V4, now);
-        all.extend(entries_v4(&self.dut, map::HALF_OPEN_V4, now));
-        all.extend(entries_v6(&self.dut, map::FLOWS_V6, now));
-        all.extend(entries_v6(&self.dut, map::HALF_OPEN_V6, now));
-        all
+        [map::FLOWS_V4, map::FLOWS_V6, map::HALF_OPEN_V4, map::HALF_OPEN_V6]
+            .iter()
+            .flat_map(|name| entries(&self.dut, name, now))
+            .map(|entry| (entry.flow, entry))
+            .collect()
     }
 }
 
@@ -96,35 +99,41 @@ fn then(now: u64, last_seen: u32) -> u64 {
     now - u64::from(0u32.wrapping_sub(last_seen))
 }
 
-fn entries_v4(dut: &Dut, name: &str, now: u64) -> BTreeMap<Flow, Entry> {
-    let entry = |words: [u64; 8]| {
-        let [control, a, b, decision, rest @ ..] = words;
-        let key: [u64; KEY_V4] = [a, b];
-        let rest: [u64; REWRITE_V4] = rest;
-        let rewrite = (rest != [0; 4]).then(|| lb_common::flow::Rewrite::of_v4(&rest));
-        entry(control, &Ends::of_v4(&key), decision, rewrite, now)
-    };
-    dut.entries_v4(name).into_iter().map(entry).map(|entry| (entry.flow, entry)).collect()
+/// The live entries of a flow table, in the model's terms; `now` is its time.
+///
+/// # Panics
+///
+/// When there is no flow table with this name, or an entry has a state that no build writes.
+#[must_use]
+pub fn entries(dut: &Dut, name: &str, now: u64) -> Vec<Entry> {
+    match name {
+        map::FLOWS_V4 | map::HALF_OPEN_V4 => {
+            dut.entries_v4(name).iter().map(|words| entry_v4(words, now)).collect()
+        }
+        map::FLOWS_V6 | map::HALF_OPEN_V6 => {
+            dut.entries_v6(name).iter().map(|words| entry_v6(words, now)).collect()
+        }
+        other => panic!("{other} is no flow table"),
+    }
 }
 
-fn entries_v6(dut: &Dut, name: &str, now: u64) -> BTreeMap<Flow, Entry> {
-    let entry = |words: [u64; 16]| {
-        let [control, a, b, c, d, e, decision, rest @ .., _, _] = words;
-        let key: [u64; KEY_V6] = [a, b, c, d, e];
-        let rest: [u64; REWRITE_V6] = rest;
-        let rewrite = (rest != [0; 7]).then(|| lb_common::flow::Rewrite::of_v6(&rest));
-        entry(control, &Ends::of_v6(&key), decision, rewrite, now)
-    };
-    dut.entries_v6(name).into_iter().map(entry).map(|entry| (entry.flow, entry)).collect()
+fn entry_v4(words: &[u64; WORDS_V4], now: u64) -> Entry {
+    let [control, a, b, decision, rest @ ..] = *words;
+    let key: [u64; KEY_V4] = [a, b];
+    let rest: [u64; REWRITE_V4] = rest;
+    let rewrite = (rest != [0; REWRITE_V4]).then(|| flow::Rewrite::of_v4(&rest));
+    entry(control, &Ends::of_v4(&key), decision, rewrite, now)
 }
 
-fn entry(
-    control: u64,
-    ends: &Ends,
-    decision: u64,
-    rewrite: Option<lb_common::flow::Rewrite>,
-    now: u64,
-) -> Entry {
+fn entry_v6(words: &[u64; WORDS_V6], now: u64) -> Entry {
+    let [control, a, b, c, d, e, decision, rest @ .., _, _] = *words;
+    let key: [u64; KEY_V6] = [a, b, c, d, e];
+    let rest: [u64; REWRITE_V6] = rest;
+    let rewrite = (rest != [0; REWRITE_V6]).then(|| flow::Rewrite::of_v6(&rest));
+    entry(control, &Ends::of_v6(&key), decision, rewrite, now)
+}
+
+fn entry(control: u64, ends: &Ends, decision: u64, rewrite: Option<flow::Rewrite>, now: u64) -> Entry {
     let control = Control(control);
     Entry {
         flow: flow_of(ends),

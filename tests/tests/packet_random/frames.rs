@@ -33,7 +33,7 @@ const TCP_FLAGS: [u8; 12] = [
 ];
 
 /// A frame: nearly always a packet that concerns the balancer, now and then one that is cut, bent or no packet at all.
-pub fn frame(random: &mut Random, world: &mut World) -> Vec<u8> {
+pub(crate) fn frame(random: &mut Random, world: &mut World) -> Vec<u8> {
     if random.once_in(50) {
         let len = 14 + random.below(120);
         return random.bytes(len);

@@ -30,9 +30,9 @@ const SERVICES: u16 = 6;
 const SLOTS: u16 = 9;
 const SLOTS_V4: u16 = 5;
 /// The last of each family is never balanced.
-pub const VIPS_V4: [&str; 4] = ["10.0.0.100", "10.0.0.101", "198.51.100.1", "10.0.0.200"];
-pub const VIPS_V6: [&str; 3] = ["2001:db8::100", "2001:db8::101", "2001:db8::200"];
-pub const VIP_PORTS: [u16; 5] = [104, 11112, 80, 443, 0];
+pub(crate) const VIPS_V4: [&str; 4] = ["10.0.0.100", "10.0.0.101", "198.51.100.1", "10.0.0.200"];
+pub(crate) const VIPS_V6: [&str; 3] = ["2001:db8::100", "2001:db8::101", "2001:db8::200"];
+pub(crate) const VIP_PORTS: [u16; 5] = [104, 11112, 80, 443, 0];
 const SERVERS_V4: [&str; 3] = ["10.3.0.1", "10.3.0.2", "10.3.0.3"];
 const SERVERS_V6: [&str; 2] = ["2001:db8:3::1", "2001:db8:3::2"];
 const SOURCES_V4: [&str; 2] = ["10.3.1.1", "10.3.1.2"];
@@ -42,20 +42,20 @@ const OUTPUTS: usize = 24;
 
 /// What the operations must know of what they did.
 #[derive(Default)]
-pub struct World {
+pub(crate) struct World {
     keys: BTreeSet<(SocketAddr, u8)>,
     generations: [u16; SLOTS as usize],
     /// The packet before, whose flow often goes on.
-    pub before: Option<Frame>,
+    pub(crate) before: Option<Frame>,
     /// Frames that were forwarded last.
-    pub outputs: VecDeque<Vec<u8>>,
+    pub(crate) outputs: VecDeque<Vec<u8>>,
     /// Pieces of a datagram that are still to be sent.
-    pub pieces: Vec<Vec<u8>>,
+    pub(crate) pieces: Vec<Vec<u8>>,
 }
 
 impl World {
     /// Remembers what a frame became if it was sent on.
-    pub fn came_out(&mut self, ran: &Ran) {
+    pub(crate) fn came_out(&mut self, ran: &Ran) {
         if ran.verdict == XDP_TX || ran.verdict == XDP_REDIRECT {
             self.outputs.push_back(ran.frame.clone());
             if self.outputs.len() > OUTPUTS {
@@ -65,7 +65,7 @@ impl World {
     }
 }
 
-pub fn beginning(random: &mut Random, world: &mut World) -> Vec<Op> {
+pub(crate) fn beginning(random: &mut Random, world: &mut World) -> Vec<Op> {
     let mut ops: Vec<Op> = (0..SLOTS).map(|slot| backend(random, world, slot)).collect();
     ops.extend((0..SLOTS).map(|slot| target(random, slot)));
     ops.extend([INGRESS, OTHER].map(|ifindex| link(random, ifindex)));
@@ -79,7 +79,7 @@ pub fn beginning(random: &mut Random, world: &mut World) -> Vec<Op> {
 }
 
 /// A packet nearly always, else something that a controller does.
-pub fn next(random: &mut Random, world: &mut World) -> Op {
+pub(crate) fn next(random: &mut Random, world: &mut World) -> Op {
     if !random.once_in(24) {
         return Op::Frame(frames::frame(random, world));
     }
