@@ -1,17 +1,24 @@
 //! The way back to the client: replies go where the client's packets come from, and follow them when that changes.
 
-use lb_common::{counter::Reason, flow::State, service::flags::RETURN_BY_ROUTE};
+use std::collections::BTreeMap;
+
+use lb_common::{
+    backend::LinkRecord, counter::Reason, flow::State, net::Mac, service::flags::RETURN_BY_ROUTE,
+};
 use lb_tests::{
-    lab::require_root,
+    lab::{
+        netns::{Lifetime, Netns, test_name},
+        require_root,
+    },
     packet::{
-        bench::Bench,
+        bench::{Bench, hex},
         case::{Case, at},
-        dut::Options,
+        dut::{Options, XDP_REDIRECT, XDP_TX},
         frame::{
             Frame,
             flags::{ACK, FIN, RST, SYN},
         },
-        talk::{Net, Talk, every_routed, routed},
+        talk::{Net, Talk, every_routed, flow_of, routed},
     },
 };
 
@@ -116,6 +123,52 @@ fn the_packet_that_proves_or_ends_a_connection_may_come_another_way() {
 }
 
 #[test]
+fn replies_go_by_the_routing_table_where_the_service_says_so() {
+    if !require_root("packet_hops") {
+        return;
+    }
+    const NEXT_HOP: [u8; 6] = [2, 0xdd, 0, 0, 0, 7];
+    const NEAR: [u8; 6] = [2, 0x1b, 0, 0, 0, 9];
+    let netns = Netns::new(&test_name(0, "hops"), Lifetime::WithProgram);
+    netns.ip("link add near type veth peer name far
+              link set near up
+              link set far up
+              addr add 10.9.0.1/24 dev near
+              addr add 2001:db8:9::1/64 dev near
+              neigh add 10.9.0.2 lladdr 02:dd:00:00:00:07 dev near nud permanent
+              neigh add 2001:db8:9::2 lladdr 02:dd:00:00:00:07 dev near nud permanent
+              route add 10.1.0.0/16 via 10.9.0.2
+              route add 2001:db8:1::/48 via 2001:db8:9::2");
+    netns.sysctls(&[("net/ipv4/conf/all/forwarding", "1"), ("net/ipv6/conf/all/forwarding", "1")]);
+    let shown = netns.run("ip", &["-o", "link", "show", "near"]).stdout;
+    let ifindex: u32 = shown.split(':').next().and_then(|text| text.trim().parse().ok()).expect("an index");
+    for (name, mode, net) in every_routed() {
+        netns.enter(|| {
+            let mut bench = routed(Options::default(), mode, RETURN_BY_ROUTE);
+            bench.dut.allow(ifindex);
+            bench.dut.set_link(ifindex, LinkRecord { mac: Mac(NEAR), mtu: 1500 });
+            // The model knows no routing table: it is not asked here.
+            let first = Frame::tcp(at(net.client), at(net.vip), SYN);
+            assert_eq!(bench.dut.run(&first.bytes()).verdict, XDP_TX, "{name}");
+            let outside = flow_of(&first);
+            let inside = bench.remembered()[&outside].rewrite.expect("a rewrite").flow;
+            let talk = Talk { outside, inside, slot: net.slot, tags: vec![], mac: NEXT_HOP };
+            for flags in [SYN | ACK, ACK] {
+                let answer = talk.answer(flags);
+                let ran = bench.dut.run(&answer.bytes());
+                assert_eq!(ran.verdict, XDP_REDIRECT, "{name}");
+                let want = Frame { src_mac: NEAR, ..talk.at_client(&answer) }.bytes();
+                assert_eq!(hex(&ran.frame), hex(&want), "{name}");
+                // The client may come another way each time: that is what the routing table is for.
+                let moved = Frame { src_mac: OTHER_ROUTER, ..talk.segment(ACK) };
+                assert_eq!(hex(&bench.dut.run(&moved.bytes()).frame), hex(&talk.arrives(&moved)), "{name}");
+            }
+            assert_eq!(bench.dut.reasons(), BTreeMap::new(), "{name}");
+        });
+    }
+}
+
+#[test]
 fn where_the_routing_table_has_no_way_replies_go_the_way_that_packets_came() {
     if !require_root("packet_hops") {
         return;
@@ -126,15 +179,10 @@ fn where_the_routing_table_has_no_way_replies_go_the_way_that_packets_came() {
         let first = Frame::tcp(at(net.client), at(net.vip), SYN);
         bench.dut.run(&first.bytes());
         assert_eq!(bench.dut.reasons().get(&Reason::NoRoute), Some(&1), "{name}");
-        let entry = bench.remembered()[&lb_tests::packet::talk::flow_of(&first)];
+        let entry = bench.remembered()[&flow_of(&first)];
         let inside = entry.rewrite.expect("a rewrite").flow;
-        let talk = Talk {
-            outside: lb_tests::packet::talk::flow_of(&first),
-            inside,
-            slot: net.slot,
-            tags: vec![],
-            mac: first.src_mac,
-        };
+        let talk =
+            Talk { outside: flow_of(&first), inside, slot: net.slot, tags: vec![], mac: first.src_mac };
         let answer = talk.answer(SYN | ACK);
         assert_eq!(bench.dut.run(&answer.bytes()).frame, talk.returns(&answer), "{name}");
         // Nor do replies follow packets there.

@@ -138,7 +138,7 @@ fn entry(control: u64, ends: &Ends, decision: u64, rewrite: Option<flow::Rewrite
     Entry {
         flow: flow_of(ends),
         choice: choice_of(decision),
-        rewrite: rewrite.map(|new| Rewrite { flow: flow_of(&new.applied(ends)), hop: new.hop }),
+        rewrite: rewrite.map(|new| Rewrite { flow: flow_of(&new.applied(ends)), hop: new.hop() }),
         state: State::from_u8(control.state()).expect("a live entry has a state"),
         last_seen: then(now, control.last_seen()),
     }
