@@ -406,14 +406,14 @@ fn events_that_find_no_room_are_counted_and_cost_no_packet() {
     let mut bench = three_servers(Options { event_bytes: 4096, ..Options::default() });
     bench.set(&Op::Table(0, vec![]));
     for n in 1..=100 {
-        bench.dut.forget_event_ticks();
+        bench.dut.forget_ticks();
         bench.dut.run(&tcp(&format!("10.1.0.1:{n}"), SYN));
     }
     let counted = bench.counted().reasons;
     let told = bench.dut.events().len() as u64;
     assert_eq!(counted[&Reason::NoServerReject], 100);
     assert!(told > 0 && counted[&Reason::EventLost] == 100 - told, "{told} told, {counted:?}");
-    bench.dut.forget_event_ticks();
+    bench.dut.forget_ticks();
     bench.dut.run(&tcp("10.1.0.2:1", SYN));
     assert_eq!(bench.dut.events().len(), 1, "an emptied ring takes events again");
 }

@@ -139,7 +139,7 @@ impl Bench {
                 self.model.now += u64::from(*ticks);
             }
             Op::ForgetTicks => {
-                self.dut.forget_event_ticks();
+                self.dut.forget_ticks();
                 self.model.told = false;
             }
             Op::Frame(frame) => {

@@ -135,7 +135,7 @@ impl Dut {
         let ebpf = EbpfLoader::new()
             .override_global("FLOW_SEED", &options.seed, true)
             .override_global("TICK_SHIFT", &options.tick_shift, true)
-            .override_global("FRAGMENT_TICKS", &options.fragment_ticks, false)
+            .override_global("FRAGMENT_TICKS", &options.fragment_ticks, true)
             .override_global("BUCKET_MASK_V4", &mask(options.flows_v4), true)
             .override_global("BUCKET_MASK_V6", &mask(options.flows_v6), true)
             .override_global("BUCKET_MASK_HALF_V4", &mask(options.half_open), true)

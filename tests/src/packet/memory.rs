@@ -69,13 +69,16 @@ impl Dut {
         self.hash::<FragmentKey, FragmentEntry>(map::FRAGMENTS).iter().map(Result::unwrap).collect()
     }
 
-    /// Lets events of this tick be sent again: one of each kind per tick is the rule, and the clock may stand.
-    pub fn forget_event_ticks(&mut self) {
-        let mut map: PerCpuArray<&mut MapData, u64> =
-            self.ebpf.map_mut(map::EVENT_TICKS).unwrap().try_into().unwrap();
-        for kind in 0..EventKind::COUNT {
-            let cpus = map.get(&kind, 0).unwrap().iter().map(|_| 0).collect::<Vec<u64>>();
-            map.set(kind, cpus.try_into().unwrap(), 0).unwrap();
+    /// Lets events and ICMP errors of this tick be sent again: one of each kind per tick is the rule, and the clock may
+    /// stand.
+    pub fn forget_ticks(&mut self) {
+        for (name, kinds) in [(map::EVENT_TICKS, EventKind::COUNT), ("TELL_TICKS", 1)] {
+            let mut map: PerCpuArray<&mut MapData, u64> =
+                self.ebpf.map_mut(name).unwrap().try_into().unwrap();
+            for kind in 0..kinds {
+                let cpus = map.get(&kind, 0).unwrap().iter().map(|_| 0).collect::<Vec<u64>>();
+                map.set(kind, cpus.try_into().unwrap(), 0).unwrap();
+            }
         }
     }
 
