@@ -129,7 +129,7 @@ impl Model {
             && !packet.opens()
     }
 
-    pub(super) fn table(&mut self, which: Which, flow: &Flow) -> &mut FlowTable {
+    pub(super) const fn table(&mut self, which: Which, flow: &Flow) -> &mut FlowTable {
         match which {
             Which::Established => &mut self.established[family(flow)],
             Which::HalfOpen => &mut self.half_open[family(flow)],
@@ -284,15 +284,10 @@ impl Model {
 
 /// RFC 9293, 3.6, as far as it shows from outside.
 const fn after_own_fin(state: State, one_direction: bool) -> State {
-    match state {
-        State::PeerClosing | State::Closed if !one_direction => State::Closed,
-        _ => State::Closing,
-    }
+    let both = matches!(state, State::PeerClosing | State::Closed) && !one_direction;
+    if both { State::Closed } else { State::Closing }
 }
 
 const fn after_peers_fin(state: State) -> State {
-    match state {
-        State::Closing | State::Closed => State::Closed,
-        _ => State::PeerClosing,
-    }
+    if matches!(state, State::Closing | State::Closed) { State::Closed } else { State::PeerClosing }
 }

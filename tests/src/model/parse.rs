@@ -286,7 +286,7 @@ fn transport(frame: &[u8], outline: &Outline) -> Result<(Flow, Option<u8>), Reas
 
 impl Outline {
     /// Whole, and right behind the IP header.
-    fn is_icmp(&self) -> bool {
+    const fn is_icmp(&self) -> bool {
         let direct = self.src.is_ipv4() || self.l4 == self.l3 + 40;
         direct && self.fragment.is_none() && self.proto == if self.src.is_ipv4() { ICMP } else { ICMP6 }
     }
