@@ -88,10 +88,10 @@ fn a_flow_whose_packets_come_in_on_two_cpus_has_one_source_and_shares_it_with_no
     if !require_root("packet_cpus") {
         return;
     }
-    const FLOWS: usize = 8000;
+    const FLOWS: usize = 2000;
     for mode in [mode::NAT, mode::SNAT] {
         // Room for all of them: no entry is ever lost to another flow.
-        let room = Options { flows_v4: 1 << 18, flows_v6: 1 << 18, half_open: 1 << 18, ..Options::default() };
+        let room = Options { flows_v4: 1 << 15, flows_v6: 1 << 15, half_open: 1 << 15, ..Options::default() };
         let dut = loaded(room, mode, 5000);
         let (meeting, cpus) = (Meeting::default(), two_cpus());
         let seen = thread::scope(|scope| {
@@ -155,7 +155,7 @@ fn pairs_begin_end_and_move_under_two_cpus_without_coming_apart() {
     if !require_root("packet_cpus") {
         return;
     }
-    const ROUNDS: usize = 1200;
+    const ROUNDS: usize = 400;
     const PACKETS: usize = 64;
     const FLOWS: usize = 24;
     for mode in [mode::NAT, mode::SNAT] {

@@ -34,7 +34,7 @@ const ERRORS_V4: [(u8, u8, [u8; 4]); 6] = [
 const ERRORS_V6: [(u8, u8, [u8; 4]); 5] =
     [(1, 4, [0; 4]), (1, 0, [0; 4]), (2, 0, [0, 0, 5, 0]), (3, 0, [0; 4]), (4, 1, [0, 0, 0, 6])];
 
-fn errors(net: Net) -> &'static [(u8, u8, [u8; 4])] {
+const fn errors(net: Net) -> &'static [(u8, u8, [u8; 4])] {
     if net.slot == 0 { &ERRORS_V4 } else { &ERRORS_V6 }
 }
 

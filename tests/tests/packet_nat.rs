@@ -286,10 +286,15 @@ fn each_direction_leaves_by_its_own_interface_if_that_may_be_used() {
         }
         // Nothing leaves by an interface whose MAC is not known.
         let (mut bench, talk) = connected(mode, net);
-        bench.set(&Op::Link(1, lb_common::backend::LinkRecord::default()));
-        let answer = talk.answer(ACK).bytes();
-        Case::dropped(format!("{name}: no MAC"), answer, &[Reason::StaleTable]).check(&mut bench);
-        talk.assert_states(&bench, Some([State::Established; 2]), &name);
+        for mtu in [0, 1500] {
+            let nowhere = lb_common::backend::LinkRecord { mtu, ..lb_common::backend::LinkRecord::default() };
+            bench.set(&Op::Link(1, nowhere));
+            for answer in [talk.answer(ACK), talk.answer(FIN | ACK)] {
+                let what = format!("{name}: no MAC, MTU {mtu}");
+                Case::dropped(what, answer.bytes(), &[Reason::StaleTable]).check(&mut bench);
+            }
+        }
+        talk.assert_states(&bench, Some([State::PeerClosing, State::Closing]), &name);
     }
 }
 

@@ -55,7 +55,7 @@ impl Entry {
 
 /// Where a flow is looked for: bits from 32 up pick the bucket, bits 54 and 55 the first way.
 #[must_use]
-pub fn place(seed: u64, flow: &Flow) -> u64 {
+pub const fn place(seed: u64, flow: &Flow) -> u64 {
     let ends = flow.ends();
     if flow.src.is_ipv4() {
         let [addrs, ports] = ends.key_v4();

@@ -66,6 +66,8 @@ enum Step {
     End,
     /// The entry no longer counts: the packet begins a flow.
     Anew,
+    /// The other half was lost, and its ends are another flow's now.
+    Clash,
 }
 
 impl Packet {
@@ -105,6 +107,9 @@ impl Model {
                 Which::Established => self.step_established(&entry, packet),
                 Which::HalfOpen => self.step_half_open(&entry, packet),
             };
+            if step == Step::Clash {
+                return Err(Reason::ReplyClash);
+            }
             if step != Step::Anew {
                 if step == Step::Go {
                     self.follow_hop(&entry, packet);
@@ -124,7 +129,7 @@ impl Model {
             && !packet.opens()
     }
 
-    pub(super) fn table(&mut self, which: Which, flow: &Flow) -> &mut FlowTable {
+    pub(super) const fn table(&mut self, which: Which, flow: &Flow) -> &mut FlowTable {
         match which {
             Which::Established => &mut self.established[family(flow)],
             Which::HalfOpen => &mut self.half_open[family(flow)],
@@ -158,7 +163,8 @@ impl Model {
             self.retire(which, entry);
             return Step::Anew;
         }
-        let fin = packet.has(FIN);
+        // A SYN changes nothing, whatever else it says.
+        let fin = packet.has(FIN) && (entry.choice.is_direct() || !packet.opens());
         let state = if fin { after_own_fin(entry.state, entry.choice.is_direct()) } else { entry.state };
         let now = self.now;
         if state != entry.state || now - entry.last_seen >= TOUCH_TICKS {
@@ -174,16 +180,18 @@ impl Model {
 
     fn step_half_open(&mut self, entry: &Entry, packet: &Packet) -> Step {
         let which = Which::HalfOpen;
-        if let Some(sibling) = entry.sibling().filter(|_| !entry.choice.is_reply())
-            && !self.leads_to(which, &sibling, &entry.flow)
-        {
-            self.retire(which, entry);
-            self.count(Reason::HalfPair);
-            return Step::Anew;
-        }
         if packet.has(RST) {
             self.retire(which, entry);
             return Step::End;
+        }
+        if packet.opens()
+            && let Some(sibling) = entry.sibling().filter(|_| !entry.choice.is_reply())
+            && !self.leads_to(which, &sibling, &entry.flow)
+        {
+            // The server's answer would find no entry.
+            self.table(which, &entry.flow).remove(&entry.flow);
+            self.count(Reason::HalfPair);
+            return Step::Anew;
         }
         if packet.opens() || entry.choice.is_reply() {
             // The opening segment once more, or the server's answer: the flow is as young as before.
@@ -197,8 +205,7 @@ impl Model {
             Some(flags) if flags & FIN != 0 => State::Closing,
             Some(_) => State::Established,
         };
-        self.confirm(entry, state);
-        Step::Go
+        if self.confirm(entry, state) { Step::Go } else { Step::Clash }
     }
 
     fn refresh(&mut self, entry: &Entry) {
@@ -212,24 +219,43 @@ impl Model {
         }
     }
 
-    /// The flow is real: it moves to the established ones, in both directions, if there is room.
-    fn confirm(&mut self, entry: &Entry, state: State) {
+    /// The flow is real: it moves to the established ones, in both directions, if there is room. A reply entry that made
+    /// room for a younger one is made again from what this one knows; false when its ends are another flow's by now.
+    fn confirm(&mut self, entry: &Entry, state: State) -> bool {
         let now = self.now;
         let established = Which::Established;
-        let reply =
-            entry.sibling().and_then(|sibling| self.table(Which::HalfOpen, &sibling).find(&sibling).copied());
+        let reply = entry.sibling().zip(entry.rewrite).map(|(sibling, rewrite)| {
+            self.table(Which::HalfOpen, &sibling).find(&sibling).copied().unwrap_or(Entry {
+                flow: sibling,
+                choice: Choice { kind: kind::REPLY, ..entry.choice },
+                rewrite: Some(Rewrite { flow: entry.flow.reversed(), ..rewrite }),
+                ..*entry
+            })
+        });
+        if let Some(reply) = reply {
+            let other = self.table(established, &reply.flow).find(&reply.flow).copied();
+            if reply.sibling() != Some(entry.flow)
+                || other.is_some_and(|other| other.sibling() != Some(entry.flow))
+            {
+                return false;
+            }
+        }
         let reply_state = if state == State::Closing { State::PeerClosing } else { state };
         let moved = reply.map(|reply| Entry { state: reply_state, last_seen: now, ..reply });
         let fits = moved.is_none_or(|reply| self.table(established, &reply.flow).insert(reply));
         if fits && self.table(established, &entry.flow).insert(Entry { state, last_seen: now, ..*entry }) {
-            self.retire(Which::HalfOpen, entry);
-            return;
+            self.table(Which::HalfOpen, &entry.flow).remove(&entry.flow);
+            if let Some(sibling) = entry.sibling() {
+                self.table(Which::HalfOpen, &sibling).remove(&sibling);
+            }
+            return true;
         }
         if let Some(reply) = moved.filter(|_| fits) {
             self.table(established, &reply.flow).remove(&reply.flow);
         }
         self.refresh(entry);
         self.count(Reason::FlowTableFull);
+        true
     }
 
     /// Replies follow the client's packets.
@@ -258,15 +284,10 @@ impl Model {
 
 /// RFC 9293, 3.6, as far as it shows from outside.
 const fn after_own_fin(state: State, one_direction: bool) -> State {
-    match state {
-        State::PeerClosing | State::Closed if !one_direction => State::Closed,
-        _ => State::Closing,
-    }
+    let both = matches!(state, State::PeerClosing | State::Closed) && !one_direction;
+    if both { State::Closed } else { State::Closing }
 }
 
 const fn after_peers_fin(state: State) -> State {
-    match state {
-        State::Closing | State::Closed => State::Closed,
-        _ => State::PeerClosing,
-    }
+    if matches!(state, State::Closing | State::Closed) { State::Closed } else { State::PeerClosing }
 }

@@ -166,7 +166,7 @@ pub fn parse(frame: &[u8], ours: &impl Ours) -> Result<(Outline, Content), Reaso
         return if may_have_ports { Ok((outline, Content::Later(fragment))) } else { Err(Reason::NotTcpUdp) };
     }
     if outline.is_icmp() {
-        if outline.end(frame) < outline.l4 + 8 {
+        if frame.len() < outline.l4 + 8 {
             return Err(Reason::Malformed);
         }
         if !outline.is_icmp_error(frame) {
@@ -286,14 +286,14 @@ fn transport(frame: &[u8], outline: &Outline) -> Result<(Flow, Option<u8>), Reas
 
 impl Outline {
     /// Whole, and right behind the IP header.
-    fn is_icmp(&self) -> bool {
+    const fn is_icmp(&self) -> bool {
         let direct = self.src.is_ipv4() || self.l4 == self.l3 + 40;
         direct && self.fragment.is_none() && self.proto == if self.src.is_ipv4() { ICMP } else { ICMP6 }
     }
 
     fn is_icmp_error(&self, frame: &[u8]) -> bool {
         let errors = if self.src.is_ipv4() { [3, 4, 11, 12] } else { [1, 2, 3, 4] };
-        self.is_icmp() && self.l4 + 8 <= self.end(frame) && errors.contains(&frame[self.l4])
+        self.is_icmp() && self.l4 + 8 <= frame.len() && errors.contains(&frame[self.l4])
     }
 }
 

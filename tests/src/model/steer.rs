@@ -80,7 +80,7 @@ impl Model {
 
 /// The hash that every node computes alike.
 #[must_use]
-pub fn steering_hash(flow: &Flow) -> u64 {
+pub const fn steering_hash(flow: &Flow) -> u64 {
     let ends = flow.ends();
     hash::steer(ends.src, ends.dst, ends.ports_word())
 }

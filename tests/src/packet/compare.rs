@@ -147,7 +147,7 @@ fn entry(control: u64, ends: &Ends, decision: u64, rewrite: Option<flow::Rewrite
     }
 }
 
-fn choice_of(decision: u64) -> Choice {
+const fn choice_of(decision: u64) -> Choice {
     let decision = Decision(decision);
     Choice {
         kind: decision.kind(),

@@ -88,13 +88,13 @@ fn next_of(before: Frame, random: &mut Random) -> Frame {
     let transport = match before.transport {
         Transport::Tcp(_) if random.once_in(3) => Transport::Tcp(*random.pick(&TCP_FLAGS)),
         Transport::Tcp(_) => Transport::Tcp(flags::ACK),
-        other => other,
+        Transport::Udp | Transport::Icmp(..) | Transport::Other(_) => before.transport,
     };
     let src_mac = if random.once_in(16) { mac(random) } else { before.src_mac };
     Frame { transport, src_mac, ..before }
 }
 
-fn mac(random: &mut Random) -> [u8; 6] {
+const fn mac(random: &mut Random) -> [u8; 6] {
     [2, 0xc1, 0, 0, 0, random.below(3) as u8]
 }
 

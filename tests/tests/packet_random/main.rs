@@ -5,11 +5,13 @@ mod frames;
 mod universe;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Mutex,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use lb_common::counter::Reason;
 use lb_tests::{
     lab::require_root,
     packet::{
@@ -43,20 +45,25 @@ fn program_and_model_agree_about_random_packets_and_operations() {
     let cpus: Vec<usize> =
         (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).take(4).collect();
     let (rounds, workers) = (packets.div_ceil(ROUND), cpus.len() as u64);
+    let reasons = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {
         for (worker, cpu) in (0..).zip(cpus) {
+            let reasons = &reasons;
             scope.spawn(move || {
                 pin_to_cpu(cpu);
                 for round in (worker..rounds).step_by(workers as usize) {
                     // A run of one round, with the seed that is printed, repeats what went wrong.
-                    run(seed.wrapping_add(round), ROUND.min(packets - round * ROUND));
+                    let counted = run(seed.wrapping_add(round), ROUND.min(packets - round * ROUND));
+                    reasons.lock().expect("no worker failed").extend(counted.into_keys());
                 }
             });
         }
     });
+    println!("met: {:?}", reasons.into_inner().expect("no worker failed"));
 }
 
-fn run(seed: u64, packets: u64) {
+/// Runs so many packets and gives what was counted.
+fn run(seed: u64, packets: u64) -> BTreeMap<Reason, u64> {
     // Sizes differ, so that a table taken for another shows.
     let mut bench = Bench::new(Options {
         flows_v4: 64,
@@ -97,7 +104,7 @@ fn run(seed: u64, packets: u64) {
             panic!("LB_SEED={seed}: packet {sent}: {difference}\nthe last operations:\n{}", last.concat());
         }
     }
-    println!("seed {seed}: {:?}", bench.counted().reasons);
+    bench.counted().reasons
 }
 
 /// A number from the environment.
