@@ -3,15 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{
+    backend::LinkRecord,
     counter::Reason,
-    flow::{Bucket4, Control, State},
+    flow::{Bucket4, Control, Decision, Ends, State, kind},
     limits::{self, map},
-    service::{Service, mode, pick},
+    net::{self, Mac},
+    service::{Service, Sources, mode, pick},
 };
 
 use super::rig::{Rig, size_of_program};
 use crate::packet::{
-    dut::{Dut, Options, XDP_PASS, XDP_TX, live_backend, maglev_table},
+    dut::{Dut, INGRESS, Options, XDP_PASS, XDP_TX, live_backend, maglev_table},
     frame::{Frame, flags},
 };
 
@@ -30,6 +32,15 @@ pub enum Kind {
     New,
     /// Packets that are not for a VIP.
     Pass,
+}
+
+/// Which packets of NAT and SNAT flows a row sends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// The client's.
+    Forward,
+    /// The server's.
+    Reply,
 }
 
 /// One row: a rig, a loaded program, a packet.
@@ -102,6 +113,49 @@ impl Row {
         let mut rig = Rig::new(&shuffled(list));
         rig.aim(&dut.program().fd().unwrap().try_clone().unwrap());
         Self::new(name, flows, servers, vips, Kind::Established, rig, Some(dut), frame)
+    }
+
+    /// Established flows that are rewritten, IPv4: `mode` is NAT or SNAT.
+    #[must_use]
+    pub fn routed_v4(name: &'static str, flows: u32, mode: u8, direction: Direction) -> Self {
+        let servers = 16;
+        let list = list_v4(flows, 1, 0);
+        // Two entries for each flow.
+        let room = |default: u32| if flows * 8 > default { ROOMY * 2 } else { default };
+        let options = Options {
+            flows_v4: room(limits::DEFAULT_FLOWS_V4),
+            flows_v6: 1024,
+            half_open: ROOMY,
+            tick_shift: 7,
+            ..Options::default()
+        };
+        let mut dut = loaded(options, servers, 1, true);
+        dut.set_service(0, Service { mode, pick: pick::HASH_FLOW, ..Service::default() });
+        dut.set_link(INGRESS, LinkRecord { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 });
+        let mut addrs = [[0; 2]; limits::MAX_SOURCES];
+        for (place, last) in addrs.iter_mut().zip(1..) {
+            *place = net::words(IpAddr::from([10, 3, 0, last]));
+        }
+        dut.set_sources(0, Sources { count: 16, first_port: 1024, ports: 60_000, addrs });
+        for slot in 0..servers {
+            dut.set_target(slot, SocketAddr::new(server(slot), PORT));
+        }
+        // So few at a time that none is forgotten between its SYN and its ACK: half-open buckets hold four.
+        for some in list.chunks(1 << 16) {
+            let mut opening = Rig::new(some);
+            opening.aim(&dut.program().fd().unwrap().try_clone().unwrap());
+            for control in [flags::SYN, flags::ACK] {
+                let frame = Frame::tcp(some[0].0, some[0].1, control);
+                opening.drive(&frame, some.len() as u64 - 1, XDP_TX);
+            }
+        }
+        // Those that found room, which is all but a few of a million.
+        let list = dut.established_v4(direction);
+        assert!(list.len() as u32 > flows - flows.div_ceil(50), "{name}: {} of {flows} flows", list.len());
+        let frame = Frame::tcp(list[0].0, list[0].1, flags::ACK);
+        let mut rig = Rig::new(&shuffled(list));
+        rig.aim(&dut.program().fd().unwrap().try_clone().unwrap());
+        Self::new(name, flows, servers, 1, Kind::Established, rig, Some(dut), frame)
     }
 
     /// Every packet a new flow, with `flows` flows filling the table of established ones to the last way.
@@ -260,6 +314,24 @@ fn shuffled<T>(mut items: Vec<T>) -> Vec<T> {
 }
 
 impl Dut {
+    /// What the packets of every established IPv4 flow show: source, destination.
+    fn established_v4(&mut self, direction: Direction) -> Vec<(SocketAddr, SocketAddr)> {
+        let table = self.array::<Bucket4>(map::FLOWS_V4);
+        let mut shown = Vec::new();
+        for bucket in 0..table.len() {
+            let Bucket4(ways) = table.get(&bucket, 0).expect("a bucket of the table");
+            for words in ways.iter().filter(|words| Control(words[0]).is_live()) {
+                if (Decision(words[3]).kind() == kind::REPLY) == (direction == Direction::Reply) {
+                    let ends = Ends::of_v4(&[words[1], words[2]]);
+                    let end =
+                        |addr: u64, port| SocketAddr::from((net::ip4(addr as u32), net::host_port(port)));
+                    shown.push((end(ends.src[0], ends.src_port()), end(ends.dst[0], ends.dst_port())));
+                }
+            }
+        }
+        shown
+    }
+
     /// Writes every entry of an IPv4 flow table.
     fn fill_v4(&mut self, name: &str, entry: impl Fn(u32) -> [u64; 8]) {
         let mut table = self.array::<Bucket4>(name);

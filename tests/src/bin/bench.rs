@@ -5,7 +5,11 @@ use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use lb_tests::bench::{report::Report, rows::Row};
+use lb_common::service::mode;
+use lb_tests::bench::{
+    report::Report,
+    rows::{Direction, Row},
+};
 
 /// Nanoseconds per packet, by BPF_PROG_TEST_RUN over lists of flows, all rows in turn in every round.
 #[derive(Parser)]
@@ -29,10 +33,15 @@ fn main() -> Result<()> {
     let wanted = |name: &str| name == "floor" || args.only.as_ref().is_none_or(|only| name.contains(only));
     let mut rows = Vec::new();
     for flows in FLOWS {
-        let plan: [(&str, &dyn Fn() -> Row); 5] = [
+        let routed = |name, mode, direction| Row::routed_v4(name, flows, mode, direction);
+        let plan: [(&str, &dyn Fn() -> Row); 9] = [
             ("floor", &|| Row::floor(flows)),
             ("dr4_established", &|| Row::established_v4("dr4_established", flows, 16, 1)),
             ("dr6_established", &|| Row::established_v6("dr6_established", flows)),
+            ("nat4_forward", &|| routed("nat4_forward", mode::NAT, Direction::Forward)),
+            ("nat4_reply", &|| routed("nat4_reply", mode::NAT, Direction::Reply)),
+            ("snat4_forward", &|| routed("snat4_forward", mode::SNAT, Direction::Forward)),
+            ("snat4_reply", &|| routed("snat4_reply", mode::SNAT, Direction::Reply)),
             ("dr4_new", &|| Row::fresh_v4("dr4_new", flows)),
             ("pass4", &|| Row::pass_v4("pass4", flows)),
         ];
