@@ -8,7 +8,10 @@ use std::{
 };
 
 use lb_tests::lab::{
-    Capture, EchoLoop, Lab, Orthanc, Relay, StoreScp, StoreStream, UdpEcho, dicom, require_root, scu,
+    Arms, Capture, Course, EchoLoop, Everything, Lab, Orthanc, Relay, Routed, StoreScp, StoreStream, UdpEcho,
+    Way, dicom, require_root,
+    routed::forward,
+    scu,
     servers::Spread,
     topology::{VIP4, VIP6},
     udp, wait_until,
@@ -140,6 +143,32 @@ fn a_capture_sees_what_crosses_a_cable_and_only_that() {
     assert!(!crossing.differences(v4).is_empty());
     assert_eq!(bystander.finish().frames_in(v4), 0);
     assert_eq!(client.netns.snmp("Tcp", "AttemptFails"), 0);
+}
+
+#[test]
+fn plain_routing_carries_everything_between_clients_and_servers() {
+    if !require_root("plain_routing_carries_everything_between_clients_and_servers") {
+        return;
+    }
+    for (arms, way) in [(Arms::One, Way::Router2), (Arms::Two, Way::Machine)] {
+        let routed = Routed::new(arms);
+        if arms == Arms::Two {
+            forward(routed.lb());
+        }
+        routed.answer_by(way);
+        let everything = Everything::start(&routed);
+        for family in [VIP4, VIP6] {
+            let listen = routed.servers().map(|server| server.address_like(family));
+            everything.exercise(&Course {
+                name: format!("{arms:?} arm"),
+                to: listen[0],
+                port_shift: 0,
+                listen,
+                seen: routed.client().address_like(family),
+                serving: 1,
+            });
+        }
+    }
 }
 
 #[test]
