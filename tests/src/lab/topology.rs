@@ -286,8 +286,8 @@ impl Host {
     pub fn carry_vip(&self, vip: IpAddr) {
         self.netns.sysctls(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
         match vip {
-            IpAddr::V4(ip) => self.netns.ip(&format!("addr add {ip}/32 dev lo")),
-            IpAddr::V6(ip) => self.netns.ip(&format!("addr add {ip}/128 dev lo nodad")),
+            IpAddr::V4(ip) => self.netns.ip(&format!("addr replace {ip}/32 dev lo")),
+            IpAddr::V6(ip) => self.netns.ip(&format!("addr replace {ip}/128 dev lo nodad")),
         }
     }
 
@@ -310,14 +310,11 @@ impl Host {
             .unwrap_or_else(|| panic!("{} has no cable to {}", self.name, segment.name))
     }
 
-    /// Takes a VIP off loopback again.
-    ///
-    /// # Panics
-    ///
-    /// When it is not there.
+    /// Takes a VIP off loopback, if it is there.
     pub fn drop_vip(&self, vip: IpAddr) {
-        let length = if vip.is_ipv4() { 32 } else { 128 };
-        self.netns.ip(&format!("addr del {vip}/{length} dev lo"));
+        let length = if vip.is_ipv4() { "32" } else { "128" };
+        // Refused when it is not there.
+        let _ = self.run("ip", &["addr", "del", &format!("{vip}/{length}"), "dev", "lo"]);
     }
 
     /// Its address of the same family as `other`.

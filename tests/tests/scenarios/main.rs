@@ -9,6 +9,7 @@ mod continuity;
 mod direct_routing;
 mod failures;
 mod lifecycle;
+mod modes;
 mod operator;
 mod reload;
 
