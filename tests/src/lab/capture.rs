@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -45,7 +46,9 @@ impl Capture {
     /// When tcpdump does not start.
     #[must_use]
     pub fn on(lab: &Lab, Cable { port, mac, .. }: &Cable, addresses: &[IpAddr]) -> Self {
-        let file = lab.dir().join(format!("{port}.pcap"));
+        static CAPTURES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tcpdump-{port}-{}", CAPTURES.fetch_add(1, Ordering::Relaxed));
+        let file = lab.dir().join(format!("{name}.pcap"));
         let hosts: Vec<_> = addresses.iter().map(|ip| format!("host {ip}")).collect();
         let filter = format!("(tcp or udp) and ({})", hosts.join(" or "));
         let mut command = lab.switch().command("tcpdump");
@@ -54,7 +57,6 @@ impl Capture {
             .args(["-i", port, "-s", &SNAP.to_string(), "-w"])
             .arg(&file)
             .arg(filter);
-        let name = format!("tcpdump-{port}");
         let mut tcpdump = Proc::spawn(&name, lab.switch(), lab.dir(), &mut command);
         tcpdump.wait_ready(|tcpdump| tcpdump.log_text().contains("listening on"));
         Self { tcpdump, file, mac: *mac }

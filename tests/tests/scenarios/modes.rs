@@ -1,18 +1,15 @@
 //! The same traffic in every mode: direct routing, NAT, SNAT; IPv4 and IPv6; servers beside the balancer and behind it.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use lb_ctl::model::config::Mode;
 use lb_tests::lab::{
-    Arms, Course, Everything, Lbd, MllpLink, MllpServer, Routed, Way, require_root,
+    Arms, Course, Everything, MllpLink, MllpServer, Routed, require_root,
     topology::{VIP4, VIP6},
     traffic::port,
 };
 
-use crate::green;
+use crate::stand::{Vip, gateway, prepare, seen, serve, servers};
 
 /// All modes, in the order in which a site may move from one to the next.
 const MODES: [Mode; 3] = [Mode::L4Dr, Mode::L4Nat, Mode::L4Snat];
@@ -64,13 +61,13 @@ fn a_mode_is_changed_by_its_word_alone_and_new_connections_work() {
         return;
     }
     let routed = Routed::new(Arms::Two);
-    let servers = routed.servers().map(|server| MllpServer::start(server, port::HL7));
+    let lines = routed.servers().map(|server| MllpServer::start(server, port::HL7));
     let mut running = None;
     for mode in MODES.into_iter().chain([Mode::L4Dr]) {
         prepare(&routed, mode);
         let vips = [("HL7-4", VIP4), ("HL7-6", VIP6)].map(|(name, ip)| {
-            let servers = routed.servers().map(|server| server.address_like(ip).to_string());
-            Vip { name, mode, ip, ports: &port::HL7.to_string(), protocol: "tcp", servers, more: "" }
+            let servers = servers(&routed, ip, None);
+            Vip { name, mode, ip, ports: &format!("[{}]", port::HL7), protocol: "tcp", servers, more: "" }
                 .to_string()
         });
         serve(&routed, &mut running, &format!("{}{}", gateway(&routed), vips.concat()));
@@ -82,49 +79,9 @@ fn a_mode_is_changed_by_its_word_alone_and_new_connections_work() {
                 link.exchange_many(10).unwrap_or_else(|error| panic!("{}: {to}: {error}", mode.name()));
             let which =
                 routed.servers().iter().position(|host| host.name == server).expect("a server's name");
-            let last = servers[which].connections().pop().expect("the connection just used");
+            let last = lines[which].connections().pop().expect("the connection just used");
             assert_eq!(last.peer.ip(), seen(&routed, mode, vip), "{}: whom the server sees", mode.name());
         }
-    }
-}
-
-/// Starts the daemon, or gives the one that runs another configuration, and waits until every server is in service.
-#[track_caller]
-pub(crate) fn serve<'a>(routed: &Routed, running: &'a mut Option<Lbd>, toml: &str) -> &'a mut Lbd {
-    let lbd = match running.take() {
-        None => Lbd::start(routed.lab(), "lb", toml),
-        Some(lbd) => {
-            lbd.write_config(toml);
-            lbd.ctl(&["config", "apply"]).expect_success();
-            lbd
-        }
-    };
-    lbd.wait_status("all is green", green);
-    running.insert(lbd)
-}
-
-/// Makes servers and routes ready for a mode, whichever they were ready for before.
-pub(crate) fn prepare(routed: &Routed, mode: Mode) {
-    for server in routed.servers() {
-        for vip in [VIP4, VIP6] {
-            match mode {
-                Mode::L4Dr => server.carry_vip(vip),
-                Mode::L4Nat | Mode::L4Snat => server.drop_vip(vip),
-            }
-        }
-    }
-    routed.answer_by(match mode {
-        Mode::L4Dr => Way::Router2,
-        Mode::L4Nat => Way::Gateway,
-        Mode::L4Snat => Way::Nowhere,
-    });
-}
-
-/// The address that servers see.
-pub(crate) fn seen(routed: &Routed, mode: Mode, vip: IpAddr) -> IpAddr {
-    match mode {
-        Mode::L4Dr | Mode::L4Nat => routed.client().address_like(vip),
-        Mode::L4Snat => routed.machine(vip),
     }
 }
 
@@ -134,12 +91,6 @@ fn listen(routed: &Routed, mode: Mode, vip: IpAddr) -> [IpAddr; 2] {
         Mode::L4Dr => [vip; 2],
         Mode::L4Nat | Mode::L4Snat => routed.servers().map(|server| server.address_like(vip)),
     }
-}
-
-/// The section of the floating gateway addresses.
-pub(crate) fn gateway(routed: &Routed) -> String {
-    let [v4, v6] = [VIP4, VIP6].map(|vip| routed.gateway(vip));
-    format!("[gateway]\naddresses = [\"{v4}\", \"{v6}\"]\n")
 }
 
 /// A VIP for every service; ports are translated where the mode can.
@@ -154,42 +105,13 @@ fn services(routed: &Routed, mode: Mode, ip: IpAddr) -> String {
     ];
     let vip = |(name, port, protocol): (&str, u16, &str)| {
         let (ports, servers) = match mode {
-            Mode::L4Dr => (port, routed.servers().map(|server| server.address_like(ip).to_string())),
-            Mode::L4Nat | Mode::L4Snat => {
-                let at = |ip| SocketAddr::new(ip, port).to_string();
-                (port - SHIFT, routed.servers().map(|server| at(server.address_like(ip))))
-            }
+            Mode::L4Dr => (port, servers(routed, ip, None)),
+            Mode::L4Nat | Mode::L4Snat => (port - SHIFT, servers(routed, ip, Some(port))),
         };
         // The connections of one run of iperf3 belong together.
         let more = if name == "STREAM" { "persist = \"source-ip\"\n" } else { "" };
         let name = &format!("{name}-{family}");
-        Vip { name, mode, ip, ports: &ports.to_string(), protocol, servers, more }.to_string()
+        Vip { name, mode, ip, ports: &format!("[{ports}]"), protocol, servers, more }.to_string()
     };
     all.map(vip).concat()
-}
-
-/// A VIP as a person would write it, its servers unchecked: they are there before the balancer is.
-pub(crate) struct Vip<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) mode: Mode,
-    pub(crate) ip: IpAddr,
-    /// `104`, or several with commas, or `"all"`.
-    pub(crate) ports: &'a str,
-    pub(crate) protocol: &'a str,
-    pub(crate) servers: [String; 2],
-    /// Further lines.
-    pub(crate) more: &'a str,
-}
-
-impl fmt::Display for Vip<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, mode, ip, ports, protocol, servers: [first, second], more } = self;
-        let ports = if *ports == "\"all\"" { (*ports).to_owned() } else { format!("[{ports}]") };
-        write!(
-            f,
-            "[vip.{name}]\nmode = \"{}\"\nip = \"{ip}\"\nports = {ports}\nprotocol = \"{protocol}\"\n\
-             scheduler = \"wrr\"\ncheck = \"off\"\nservers = {{ PACS1 = \"{first}\", PACS2 = \"{second}\" }}\n{more}",
-            mode.name()
-        )
-    }
 }
