@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use lb_tests::lab::{
     Arms, Capture, Course, EchoLoop, Everything, Lab, Orthanc, Relay, Routed, StoreScp, StoreStream, UdpEcho,
-    Way, dicom, require_root,
+    Way, crowd, dicom, require_root,
     routed::forward,
     scu,
     servers::Spread,
@@ -169,6 +170,21 @@ fn plain_routing_carries_everything_between_clients_and_servers() {
             });
         }
     }
+}
+
+#[test]
+fn a_crowd_of_connections_is_held_and_answered_and_a_refused_one_is_told() {
+    if !require_root("a_crowd_of_connections_is_held_and_answered_and_a_refused_one_is_told") {
+        return;
+    }
+    let lab = Lab::new();
+    let (client, server) = (lab.host("client"), lab.host("pacs1"));
+    let (to, from) = (SocketAddr::new(server.v4.into(), 104), IpAddr::V4(client.v4));
+    let peers: BTreeSet<_> = crowd::gather((client, &[from]), 2000, to, (server, to)).into_iter().collect();
+    assert_eq!(peers.len(), 2000);
+    let nobody = SocketAddr::new(to.ip(), 105);
+    let refused = client.netns.enter(|| crowd::open(SocketAddr::new(from, 9000), nobody));
+    assert_eq!(refused.expect_err("nobody listens").kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 pub mod association;
 pub mod bpffs;
 pub mod capture;
+pub mod crowd;
 pub mod dicom;
 pub mod icmp;
 pub mod iperf;
