@@ -132,11 +132,21 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens `count` connections from one address, one after the other, and tells what came of each.
+/// Opens `count` connections from one address, one after the other, and tells what came of each. The first one that
+/// is neither taken nor refused is the last: whoever does not answer one does not answer thousands.
 #[must_use]
 pub fn open_each(from: IpAddr, count: u16, to: SocketAddr) -> Vec<io::Result<TcpStream>> {
-    let ports = (FIRST_PORT..).take(usize::from(count));
-    ports.map(|port| open(SocketAddr::new(from, port), to)).collect()
+    let mut opened = Vec::new();
+    for port in (FIRST_PORT..).take(usize::from(count)) {
+        let outcome = open(SocketAddr::new(from, port), to);
+        let answered =
+            outcome.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::ConnectionRefused);
+        opened.push(outcome);
+        if !answered {
+            break;
+        }
+    }
+    opened
 }
 
 /// Opens a connection from one address and port to another.
