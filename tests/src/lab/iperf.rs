@@ -1,6 +1,9 @@
 //! iperf3: streams in both directions at once, and what arrived of them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use serde_json::Value;
 
@@ -29,10 +32,12 @@ impl IperfServer {
     /// When it does not.
     #[must_use]
     pub fn start(host: &Host, address: SocketAddr) -> Self {
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let mut command = host.netns.command("iperf3");
         command.args(["-s", "--forceflush", "-B", &ip, "-p", &port]);
-        let name = format!("iperf3-{}-{}", host.name, address.ip());
+        // A log of its own: what it says of peers, and that it listens, must not be another's.
+        let name = format!("iperf3-{}-{}", host.name, SERVERS.fetch_add(1, Ordering::Relaxed));
         let mut proc = Proc::spawn(&name, &host.netns, host.lab_dir(), &mut command);
         proc.wait_ready(|proc| proc.log_text().contains("Server listening"));
         Self { proc }
