@@ -1,7 +1,7 @@
 //! What ICMP says to a client: echoes, and errors about its own packets.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
@@ -9,6 +9,11 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::topology::Host;
+
+/// No error for this long means that none was sent.
+const AGAIN: Duration = Duration::from_millis(300);
+/// No error at all within this is a failure.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// An ICMP error as it reached the host whose packet it is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,12 +36,12 @@ pub fn ping(client: &Host, to: IpAddr) -> bool {
     client.run("ping", &["-c", "1", "-W", "2", &to.to_string()]).success()
 }
 
-/// Sends a datagram that may take `hops` hops from a new port of `client`, and gives that port's address and the
-/// ICMP error that comes back.
+/// Sends a datagram that may take `hops` hops from a new port of `client`, again and again as traceroute does, and
+/// gives that port's address and the ICMP error that comes back: who sends errors sends only so many.
 ///
 /// # Errors
 ///
-/// When none comes within two seconds.
+/// When none comes within five seconds.
 pub fn probe(client: &Host, to: SocketAddr, hops: u8) -> io::Result<(SocketAddr, IcmpError)> {
     client.netns.enter(|| {
         let (domain, protocol) = match to {
@@ -49,15 +54,21 @@ pub fn probe(client: &Host, to: SocketAddr, hops: u8) -> io::Result<(SocketAddr,
             SocketAddr::V4(_) => sender.set_ttl(hops.into())?,
             SocketAddr::V6(_) => SockRef::from(&sender).set_unicast_hops_v6(hops.into())?,
         }
-        sender.send_to(b"how far", to)?;
         let source = sender.local_addr()?;
+        listener.set_read_timeout(Some(AGAIN))?;
 
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + DEADLINE;
         let mut buffer = [0; 2048];
+        sender.send_to(b"how far", to)?;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            listener.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            let (length, from) = listener.recv_from(&mut buffer)?;
+            let (length, from) = match listener.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                    sender.send_to(b"how far", to)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let packet = buffer.get(..length).unwrap_or_default();
             let error = match from.ip() {
                 IpAddr::V4(ip) => error_v4(ip, packet),
