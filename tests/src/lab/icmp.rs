@@ -60,10 +60,10 @@ pub fn probe(client: &Host, to: SocketAddr, hops: u8) -> io::Result<(SocketAddr,
         let end = Instant::now() + DEADLINE;
         let mut buffer = [0; 2048];
         sender.send_to(b"how far", to)?;
-        loop {
+        while Instant::now() < end {
             let (length, from) = match listener.recv_from(&mut buffer) {
                 Ok(received) => received,
-                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     sender.send_to(b"how far", to)?;
                     continue;
                 }
@@ -78,6 +78,7 @@ pub fn probe(client: &Host, to: SocketAddr, hops: u8) -> io::Result<(SocketAddr,
                 return Ok((source, error));
             }
         }
+        Err(ErrorKind::TimedOut.into())
     })
 }
 

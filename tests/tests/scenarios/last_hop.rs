@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lb_ctl::model::config::Mode;
 use lb_tests::lab::{
-    Arms, Capture, MllpLink, MllpServer, Routed, require_root,
+    Arms, Capture, MllpLink, MllpServer, Routed, icmp, require_root,
     topology::{LAN, VIP4, VIP6},
     traffic::port,
 };
@@ -37,6 +37,8 @@ fn replies_go_back_to_the_router_they_are_due_to_and_follow_the_client_to_anothe
     routed.send_by("router2");
     for vip in [VIP4, VIP6] {
         let to = SocketAddr::new(vip, port::HL7);
+        let router = LAN.address_like(1, vip);
+        assert!(icmp::ping(routed.lb(), router), "the machine knows its router");
         let mut link = MllpLink::open(routed.client(), to).expect("a connection by the other router");
         assert_eq!(returned(&routed, &mut link), ["router"], "{to}, by the routing table");
     }
