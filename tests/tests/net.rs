@@ -16,8 +16,8 @@ use lb_ctl::{
     doctor::{self, Severity},
     model::{
         config::{
-            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, Rip,
-            Scheduler, Vip,
+            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
+            Rip, Scheduler, Source, Vip,
         },
         net::{NetFacts, VipAddress, VlanTag, Watched},
     },
@@ -306,7 +306,7 @@ fn an_ipv4_address_in_use_is_not_claimed_and_its_owner_is_named() {
             assert_eq!(
                 error,
                 format!(
-                    "{VIP4} is already used by {MAC1} on eth0; the VIP was not claimed: free the address there or change `ip` of the VIP"
+                    "{VIP4} is already used by {MAC1} on eth0; it was not claimed: free the address there, or configure another one"
                 )
             );
             assert!(!ip_in(&lb, "address show dev eth0").contains(VIP4));

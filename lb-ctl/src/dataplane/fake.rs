@@ -8,22 +8,31 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lb_common::{backend::state, counter::Reason, event::Event, settings::Settings};
+use lb_common::{
+    backend::{LinkRecord, state},
+    counter::Reason,
+    event::Event,
+    service::{Sources, mode},
+    settings::Settings,
+};
 
-use super::{Counters, Error, Flow, FlowCensus, Installed, Op, Reader, TableSpec, Writer, XdpMode};
+use super::{
+    Counters, Error, Flow, FlowCensus, Installed, Op, PairedFlow, Pairs, Reader, TableSpec, Writer, XdpMode,
+};
 
 /// What "the kernel" holds, shared by all handles.
 #[derive(Debug, Default)]
 struct Kernel {
     installed: Installed,
     tables: BTreeMap<u16, TableSpec>,
-    filter: BTreeSet<IpAddr>,
+    filter: (BTreeSet<IpAddr>, BTreeSet<IpAddr>),
     /// Slot and generation whose flows must never count again.
     retired: BTreeSet<(u16, u16)>,
     ops: Vec<Op>,
     fail_at: Option<usize>,
     refused_links: BTreeSet<u32>,
     flows: Vec<Flow>,
+    pairs: Vec<PairedFlow>,
     removed: bool,
 }
 
@@ -85,6 +94,11 @@ impl Fake {
         self.lock().flows = flows;
     }
 
+    /// Puts pairs of NAT and SNAT into the tables.
+    pub fn set_pairs(&self, pairs: Vec<PairedFlow>) {
+        self.lock().pairs = pairs;
+    }
+
     /// Ops applied so far; the list starts anew.
     #[must_use]
     pub fn take_ops(&self) -> Vec<Op> {
@@ -104,7 +118,8 @@ impl Fake {
     }
 
     /// What a packet relies on: every key leads to a service with a record and a table whose servers are live
-    /// and belong to it, and every key's address is in the filter.
+    /// and belong to it, and every key's address is in the filter; so are all servers of NAT and SNAT services, and
+    /// SNAT services whose table has servers have a source address.
     ///
     /// # Errors
     ///
@@ -127,8 +142,20 @@ impl Fake {
                     }
                 }
             }
-            if !kernel.filter.contains(&key.ip) {
+            if !kernel.filter.0.contains(&key.ip) {
                 return Err(format!("{key:?} is not in the filter"));
+            }
+            let (_, record) = &kernel.installed.services[id];
+            let unseen = kernel.installed.backends.values().find(|(who, backend)| {
+                let answers = who.service == *id && backend.state == state::LIVE;
+                answers && record.mode != mode::DR && !kernel.filter.1.contains(&who.ip)
+            });
+            if let Some((who, _)) = unseen {
+                return Err(format!("answers of {who:?} are not seen"));
+            }
+            let sources = kernel.installed.sources.get(id).map_or(0, |sources| sources.count);
+            if record.mode == mode::SNAT && sources == 0 && !table.entrants.is_empty() {
+                return Err(format!("{key:?} leads to service {id}, which has no source address"));
             }
         }
         Ok(())
@@ -176,6 +203,7 @@ impl Kernel {
             }
             Op::ClearService { service } => {
                 now.services.remove(service);
+                now.sources.remove(service);
                 now.tables.remove(service);
                 self.tables.remove(service);
             }
@@ -191,13 +219,15 @@ impl Kernel {
             }
             Op::PutLink { ifindex, record } => {
                 now.link_records.insert(*ifindex, *record);
+                now.link_records.retain(|_, record| *record != LinkRecord::default());
             }
             Op::PutSources { service, sources } => {
                 now.sources.insert(*service, *sources);
+                now.sources.retain(|_, sources| *sources != Sources::default());
             }
             Op::SetFilter { addresses, servers } => {
                 now.filter = Some((addresses.clone(), servers.clone()));
-                self.filter.clone_from(addresses);
+                self.filter = (addresses.clone(), servers.clone());
             }
         }
         Ok(())
@@ -268,14 +298,35 @@ impl Writer for FakeWriter {
             let closing = flow.state == lb_common::flow::State::Closing;
             let by_slot = if closing { &mut census.closing_by_slot } else { &mut census.active_by_slot };
             *by_slot.entry(flow.slot).or_default() += 1;
+            if flow.source.is_some_and(|source| source != flow.client) {
+                *census.sources_in_use.entry(flow.service).or_default() += 1;
+            }
         }
         Ok(census)
+    }
+
+    fn pairs(&self) -> Arc<dyn Pairs> {
+        Arc::new(self.fake.clone())
     }
 
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
         let mut kernel = self.fake.lock();
         *kernel = Kernel { removed: true, ..Kernel::default() };
         Ok(())
+    }
+}
+
+impl Pairs for Fake {
+    fn flows_of(&self, dead: &BTreeSet<(u16, u16)>, limit: usize) -> (Vec<PairedFlow>, u64) {
+        let kernel = self.lock();
+        let all: Vec<PairedFlow> =
+            kernel.pairs.iter().filter(|f| dead.contains(&(f.slot, f.generation))).copied().collect();
+        let total = all.len() as u64;
+        (all.into_iter().take(limit).collect(), total)
+    }
+
+    fn stands(&self, flow: &PairedFlow) -> bool {
+        self.lock().pairs.contains(flow)
     }
 }
 
