@@ -25,6 +25,8 @@ const CONNECTIONS: u16 = 50_000;
 const CLIENTS: [u8; 4] = [101, 102, 103, 104];
 /// Port of both services.
 const PORT: u16 = 104;
+/// Room for flows, 40 times what is needed: a flow has a choice of four places, and is refused when others have them.
+const FLOWS: u32 = 1 << 22;
 /// Ports of the VIP that has few.
 const FEW: u16 = 100;
 
@@ -108,7 +110,7 @@ fn start(routed: &Routed, source: &str) -> Lbd {
         routed.lab(),
         "lb",
         &format!(
-            "[vip.MANY]\nmode = \"l4-snat\"\nip = \"{VIP4}\"\nports = [{PORT}]\ncheck = \"off\"\n\
+            "[node]\nflows_v4 = {FLOWS}\n[vip.MANY]\nmode = \"l4-snat\"\nip = \"{VIP4}\"\nports = [{PORT}]\ncheck = \"off\"\n\
              servers = {{ A = \"{server}\" }}\n{source}"
         ),
     );

@@ -5,7 +5,6 @@
 //! processes ([`Member`], `bin/crowd`); all here works on the namespace of whoever calls.
 
 use std::{
-    env,
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{Child, ChildStdin, ChildStdout, Stdio},
@@ -20,7 +19,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{netns::Netns, proc::wait_until, topology::Host};
+use super::{lbd, netns::Netns, proc::wait_until, topology::Host};
 
 /// Whoever does not answer within this is stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -217,16 +216,15 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts `bin/crowd` on a host: `server ADDRESS:PORT`, or `client ADDRESS COUNT ADDRESS:PORT`.
+    /// Starts `bin/crowd` (or what `CROWD_BIN` names) on a host: `server ADDRESS:PORT`, or `client ADDRESS COUNT
+    /// ADDRESS:PORT`.
     ///
     /// # Panics
     ///
     /// When it does not start.
     #[must_use]
     pub fn start(host: &Host, args: &[&str]) -> Self {
-        let own = env::current_exe().unwrap_or_default();
-        // target/debug/deps/test: the program is in target/debug.
-        let program = own.ancestors().nth(2).unwrap_or(&own).join("crowd");
+        let program = lbd::find("CROWD_BIN", "crowd", "lb-tests");
         let mut command = host.netns.command(&program);
         let mut child = command
             .args(args)
