@@ -9,7 +9,7 @@ use std::{
 
 use lb_ctl::model::config::Mode;
 use lb_tests::lab::{
-    Arms, EchoLoop, MllpLink, MllpServer, Orthanc, Routed, StoreStream, UdpEcho,
+    Arms, EchoLoop, MllpLink, MllpServer, Orthanc, Routed, StoreStream, UdpEcho, Way,
     icmp::{self, IcmpError},
     require_root,
     servers::Spread,
@@ -138,6 +138,32 @@ fn a_vip_for_all_ports_takes_every_port_of_both_protocols_that_no_other_vip_has(
             }
             assert_eq!(answered(OTHER), "pacs2", "{}: {vip} port {OTHER}", mode.name());
         }
+    }
+}
+
+#[test]
+fn servers_see_the_vip_where_it_is_the_source() {
+    if !require_root("servers_see_the_vip_where_it_is_the_source") {
+        return;
+    }
+    let routed = Routed::new(Arms::Two);
+    routed.answer_by(Way::Machine);
+    let lines = routed.servers().map(|server| MllpServer::start(server, port::HL7));
+    let vips = [("HL7-4", VIP4), ("HL7-6", VIP6)].map(|(name, ip)| {
+        let (ports, servers) = (&format!("[{}]", port::HL7), servers(&routed, ip, None));
+        let more = "source = \"vip\"\nsource_ports = \"20000-29999\"\n";
+        Vip { name, mode: Mode::L4Snat, ip, ports, protocol: "tcp", servers, more }.to_string()
+    });
+    let mut running = None;
+    serve(&routed, &mut running, &vips.concat());
+    for vip in [VIP4, VIP6] {
+        let to = SocketAddr::new(vip, port::HL7);
+        let mut link = MllpLink::open(routed.client(), to).expect("a connection");
+        let server = link.exchange_many(10).expect("messages are acknowledged");
+        let which = routed.servers().iter().position(|host| host.name == server).expect("a server's name");
+        let peer = lines[which].connections().pop().expect("the connection just used").peer;
+        assert_eq!(peer.ip(), vip);
+        assert!((20_000..30_000).contains(&peer.port()), "{peer}");
     }
 }
 
