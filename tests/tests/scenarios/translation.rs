@@ -79,16 +79,16 @@ fn servers_reach_the_world_through_their_gateway_with_their_own_address_or_its()
         for family in [VIP4, VIP6] {
             for server in routed.servers() {
                 let to = SocketAddr::new(routed.client().address_like(family), port::HL7);
-                let mut link = MllpLink::open(server, to).unwrap_or_else(|error| {
-                    panic!("{} to {to}, masquerade {masquerade}: {error}", server.name)
-                });
-                link.exchange_many(10).unwrap_or_else(|error| {
-                    panic!("{} to {to}, masquerade {masquerade}: {error}", server.name)
-                });
-                let peer = world.connections().pop().expect("the connection just used").peer;
                 let machine = LAN.address_like(2, family);
                 let wanted = if masquerade { machine } else { server.address_like(family) };
-                assert_eq!(peer.ip(), wanted, "{} to {to}, masquerade {masquerade}", server.name);
+                let what = format!("{} is seen as {wanted} by {to}, masquerade {masquerade}", server.name);
+                // The rule for it follows the configuration a moment later.
+                wait_until(Duration::from_secs(10), &what, || {
+                    let mut link =
+                        MllpLink::open(server, to).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    link.exchange_many(10).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    world.connections().pop().is_some_and(|connection| connection.peer.ip() == wanted)
+                });
             }
         }
     }
