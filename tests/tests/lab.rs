@@ -3,12 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use lb_tests::lab::{
-    Capture, EchoLoop, Lab, Orthanc, Relay, StoreScp, StoreStream, UdpEcho, dicom, require_root, scu,
+    Arms, Capture, Course, EchoLoop, Everything, Lab, Orthanc, Relay, Routed, StoreScp, StoreStream, UdpEcho,
+    Way, crowd, dicom, require_root,
+    routed::forward,
+    scu,
     servers::Spread,
     topology::{VIP4, VIP6},
     udp, wait_until,
@@ -140,6 +144,47 @@ fn a_capture_sees_what_crosses_a_cable_and_only_that() {
     assert!(!crossing.differences(v4).is_empty());
     assert_eq!(bystander.finish().frames_in(v4), 0);
     assert_eq!(client.netns.snmp("Tcp", "AttemptFails"), 0);
+}
+
+#[test]
+fn plain_routing_carries_everything_between_clients_and_servers() {
+    if !require_root("plain_routing_carries_everything_between_clients_and_servers") {
+        return;
+    }
+    for (arms, way) in [(Arms::One, Way::Router2), (Arms::Two, Way::Machine)] {
+        let routed = Routed::new(arms);
+        if arms == Arms::Two {
+            forward(routed.lb());
+        }
+        routed.answer_by(way);
+        let everything = Everything::start(&routed);
+        for family in [VIP4, VIP6] {
+            let listen = routed.servers().map(|server| server.address_like(family));
+            everything.exercise(&Course {
+                name: format!("{arms:?} arm"),
+                to: listen[0],
+                port_shift: 0,
+                listen,
+                seen: routed.client().address_like(family),
+                serving: 1,
+            });
+        }
+    }
+}
+
+#[test]
+fn a_crowd_of_connections_is_held_and_answered_and_a_refused_one_is_told() {
+    if !require_root("a_crowd_of_connections_is_held_and_answered_and_a_refused_one_is_told") {
+        return;
+    }
+    let lab = Lab::new();
+    let (client, server) = (lab.host("client"), lab.host("pacs1"));
+    let (to, from) = (SocketAddr::new(server.v4.into(), 104), IpAddr::V4(client.v4));
+    let peers: BTreeSet<_> = crowd::gather((client, &[from]), 2000, to, (server, to)).into_iter().collect();
+    assert_eq!(peers.len(), 2000);
+    let nobody = SocketAddr::new(to.ip(), 105);
+    let refused = client.netns.enter(|| crowd::open(SocketAddr::new(from, 9000), nobody));
+    assert_eq!(refused.expect_err("nobody listens").kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

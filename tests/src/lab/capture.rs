@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 
 use super::{
     proc::{Proc, wait_until},
-    topology::{Host, Lab},
+    topology::{Cable, Host, Lab},
 };
 
 /// Bytes kept of a frame: Ethernet, IPv6 and TCP with all options.
@@ -35,19 +36,30 @@ impl Capture {
     /// When tcpdump does not start.
     #[must_use]
     pub fn start(lab: &Lab, host: &Host, addresses: &[IpAddr]) -> Self {
-        let file = lab.dir().join(format!("{}.pcap", host.name));
+        Self::on(lab, &host.cables()[0], addresses)
+    }
+
+    /// [`Self::start`] for one cable of a host that has several.
+    ///
+    /// # Panics
+    ///
+    /// When tcpdump does not start.
+    #[must_use]
+    pub fn on(lab: &Lab, Cable { port, mac, .. }: &Cable, addresses: &[IpAddr]) -> Self {
+        static CAPTURES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tcpdump-{port}-{}", CAPTURES.fetch_add(1, Ordering::Relaxed));
+        let file = lab.dir().join(format!("{name}.pcap"));
         let hosts: Vec<_> = addresses.iter().map(|ip| format!("host {ip}")).collect();
         let filter = format!("(tcp or udp) and ({})", hosts.join(" or "));
         let mut command = lab.switch().command("tcpdump");
         command
             .args("--immediate-mode -n -U -Z root -B 32768".split(' '))
-            .args(["-i", &host.name, "-s", &SNAP.to_string(), "-w"])
+            .args(["-i", port, "-s", &SNAP.to_string(), "-w"])
             .arg(&file)
             .arg(filter);
-        let name = format!("tcpdump-{}", host.name);
         let mut tcpdump = Proc::spawn(&name, lab.switch(), lab.dir(), &mut command);
         tcpdump.wait_ready(|tcpdump| tcpdump.log_text().contains("listening on"));
-        Self { tcpdump, file, mac: host.mac }
+        Self { tcpdump, file, mac: *mac }
     }
 
     /// Ends the capture and sorts what it saw.

@@ -33,7 +33,7 @@ impl Programs {
     /// When one is not there.
     #[must_use]
     pub fn find() -> Self {
-        Self { lbd: find("LBD_BIN", "lbd"), lbctl: find("LBCTL_BIN", "lbctl") }
+        Self { lbd: find("LBD_BIN", "lbd", "lb-ctl"), lbctl: find("LBCTL_BIN", "lbctl", "lb-ctl") }
     }
 }
 
@@ -356,13 +356,17 @@ pub fn rip<'a>(status: &'a Status, name: &str, rip: &str) -> &'a RipStatus {
 }
 
 /// A program of ours, built beforehand.
-fn find(variable: &str, name: &str) -> PathBuf {
+///
+/// # Panics
+///
+/// When it is not there.
+pub(super) fn find(variable: &str, name: &str, package: &str) -> PathBuf {
     if let Some(path) = env::var_os(variable) {
         return path.into();
     }
     let own = env::current_exe().unwrap_or_default();
     // target/debug/deps/test or target/debug/demo: the program is in target/debug.
     own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(
-        || panic!("no {name} near {}: run `cargo build -p lb-ctl`, or set {variable}", own.display()),
+        || panic!("no {name} near {}: run `cargo build -p {package}`, or set {variable}", own.display()),
     )
 }

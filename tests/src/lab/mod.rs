@@ -11,29 +11,41 @@
 pub mod association;
 pub mod bpffs;
 pub mod capture;
+pub mod crowd;
 pub mod dicom;
+pub mod icmp;
+pub mod iperf;
 pub mod lbd;
+pub mod mllp;
 pub mod netns;
 pub mod proc;
 pub mod relay;
+pub mod routed;
 pub mod scu;
 pub mod servers;
 pub mod stream;
 pub mod topology;
+pub mod traffic;
 pub mod udp;
+pub mod web;
 
 pub use self::{
     association::EchoLoop,
     capture::Capture,
     dicom::Instance,
+    iperf::IperfServer,
     lbd::Lbd,
+    mllp::{MllpLink, MllpServer},
     netns::Netns,
     proc::{Finished, Proc, wait_until},
     relay::Relay,
+    routed::{Arms, Routed, Way},
     servers::{Orthanc, StoreScp},
     stream::StoreStream,
     topology::{Host, Lab},
+    traffic::{Course, Everything},
     udp::UdpEcho,
+    web::{Payload, Web},
 };
 
 /// True when the test may go on. Without root it says loudly that the test is skipped, and returns false.

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -157,6 +158,22 @@ impl Netns {
             .zip(values.split(' '))
             .find_map(|(name, value)| (name == counter).then(|| value.parse().ok())?)
             .unwrap_or_else(|| panic!("no counter {protocol}{counter} in /proc/net/snmp"))
+    }
+
+    /// ICMP messages that reached it and may say that a packet was too big, for the family of `ip`.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel has no such counter.
+    #[must_use]
+    pub fn told_too_big(&self, ip: IpAddr) -> u64 {
+        if ip.is_ipv4() {
+            return self.snmp("Icmp", "InDestUnreachs");
+        }
+        let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/snmp6").unwrap_or_default());
+        text.lines()
+            .find_map(|line| line.strip_prefix("Icmp6InPktTooBigs")?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no counter Icmp6InPktTooBigs in /proc/net/snmp6"))
     }
 }
 

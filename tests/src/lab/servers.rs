@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::{
     proc::Proc,
     topology::{Host, Lab},
@@ -89,19 +91,41 @@ impl<'lab> Orthanc<'lab> {
     /// When its REST interface does not answer.
     #[must_use]
     pub fn instances(&self) -> Vec<String> {
-        let url = format!("http://{}:{HTTP_PORT}/instances?expand", self.host.v4);
-        let answer = self.host.run("curl", &["-sSf", &url]).expect_success().stdout;
-        let instances: Vec<serde_json::Value> = serde_json::from_str(&answer)
-            .unwrap_or_else(|error| panic!("{url} answered no list of instances: {error}"));
-        instances
-            .iter()
-            .map(|instance| {
-                instance["MainDicomTags"]["SOPInstanceUID"]
-                    .as_str()
-                    .unwrap_or_else(|| panic!("an instance of {url} has no SOP Instance UID"))
-                    .to_owned()
-            })
-            .collect()
+        let uid = |instance: &Value| {
+            instance["MainDicomTags"]["SOPInstanceUID"]
+                .as_str()
+                .unwrap_or_else(|| panic!("an instance of {} has no SOP Instance UID", self.host.name))
+                .to_owned()
+        };
+        self.expanded().iter().map(uid).collect()
+    }
+
+    /// The address that an instance was stored from, as the archive saw it.
+    ///
+    /// # Panics
+    ///
+    /// When its REST interface does not answer, or it has no such instance.
+    #[must_use]
+    pub fn remote_address(&self, uid: &str) -> IpAddr {
+        let all = self.expanded();
+        let instance = all.iter().find(|instance| instance["MainDicomTags"]["SOPInstanceUID"] == uid);
+        let id = instance
+            .and_then(|instance| instance["ID"].as_str())
+            .unwrap_or_else(|| panic!("{} has no instance {uid}", self.host.name));
+        let answer = self.ask(&format!("instances/{id}/metadata/RemoteIP"));
+        answer.trim().parse().unwrap_or_else(|error| panic!("{uid} came from {answer:?}: {error}"))
+    }
+
+    fn expanded(&self) -> Vec<Value> {
+        let answer = self.ask("instances?expand");
+        serde_json::from_str(&answer)
+            .unwrap_or_else(|error| panic!("{} answered no list of instances: {error}", self.host.name))
+    }
+
+    /// What its REST interface answers.
+    fn ask(&self, what: &str) -> String {
+        let url = format!("http://{}:{HTTP_PORT}/{what}", self.host.v4);
+        self.host.run("curl", &["-sSf", &url]).expect_success().stdout
     }
 }
 
@@ -196,7 +220,7 @@ impl Spread {
 }
 
 /// True when something on the host listens on a TCP port.
-fn listens(host: &Host, port: u16) -> bool {
+pub(super) fn listens(host: &Host, port: u16) -> bool {
     let address = SocketAddr::new(IpAddr::V4(host.v4), port);
     host.netns.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
 }

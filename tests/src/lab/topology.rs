@@ -1,5 +1,5 @@
-//! Hosts on one Ethernet segment: a bridge in a namespace of its own, a veth pair to each host, an IPv4 and an IPv6
-//! prefix side by side.
+//! Hosts on Ethernet segments: a bridge for each segment in a namespace of their own, a veth pair for each cable, an
+//! IPv4 and an IPv6 prefix side by side.
 
 use std::{
     fs,
@@ -20,12 +20,24 @@ pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 10, 0, 100));
 /// The IPv6 one beside it.
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd10, 0x10, 0, 0, 0, 0, 0, 0x100));
 
-/// A segment with hosts.
+/// The segment of most tests, with the balancer and its VIPs.
+pub const LAN: Segment = Segment { name: "lan", number: 10 };
+
+/// Segments with hosts.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
     switch: Netns,
     dir: PathBuf,
+}
+
+/// An Ethernet segment: 10.NUMBER.0.0/24 and fd10:NUMBER::/64, the number read as digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Segment {
+    /// Name of its bridge.
+    pub name: &'static str,
+    /// What its prefixes are told apart by.
+    pub number: u8,
 }
 
 /// What a lab is to look like.
@@ -37,6 +49,19 @@ pub struct Plan<'a> {
     pub kept_as: Option<(&'a str, &'a Path)>,
 }
 
+/// A cable to be laid from a host to a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Wire<'a> {
+    /// Host, made with its first cable.
+    pub host: &'a str,
+    /// Interface there.
+    pub dev: &'a str,
+    /// Segment.
+    pub segment: Segment,
+    /// Last octet of the addresses.
+    pub octet: u8,
+}
+
 /// A host of a lab. Clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -44,13 +69,54 @@ pub struct Host {
     pub name: String,
     /// Its namespace.
     pub netns: Netns,
+    /// IPv4 address of its first cable, in a /24.
+    pub v4: Ipv4Addr,
+    /// IPv6 address of its first cable, in a /64.
+    pub v6: Ipv6Addr,
+    /// Hardware address of its first cable.
+    pub mac: [u8; 6],
+    cables: Vec<Cable>,
+    dir: PathBuf,
+}
+
+/// A cable of a host.
+#[derive(Clone, Debug)]
+pub struct Cable {
+    /// Interface of the host.
+    pub dev: String,
+    /// The other end, in the switch.
+    pub port: String,
+    /// Segment.
+    pub segment: Segment,
     /// IPv4 address, in a /24.
     pub v4: Ipv4Addr,
     /// IPv6 address, in a /64.
     pub v6: Ipv6Addr,
     /// Hardware address.
     pub mac: [u8; 6],
-    dir: PathBuf,
+}
+
+impl Segment {
+    /// The IPv4 address that ends in `octet`.
+    #[must_use]
+    pub const fn v4(self, octet: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.number, 0, octet)
+    }
+
+    /// The IPv6 address for `octet`: its digits are the last group, so both addresses look alike.
+    #[must_use]
+    pub fn v6(self, octet: u8) -> Ipv6Addr {
+        format!("fd10:{}::{octet}", self.number).parse().unwrap_or(Ipv6Addr::UNSPECIFIED)
+    }
+
+    /// The address for `octet` of the same family as `other`.
+    #[must_use]
+    pub fn address_like(self, octet: u8, other: IpAddr) -> IpAddr {
+        match other {
+            IpAddr::V4(_) => self.v4(octet).into(),
+            IpAddr::V6(_) => self.v6(octet).into(),
+        }
+    }
 }
 
 impl Lab {
@@ -60,16 +126,28 @@ impl Lab {
         Self::build(&Plan { hosts: &USUAL, kept_as: None })
     }
 
-    /// A lab as planned.
+    /// A lab as planned, all on [`LAN`].
     ///
     /// # Panics
     ///
     /// When the kernel refuses a part.
     #[must_use]
     pub fn build(plan: &Plan<'_>) -> Self {
+        let wires: Vec<_> =
+            plan.hosts.iter().map(|&(host, octet)| Wire { host, dev: "eth0", segment: LAN, octet }).collect();
+        Self::wire(&wires, plan.kept_as)
+    }
+
+    /// A lab of any shape.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses a part.
+    #[must_use]
+    pub fn wire(wires: &[Wire<'_>], kept_as: Option<(&str, &Path)>) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let number = LABS.fetch_add(1, Ordering::Relaxed);
-        let (prefix, dir, lifetime) = match plan.kept_as {
+        let (prefix, dir, lifetime) = match kept_as {
             Some((name, dir)) => (format!("{name}-"), dir.to_owned(), Lifetime::OutlivesProgram),
             None => {
                 let prefix = netns::test_name(number, "");
@@ -84,13 +162,16 @@ impl Lab {
 
         let switch = Netns::new(&format!("{prefix}switch"), lifetime);
         switch.sysctls(&[("net/ipv6/conf/default/disable_ipv6", "1")]);
-        switch.ip("link add br0 type bridge mcast_snooping 0 stp_state 0 forward_delay 0\nlink set br0 up");
 
         // The lab owns what is made from here on, so a panic on the way takes it all away.
         let mut lab = Self { hosts: Vec::new(), switch, dir };
-        for (name, octet) in plan.hosts {
-            let host = lab.add(&format!("{prefix}{name}"), name, *octet, lifetime);
-            lab.hosts.push(host);
+        let mut bridges: Vec<Segment> = Vec::new();
+        for wire in wires {
+            if !bridges.contains(&wire.segment) {
+                bridges.push(wire.segment);
+                lab.add_bridge(wire.segment);
+            }
+            lab.lay(&prefix, wire, lifetime);
         }
         lab
     }
@@ -120,35 +201,55 @@ impl Lab {
         &self.dir
     }
 
-    fn add(&self, namespace: &str, name: &str, octet: u8, lifetime: Lifetime) -> Host {
-        let netns = Netns::new(namespace, lifetime);
-        let mac = [0x02, 0, 10, 10, 0, octet];
-        let v4 = Ipv4Addr::new(10, 10, 0, octet);
-        // fd10:10::11 for host 11: the octet is read as digits, so both addresses look alike.
-        let v6 = format!("fd10:10::{octet}").parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
+    fn add_bridge(&self, Segment { name, .. }: Segment) {
+        self.switch.ip(&format!(
+            "link add {name} type bridge mcast_snooping 0 stp_state 0 forward_delay 0
+             link set {name} up"
+        ));
+    }
+
+    /// Lays a cable, and makes the host that it is the first one of.
+    fn lay(&mut self, prefix: &str, wire: &Wire<'_>, lifetime: Lifetime) {
+        let Wire { host: name, dev, segment, octet } = *wire;
+        let namespace = format!("{prefix}{name}");
+        let known = self.hosts.iter().position(|host| host.name == name);
+        let port = if known.is_some() { format!("{name}-{}", segment.name) } else { name.to_owned() };
+        let (v4, v6) = (segment.v4(octet), segment.v6(octet));
+        let [first, second, third, fourth] = v4.octets();
+        let mac = [0x02, 0, first, second, third, fourth];
+        let netns = match known {
+            Some(at) => self.hosts[at].netns.clone(),
+            None => Netns::new(&namespace, lifetime),
+        };
 
         self.switch.ip(&format!(
-            "link add {name} type veth peer name eth0 address {} netns {namespace}
-             link set {name} master br0 up",
-            spell_mac(mac)
+            "link add {port} type veth peer name {dev} address {} netns {namespace}
+             link set {port} master {} up",
+            spell_mac(mac),
+            segment.name
         ));
         // A frame that reaches XDP must carry its whole checksum not a promise to add it later.
-        ethtool(&self.switch, name, "tx off");
+        ethtool(&self.switch, &port, "tx off");
         if name.starts_with(BALANCER) {
-            self.pass_at_the_port_of(name);
+            self.pass_at(&port);
         }
-        ethtool(&netns, "eth0", "tx off");
-        netns.ip("link set eth0 up");
-        netns.ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad"));
-        Host { name: name.to_owned(), netns, v4, v6, mac, dir: self.dir.clone() }
-    }
-}
+        ethtool(&netns, dev, "tx off");
+        netns.ip(&format!("link set {dev} up\naddr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad"));
 
-impl Lab {
+        let cable = Cable { dev: dev.to_owned(), port, segment, v4, v6, mac };
+        match known {
+            Some(at) => self.hosts[at].cables.push(cable),
+            None => {
+                let (name, dir) = (name.to_owned(), self.dir.clone());
+                self.hosts.push(Host { name, netns, v4, v6, mac, cables: vec![cable], dir });
+            }
+        }
+    }
+
     /// Runs an XDP program at the switch's end of a balancer's cable. veth hands over what the other end sends with
     /// `XDP_TX` only when this end takes part in XDP: with nothing there the frames are dropped, and with receive
     /// offload alone they lie in the ring until some other packet comes along.
-    fn pass_at_the_port_of(&self, name: &str) {
+    fn pass_at(&self, port: &str) {
         let object = self.dir.join("pass.o");
         fs::write(&object, PASS).unwrap_or_else(|error| panic!("cannot write {}: {error}", object.display()));
         bpffs::mount();
@@ -156,7 +257,7 @@ impl Lab {
         let (object, pinned) = (object.display().to_string(), pin.display().to_string());
         let bpftool = |args: &[&str]| self.switch.run("bpftool", args).expect_success();
         bpftool(&["prog", "load", &object, &pinned, "type", "xdp"]);
-        bpftool(&["net", "attach", "xdpdrv", "pinned", &pinned, "dev", name]);
+        bpftool(&["net", "attach", "xdpdrv", "pinned", &pinned, "dev", port]);
         // The interface holds the program from here on.
         fs::remove_file(&pin).unwrap_or_else(|error| panic!("cannot remove {pinned}: {error}"));
     }
@@ -185,9 +286,35 @@ impl Host {
     pub fn carry_vip(&self, vip: IpAddr) {
         self.netns.sysctls(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
         match vip {
-            IpAddr::V4(ip) => self.netns.ip(&format!("addr add {ip}/32 dev lo")),
-            IpAddr::V6(ip) => self.netns.ip(&format!("addr add {ip}/128 dev lo nodad")),
+            IpAddr::V4(ip) => self.netns.ip(&format!("addr replace {ip}/32 dev lo")),
+            IpAddr::V6(ip) => self.netns.ip(&format!("addr replace {ip}/128 dev lo nodad")),
         }
+    }
+
+    /// Its cables, the first one first.
+    #[must_use]
+    pub fn cables(&self) -> &[Cable] {
+        &self.cables
+    }
+
+    /// Its cable to a segment.
+    ///
+    /// # Panics
+    ///
+    /// When it has none.
+    #[must_use]
+    pub fn cable(&self, segment: Segment) -> &Cable {
+        self.cables
+            .iter()
+            .find(|cable| cable.segment == segment)
+            .unwrap_or_else(|| panic!("{} has no cable to {}", self.name, segment.name))
+    }
+
+    /// Takes a VIP off loopback, if it is there.
+    pub fn drop_vip(&self, vip: IpAddr) {
+        let length = if vip.is_ipv4() { "32" } else { "128" };
+        // Refused when it is not there.
+        let _ = self.run("ip", &["addr", "del", &format!("{vip}/{length}"), "dev", "lo"]);
     }
 
     /// Its address of the same family as `other`.

@@ -8,9 +8,14 @@ mod bad_input;
 mod continuity;
 mod direct_routing;
 mod failures;
+mod last_hop;
 mod lifecycle;
+mod modes;
 mod operator;
 mod reload;
+mod resets;
+mod stand;
+mod translation;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 12] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -95,6 +95,24 @@ const PROGRAMS: [Program; 9] = [
         packages: &["tcpdump"],
         daemon: None,
         why: "shows which way packets went in the lab",
+    },
+    Program {
+        name: "ping",
+        packages: &["iputils-ping"],
+        daemon: None,
+        why: "asks whether a virtual address answers in the lab",
+    },
+    Program {
+        name: "iperf3",
+        packages: &["iperf3"],
+        daemon: Some("iperf3"),
+        why: "sends streams through the load balancer and counts what is lost",
+    },
+    Program {
+        name: "nginx",
+        packages: &["nginx-light"],
+        daemon: Some("nginx"),
+        why: "is the web server behind it",
     },
     Program {
         name: "storescu",
