@@ -25,8 +25,8 @@ use crate::{
     steer::{self, By},
     steps::Next,
     wire::{
-        icmp::{ICMP_LEN, Icmp, Quoted, is_error_v4, is_error_v6},
-        ipv4::Ipv4,
+        icmp::{ICMP_LEN, Icmp, QUOTED_LEN, Quoted, is_error_v4, is_error_v6},
+        ipv4::{IPV4_LEN, Ipv4},
         ipv6::{IPV6_LEN, Ipv6},
         tcp::Tcp,
     },
@@ -61,9 +61,17 @@ fn see_v4<E: Env>(env: &E) -> Result<(), Reason> {
     // Of what is not for us nothing is said but that.
     let not_ours = |reason| if ours { reason } else { Reason::NotVip };
     let header = ip.header_len().ok_or(not_ours(Reason::Malformed))?;
+    // What the packet holds, which padding behind it must not be taken for.
+    let len = usize::from(ip.total_len.get());
+    if len < header + ICMP_LEN {
+        return Err(not_ours(Reason::Malformed));
+    }
     let icmp = l3.skip(header);
     if !is_error_v4(icmp.get::<Icmp>(0).ok_or(not_ours(Reason::Malformed))?.kind) {
         return Err(not_ours(Reason::NotTcpUdp));
+    }
+    if len < header + ICMP_LEN + IPV4_LEN {
+        return Err(not_ours(Reason::IcmpUnknown));
     }
     let quote = icmp.skip(ICMP_LEN);
     let inner = quote.get::<Ipv4>(0).ok_or(not_ours(Reason::IcmpUnknown))?;
@@ -71,7 +79,7 @@ fn see_v4<E: Env>(env: &E) -> Result<(), Reason> {
         return Err(Reason::NotVip);
     }
     let inner_header = inner.header_len().ok_or(Reason::IcmpUnknown)?;
-    if inner.is_later_fragment() {
+    if inner.is_later_fragment() || len < header + ICMP_LEN + inner_header + QUOTED_LEN {
         return Err(Reason::IcmpUnknown);
     }
     let transport = quote.skip(inner_header);
@@ -95,14 +103,24 @@ fn see_v6<E: Env>(env: &E) -> Result<(), Reason> {
     let ip = l3.get::<Ipv6>(0).ok_or(Reason::Malformed)?;
     let ours = path::is_ours_v6(env, ip.src(), ip.dst());
     let not_ours = |reason| if ours { reason } else { Reason::NotVip };
+    let len = usize::from(ip.payload_len.get());
+    if !ip.is_version_6() || len < ICMP_LEN {
+        return Err(not_ours(Reason::Malformed));
+    }
     let icmp = l3.skip(IPV6_LEN);
     if !is_error_v6(icmp.get::<Icmp>(0).ok_or(not_ours(Reason::Malformed))?.kind) {
         return Err(not_ours(Reason::NotTcpUdp));
+    }
+    if len < ICMP_LEN + IPV6_LEN {
+        return Err(not_ours(Reason::IcmpUnknown));
     }
     let quote = icmp.skip(ICMP_LEN);
     let inner = quote.get::<Ipv6>(0).ok_or(not_ours(Reason::IcmpUnknown))?;
     if !ours && !path::is_ours_v6(env, inner.dst(), inner.src()) {
         return Err(Reason::NotVip);
+    }
+    if !inner.is_version_6() || len < ICMP_LEN + IPV6_LEN + QUOTED_LEN {
+        return Err(Reason::IcmpUnknown);
     }
     let transport = quote.get::<Quoted>(IPV6_LEN).ok_or(Reason::IcmpUnknown)?;
     let quoted = Ends {
@@ -136,10 +154,7 @@ where
 {
     let Some(s) = env.scratch() else { return Next::Drop };
     match find::<E, WORDS, KEY>(env, s) {
-        Ok(()) => {
-            env.count(Reason::IcmpError);
-            Next::Go
-        }
+        Ok(()) => Next::Go,
         Err(reason) => Next::because(env, reason),
     }
 }
@@ -186,6 +201,9 @@ where
 pub fn relay<E: Env>(env: &E) -> Result<Verdict, Next> {
     let Some(Scratch { seen, decision, rewrite, .. }) = env.scratch() else { return Err(Next::Drop) };
     let decision = Decision(*decision);
+    if path::out(env, decision, rewrite.hop_words).is_none() {
+        return Err(Next::because(env, Reason::StaleTable));
+    }
     if decision.kind() != kind::DR {
         // Nobody is told of what became of an error (RFC 1122, 3.2.2).
         if seen.ttl <= 1 {
@@ -202,7 +220,9 @@ pub fn relay<E: Env>(env: &E) -> Result<Verdict, Next> {
             return Err(Next::because(env, Reason::Malformed));
         }
     }
-    path::leave(env, seen, decision, rewrite.hop_words)
+    let left = path::leave(env, seen, decision, rewrite.hop_words)?;
+    env.count(Reason::IcmpError);
+    Ok(left)
 }
 
 /// A change of a word of 32 bits.

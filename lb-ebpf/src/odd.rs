@@ -74,6 +74,9 @@ fn fragment_v4<E: Env>(env: &E, link: Link, s: &mut Scratch) -> Result<Next, Rea
         return Err(Reason::NotVip);
     }
     let header = header?;
+    if usize::from(ip.total_len.get()) < header {
+        return Err(Reason::Malformed);
+    }
     if !is_balanced(ip.proto) {
         return Err(Reason::NotTcpUdp);
     }
@@ -142,6 +145,7 @@ fn extended_v6<E: Env>(env: &E, link: Link, s: &mut Scratch) -> Result<Next, Rea
             s.fragment_id = u32::from_ne_bytes(fragment.id);
             if fragment.is_later() {
                 s.piece = piece::LATER;
+                check_length(at, payload)?;
                 // What follows may be another extension header, of which only the first fragment shows the end.
                 if !is_balanced(proto) && !is_passable(proto) {
                     return Err(Reason::NotTcpUdp);
@@ -156,10 +160,10 @@ fn extended_v6<E: Env>(env: &E, link: Link, s: &mut Scratch) -> Result<Next, Rea
             break;
         }
     }
-    // As far as offsets are kept: no sender needs more.
-    if is_extension(proto) || at > MAX_L4 {
+    if is_extension(proto) {
         return Err(Reason::ExtensionHeader);
     }
+    check_length(at, payload)?;
     let len = (payload + IPV6_LEN).checked_sub(at);
     let transport = parse::transport(&l3.skip(at), proto, len)?;
     s.seen.ends.proto = proto;
@@ -168,6 +172,15 @@ fn extended_v6<E: Env>(env: &E, link: Link, s: &mut Scratch) -> Result<Next, Rea
     s.seen.l4 = (link.l3() + at) as u32;
     s.seen.hash = hash::flow6(env.flow_seed(), src, dst, s.seen.ends.ports_word());
     Ok(Next::Go)
+}
+
+/// Extension headers reach no further than offsets are kept, which is more than any sender needs, and than the packet.
+#[inline(always)]
+fn check_length(at: usize, payload: usize) -> Result<(), Reason> {
+    if at > MAX_L4 {
+        return Err(Reason::ExtensionHeader);
+    }
+    if IPV6_LEN + payload < at { Err(Reason::Malformed) } else { Ok(()) }
 }
 
 #[inline(always)]

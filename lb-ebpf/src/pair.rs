@@ -22,6 +22,7 @@ use crate::{
     scratch::Scratch,
     steer,
     steps::Next,
+    wire::tcp::Flags,
 };
 
 /// The hop in a client's entry whose replies go by the routing table: nothing to compare packets with.
@@ -165,15 +166,59 @@ where
 {
     let Some(s) = env.scratch() else { return Next::Drop };
     let mut claimed = claim_in::<E, WORDS, KEY>(env, s);
-    // An entry that is there already may be this flow's own, whose other half was lost.
-    if matches!(claimed, Err(Reason::ReplyClash)) && retire_reply::<E, WORDS, KEY>(env, s) {
-        env.count(Reason::HalfPair);
-        claimed = claim_in::<E, WORDS, KEY>(env, s);
+    if matches!(claimed, Err(Reason::ReplyClash)) {
+        claimed = match give_up_lost::<E, WORDS, KEY>(env, s) {
+            GaveUp::No => claimed,
+            GaveUp::Young => Err(Reason::TwinPacket),
+            GaveUp::Yes => {
+                env.count(Reason::HalfPair);
+                claim_in::<E, WORDS, KEY>(env, s)
+            }
+        };
     }
     match claimed {
         Ok(()) => Next::Go,
-        Err(reason) => Next::because(env, reason),
+        Err(reason) => {
+            if matches!(reason, Reason::FlowRefused) {
+                steer::tell(env, EventKind::FlowRefused, s.service as u16, &s.seen.ends, s.now);
+            }
+            Next::because(env, reason)
+        }
     }
+}
+
+/// What became of an entry that had this flow's other ends already.
+#[repr(u32)]
+enum GaveUp {
+    /// It is another flow's.
+    No,
+    /// It is this flow's, and so young that another CPU is about to make its other half.
+    Young,
+    /// It was this flow's, whose other half was lost, and is gone.
+    Yes,
+}
+
+#[inline(never)]
+fn give_up_lost<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> GaveUp
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return GaveUp::No };
+    let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
+    let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
+    let mut gave_up = GaveUp::No;
+    for bucket in [half, flows].into_iter().flatten() {
+        if let Some(hit) = flow_table::find_apart(bucket, reply)
+            && leads_back(bucket, &hit, s)
+        {
+            if life::idle(s.now, hit.control.last_seen()) < TOUCH_TICKS {
+                return GaveUp::Young;
+            }
+            flow_table::retire(bucket, &hit);
+            gave_up = GaveUp::Yes;
+        }
+    }
+    gave_up
 }
 
 /// The n-th try for a source. The sequence follows from the client's ends alone, so that a flow whose entry was lost
@@ -193,7 +238,8 @@ where
     make_rewrites(s);
     match claim_in::<E, WORDS, KEY>(env, s) {
         Ok(()) => Next::Go,
-        Err(Reason::ReplyClash) => Next::Taken,
+        // Another port is found by another bucket.
+        Err(Reason::ReplyClash | Reason::FlowRefused) => Next::Taken,
         Err(reason) => Next::because(env, reason),
     }
 }
@@ -221,7 +267,6 @@ where
     }
     // There will be no room for it once the client has answered: say no now, while the client takes it for one.
     if flow_table::is_crowded(flows, s.now, u32::MAX) {
-        steer::tell(env, EventKind::FlowRefused, s.service as u16, &s.seen.ends, s.now);
         return Err(Reason::FlowRefused);
     }
     let entry = Entry {
@@ -264,22 +309,20 @@ const fn scaled(hash: u32, len: u32) -> u32 {
 ///
 /// Not inlined, like all that is rare and called from several places.
 #[inline(never)]
-fn retire_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> bool
+fn retire_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch)
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return false };
+    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return };
     let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
     let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
-    let mut retired = false;
     for bucket in [half, flows].into_iter().flatten() {
         if let Some(hit) = flow_table::find_apart(bucket, reply)
             && leads_back(bucket, &hit, s)
         {
-            retired |= flow_table::retire(bucket, &hit);
+            flow_table::retire(bucket, &hit);
         }
     }
-    retired
 }
 
 /// True when the other entry, which was found, leads to this one. One whose own other half was lost may be of a flow
@@ -355,8 +398,9 @@ where
         return orphan::<E, WORDS, KEY>(env, s, half);
     }
     if decision.kind() != kind::REPLY {
-        // Half-open entries make room for younger ones: without the other half there is no way back.
-        if !has_reply::<E, WORDS, KEY>(env, s) {
+        // Half-open entries make room for younger ones: without the other half a SYN has no way back. What proves the
+        // client makes the other half again.
+        if s.seen.tcp().is_some_and(Flags::is_open) && !has_reply::<E, WORDS, KEY>(env, s) {
             flow_table::retire(half, &s.hit);
             env.count(Reason::HalfPair);
             return Next::Anew;
@@ -479,11 +523,14 @@ where
     let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) else { return Next::Drop };
     let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash) else { return Next::Drop };
-    let Some(back) = flow_table::find_apart(half, reply).and_then(|hit| flow_table::rewrite(half, &hit))
-    else {
-        return Next::Wait;
-    };
-    s.back = back;
+    match flow_table::find_apart(half, reply).and_then(|hit| flow_table::rewrite(half, &hit)) {
+        Some(back) => s.back = back,
+        None if remake_back(env, s) => {}
+        None => return Next::Drop,
+    }
+    if s.back.sibling(&s.reply) != s.seen.ends {
+        return clash::<E, WORDS, KEY>(env, s);
+    }
     let state = if s.state == State::Closing as u32 { State::PeerClosing } else { confirmed_state(s) };
     let entry = Entry {
         decision: reply_decision(Decision(s.decision)),
@@ -494,12 +541,41 @@ where
     };
     match flow_table::insert(flows, reply, &entry) {
         Inserted::Free | Inserted::Overwrote => Next::Go,
-        Inserted::Full => Next::Full,
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => Next::Wait,
-        // Another CPU moves the same pair.
-        Inserted::Exists => Next::Go,
+        // Another CPU moved the same pair, perhaps into the last place, or these ends were another flow's before they
+        // could be made again.
+        inserted @ (Inserted::Exists | Inserted::Full) => match flow_table::find_apart(flows, reply) {
+            Some(hit) if leads_back(flows, &hit, s) => Next::Go,
+            Some(_) => clash::<E, WORDS, KEY>(env, s),
+            None if inserted == Inserted::Full => Next::Full,
+            None => Next::Wait,
+        },
     }
+}
+
+/// The other entry was lost, and its ends are another flow's now: this flow is over.
+#[inline(always)]
+fn clash<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> Next
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    if let Some(half) = Tables::<WORDS, KEY>::half_open(env, s.seen.hash) {
+        flow_table::retire(half, &s.hit);
+    }
+    Next::because(env, Reason::ReplyClash)
+}
+
+/// The other entry made room for a younger one: its rewrite, made again from what this entry knows.
+#[inline(never)]
+fn remake_back<E: Env>(env: &E, s: &mut Scratch) -> bool {
+    let mut hop = s.rewrite.hop_words;
+    if hop == NO_HOP {
+        let Some(came) = came_by(env, s) else { return false };
+        hop = route_or(env, &s.seen.ends, came);
+    }
+    s.back = Rewrite::by(&s.reply, &s.seen.ends.reversed(), hop);
+    true
 }
 
 #[inline(always)]
@@ -540,6 +616,8 @@ where
             }
             Next::Go
         }
+        // Another CPU may have put it into the last place.
+        Inserted::Full if flow_table::find_apart(flows, own).is_some() => Next::Go,
         Inserted::Full => Next::Full,
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => Next::Go,

@@ -316,10 +316,10 @@ where
 
 /// Where packets with this decision go, and how long they may be. `None` when there is no way.
 #[inline(always)]
-fn out<E: Env>(env: &E, decision: Decision, hop: [u64; 2]) -> Option<(Way, u32)> {
+pub fn out<E: Env>(env: &E, decision: Decision, hop: [u64; 2]) -> Option<(Way, u32)> {
     let (way, mtu) = if decision.kind() == kind::REPLY {
         let link = *env.link((hop[0] >> 48) as u32)?;
-        if link.word() == 0 {
+        if link.mac.0 == [0; 6] {
             return None;
         }
         (Way::back(hop, link), link.mtu)

@@ -60,6 +60,9 @@ pub struct Quoted {
     pub rest: [u8; 4],
 }
 
+/// Length of [`Quoted`].
+pub const QUOTED_LEN: usize = size_of::<Quoted>();
+
 impl Quoted {
     /// Source port in the low half, destination port in the high half, both in wire bytes.
     #[inline(always)]

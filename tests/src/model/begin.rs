@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use super::{
-    FLOOD_TICKS, Model,
+    FLOOD_TICKS, Model, TOUCH_TICKS,
     flows::{Choice, Entry, Rewrite},
     life::{Decided, Packet, Which},
     parse::Flow,
@@ -65,7 +65,7 @@ impl Model {
         let there = match choice.kind {
             kind::NAT => {
                 let there = Flow { dst: server, ..flow };
-                self.give_up_lost(&there.reversed(), &flow);
+                self.give_up_lost(&there.reversed(), &flow)?;
                 if self.is_taken(&there.reversed())? {
                     return Err(Reason::ReplyClash);
                 }
@@ -82,13 +82,26 @@ impl Model {
     }
 
     /// A reply entry that is there already may be this flow's own, whose other half was lost: it makes room.
-    fn give_up_lost(&mut self, reply: &Flow, flow: &Flow) {
-        for which in [Which::Established, Which::HalfOpen] {
-            if self.leads_to(which, reply, flow) {
-                self.table(which, reply).remove(reply);
-                self.count(Reason::HalfPair);
+    ///
+    /// One that is young may be what another CPU has just made: the packet is left to that one.
+    fn give_up_lost(&mut self, reply: &Flow, flow: &Flow) -> Result<(), Reason> {
+        let now = self.now;
+        let mut lost = false;
+        for which in [Which::HalfOpen, Which::Established] {
+            if !self.leads_to(which, reply, flow) {
+                continue;
             }
+            let table = self.table(which, reply);
+            if table.find(reply).is_some_and(|entry| now - entry.last_seen < TOUCH_TICKS) {
+                return Err(Reason::TwinPacket);
+            }
+            table.remove(reply);
+            lost = true;
         }
+        if lost {
+            self.count(Reason::HalfPair);
+        }
+        Ok(())
     }
 
     /// Source address and port of a SNAT flow: tried in an order that the client's ends decide.
@@ -100,7 +113,8 @@ impl Model {
             let address = sources.addrs[scaled(h, sources.addrs.len())];
             let port = sources.first_port + scaled(h << 32, sources.ports.into()) as u16;
             let there = Flow { src: SocketAddr::new(address, port), dst: server, proto: flow.proto };
-            if !self.is_taken(&there.reversed())? {
+            // Another port is found by another bucket, so one without room is as good as taken.
+            if self.is_taken(&there.reversed()) == Ok(false) {
                 return Ok(there);
             }
         }

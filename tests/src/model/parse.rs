@@ -162,11 +162,12 @@ pub fn parse(frame: &[u8], ours: &impl Ours) -> Result<(Outline, Content), Reaso
     let outline = outline?;
     if let Some(fragment) = outline.fragment.filter(|fragment| !fragment.first) {
         // Behind an IPv6 fragment header may stand another header, which only the first fragment shows.
-        let may_have_ports = [6, 17, 0, 43, 60].contains(&fragment.proto);
+        let may_have_ports =
+            [6, 17].contains(&fragment.proto) || (src.is_ipv6() && [0, 43, 60].contains(&fragment.proto));
         return if may_have_ports { Ok((outline, Content::Later(fragment))) } else { Err(Reason::NotTcpUdp) };
     }
     if outline.is_icmp() {
-        if frame.len() < outline.l4 + 8 {
+        if outline.end(frame) < outline.l4 + 8 {
             return Err(Reason::Malformed);
         }
         if !outline.is_icmp_error(frame) {
