@@ -142,6 +142,12 @@ impl Dut {
         dut
     }
 
+    /// Lets frames leave by an interface of this thread's network namespace.
+    pub fn lead_to(&mut self, ifindex: u32) {
+        let mut devices: DevMap<&mut MapData> = self.ebpf.map_mut(map::DEVICES).unwrap().try_into().unwrap();
+        devices.set(ifindex, ifindex, None, 0).unwrap();
+    }
+
     /// The program.
     pub fn program(&mut self) -> &mut Xdp {
         self.ebpf.program_mut(limits::PROGRAM).unwrap().try_into().unwrap()
