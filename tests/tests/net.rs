@@ -16,8 +16,8 @@ use lb_ctl::{
     doctor::{self, Severity},
     model::{
         config::{
-            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, Rip,
-            Scheduler, Vip,
+            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
+            Rip, Scheduler, Source, Vip,
         },
         net::{NetFacts, VipAddress, VlanTag, Watched},
     },
