@@ -4,6 +4,7 @@
 //! beside the program the kernel's own ways: routing, address translation, IPVS. The same cases run under a machine
 //! whose clock ticks once per instruction; there, nanoseconds are instructions, and repeat to the last per cent.
 
+pub mod connections;
 pub mod generator;
 pub mod line;
 pub mod report;

@@ -43,6 +43,8 @@ pub enum Way {
     IpvsDirect,
     /// The kernel's load balancer, address translation.
     IpvsNat,
+    /// A proxy that joins two connections; nothing for single packets.
+    Haproxy,
 }
 
 impl Way {
@@ -58,6 +60,7 @@ impl Way {
             Self::Nftables => "nftables_dnat",
             Self::IpvsDirect => "ipvs_dr",
             Self::IpvsNat => "ipvs_nat",
+            Self::Haproxy => "haproxy_tcp",
         }
     }
 }
@@ -101,7 +104,8 @@ impl Street {
                 Middle::Nothing
             }
             Way::Touch => Middle::Program(Box::new(attached(DRIVE, "floor", &line.middle, &[ENTRY]))),
-            Way::Direct => Middle::Ours(Box::new(ours(&line, mode::DR, &[ENTRY]))),
+            Way::Direct => Middle::Ours(Box::new(ours(&line, mode::DR, ENTRY, &[ENTRY]))),
+            Way::Haproxy => panic!("single packets do not get through a proxy"),
             Way::Route | Way::Nftables | Way::IpvsDirect | Way::IpvsNat => {
                 by_the_kernel(&line, way);
                 Middle::Program(Box::new(attached(PASS, "pass", &line.middle, &[ENTRY, EXIT])))
@@ -134,8 +138,8 @@ pub(super) fn attached(object: &[u8], name: &str, netns: &Netns, on: &[Port]) ->
     ebpf
 }
 
-/// The real program on these interfaces of the box, with one service in this mode.
-pub(super) fn ours(line: &Line, mode: u8, on: &[Port]) -> Dut {
+/// The real program on these interfaces of the box, with one service in this mode, whose server is behind `out`.
+pub(super) fn ours(line: &Line, mode: u8, out: Port, on: &[Port]) -> Dut {
     let options = Options {
         flows_v4: limits::DEFAULT_FLOWS_V4,
         flows_v6: 1024,
@@ -145,7 +149,6 @@ pub(super) fn ours(line: &Line, mode: u8, on: &[Port]) -> Dut {
         ..Options::default()
     };
     let mut dut = line.middle.enter(|| Dut::load(options));
-    let out = if mode == mode::DR { ENTRY } else { EXIT };
     for slot in 0..SERVERS {
         dut.set_backend(
             slot,
@@ -211,7 +214,7 @@ pub(super) fn by_the_kernel(line: &Line, way: Way) {
         ),
         Way::IpvsDirect => ipvs("-g", VIP_PORT),
         Way::IpvsNat => ipvs("-m", SERVER_PORT),
-        Way::Drop | Way::Reflect | Way::Touch | Way::Direct => {
+        Way::Drop | Way::Reflect | Way::Touch | Way::Direct | Way::Haproxy => {
             panic!("{} is not done by the kernel", way.name())
         }
     }
