@@ -28,6 +28,32 @@ const fn halves(word: u64) -> u64 {
     (word & 0xffff_ffff) + (word >> 32)
 }
 
+/// Sum of the 16-bit words of some bytes, an odd last one padded with zero. For headers: at most 64 KiB.
+#[inline(always)]
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks_exact(2);
+    let odd = pairs.remainder().first().map_or(0, |&last| u32::from(u16::from_ne_bytes([last, 0])));
+    pairs.fold(odd, |sum, pair| sum + u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
+}
+
+/// The checksum field of bytes that are all there, the field itself being zero.
+#[inline(always)]
+#[must_use]
+pub fn whole(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes))
+}
+
+/// What a pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1) adds to a sum. `len` is that of the transport packet.
+#[inline(always)]
+#[must_use]
+pub const fn pseudo(src: [u64; 2], dst: [u64; 2], proto: u8, len: u16) -> u32 {
+    delta([u64::MAX, u64::MAX], src) as u32
+        + delta([u64::MAX, u64::MAX], dst) as u32
+        + (proto as u16).to_be() as u32
+        + len.to_be() as u32
+}
+
 /// A checksum field after a change that adds `delta` (RFC 1624, equation 3).
 #[inline(always)]
 #[must_use]
@@ -39,16 +65,20 @@ pub const fn update(field: u16, delta: u16) -> u16 {
 mod tests {
     use super::*;
 
-    /// The checksum of bytes, computed from the definition.
-    fn whole(bytes: &[u8]) -> u16 {
-        let mut sum = 0u64;
-        for pair in bytes.chunks(2) {
-            sum += u64::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-        }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !(sum as u16)
+    #[test]
+    fn a_whole_checksum_is_that_of_rfc_1071() {
+        // RFC 1071, 3: the sum of these words is 0xddf2.
+        assert_eq!(whole(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2_u16.to_be());
+        assert_eq!(whole(&[0xab]), !0xab00_u16.to_be());
+    }
+
+    #[test]
+    fn a_pseudo_header_counts_like_its_bytes() {
+        // RFC 793's: 10.0.0.1 to 10.0.0.2, TCP, 20 bytes.
+        let bytes = [10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0, 20];
+        let word = |octets| u64::from(u32::from_ne_bytes(octets));
+        let pseudo = pseudo([word([10, 0, 0, 1]), 0], [word([10, 0, 0, 2]), 0], 6, 20);
+        assert_eq!(!fold(pseudo), whole(&bytes));
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl State {
 /// `seq` rises each time the entry is claimed, so a reader that sees the same `seq` before and after it copied
 /// the other words has copied one flow and not halves of two. `tag` is eight bits of the flow's hash: a claimer
 /// recognises another that is about to publish the same flow. `last_seen` is in ticks ([`crate::settings`]).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(transparent)]
 pub struct Control(pub u64);
 
@@ -393,15 +393,21 @@ pub struct Rewrite {
     pub ip_delta: u16,
     /// What the change adds to the transport checksum.
     pub l4_delta: u16,
-    /// See [`Hop`].
-    pub hop: Hop,
+    /// [`Hop::words`]. Kept as words: the packet path compares and copies them, and never looks inside.
+    pub hop_words: [u64; 2],
 }
 
 impl Rewrite {
     /// The rewrite that turns `old` into `new`.
-    #[inline(always)]
     #[must_use]
     pub const fn new(old: &Ends, new: &Ends, hop: Hop) -> Self {
+        Self::by(old, new, hop.words())
+    }
+
+    /// [`new`](Self::new) with the hop as words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by(old: &Ends, new: &Ends, hop_words: [u64; 2]) -> Self {
         let addresses = checksum::delta(old.src, new.src) as u32 + checksum::delta(old.dst, new.dst) as u32;
         let ports = checksum::delta([old.ports as u64, 0], [new.ports as u64, 0]) as u32;
         Self {
@@ -410,8 +416,14 @@ impl Rewrite {
             ports: new.ports,
             ip_delta: if old.family == 4 { checksum::fold(addresses + checksum::HOP as u32) } else { 0 },
             l4_delta: checksum::fold(addresses + ports),
-            hop,
+            hop_words,
         }
+    }
+
+    /// See [`Hop`].
+    #[must_use]
+    pub const fn hop(&self) -> Hop {
+        Hop::of(self.hop_words)
     }
 
     /// What a packet of the flow with these ends shows after the rewrite.
@@ -432,7 +444,7 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub const fn words_v4(&self) -> [u64; REWRITE_V4] {
-        let [hop, tags] = self.hop.words();
+        let [hop, tags] = self.hop_words;
         [self.src[0] | self.dst[0] << 32, self.ports_word(), hop, tags]
     }
 
@@ -440,7 +452,7 @@ impl Rewrite {
     #[inline(always)]
     #[must_use]
     pub const fn words_v6(&self) -> [u64; REWRITE_V6] {
-        let [hop, tags] = self.hop.words();
+        let [hop, tags] = self.hop_words;
         [self.ports_word(), self.src[0], self.src[1], self.dst[0], self.dst[1], hop, tags]
     }
 
@@ -455,7 +467,7 @@ impl Rewrite {
             ports: ports as u32,
             ip_delta: (ports >> 32) as u16,
             l4_delta: (ports >> 48) as u16,
-            hop: Hop::of([hop, tags]),
+            hop_words: [hop, tags],
         }
     }
 
@@ -470,12 +482,14 @@ impl Rewrite {
             ports: ports as u32,
             ip_delta: (ports >> 32) as u16,
             l4_delta: (ports >> 48) as u16,
-            hop: Hop::of([hop, tags]),
+            hop_words: [hop, tags],
         }
     }
 
+    /// Ports and deltas as one word of an entry: `ports:32 | ip_delta:16 | l4_delta:16`, lowest first.
     #[inline(always)]
-    const fn ports_word(&self) -> u64 {
+    #[must_use]
+    pub const fn ports_word(&self) -> u64 {
         self.ports as u64 | (self.ip_delta as u64) << 32 | (self.l4_delta as u64) << 48
     }
 }

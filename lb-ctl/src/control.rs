@@ -11,7 +11,7 @@ use crate::{
     compile::{self, Inputs, Notes},
     model::{
         command::{Command, Edit, OperatorState, Outcome},
-        config::Config,
+        config::{CheckKind, Config},
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
         net::{NetFacts, Watched},
@@ -380,13 +380,15 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
 fn check_targets(config: &Config) -> Targets {
     let mut targets = Targets::new();
     for vip in config.vips.iter().filter(|v| v.enabled) {
-        let Some(port) = vip.check.port.or_else(|| vip.ports.first()) else {
-            continue;
-        };
-        targets.extend(vip.rips.iter().map(|rip| Target {
-            id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
-            addr: SocketAddr::new(rip.ip, port),
-            check: vip.check.clone(),
+        targets.extend(vip.rips.iter().filter_map(|rip| {
+            // The configuration demands a port of what has none to go by; `off` asks nobody.
+            let unasked = (vip.check.kind == CheckKind::Off).then_some(0);
+            let port = vip.check.port.or(rip.port).or_else(|| vip.ports.first()).or(unasked)?;
+            Some(Target {
+                id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
+                addr: SocketAddr::new(rip.ip, port),
+                check: vip.check.clone(),
+            })
         }));
     }
     targets
@@ -416,5 +418,59 @@ fn log_transitions(before: &Notes, now: &Notes, health: &HealthMap) {
     }
     for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
         tracing::error!("{problem}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::config::{
+        Check, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip, Scheduler, Source,
+        Vip,
+    };
+
+    #[test]
+    fn a_check_asks_its_own_port_else_the_servers_else_the_vips_first() {
+        let ports = |kind, check: Option<u16>, ports: Ports| {
+            let rip = |name: &str, port| Rip {
+                name: name.to_owned(),
+                ip: [10, 12, 1, 110].into(),
+                port,
+                weight: 100,
+            };
+            let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
+            let vip = Vip {
+                name: "WEB".to_owned(),
+                mode: Mode::L4Nat,
+                ip: [10, 12, 1, 100].into(),
+                ports,
+                protocols: Protocols::Tcp,
+                interface: None,
+                scheduler: Scheduler::Wrr,
+                persist: Persist::None,
+                check: Check { kind, port: check, interval, timeout, rise: 1, fall: 2 },
+                idle_timeout: Duration::from_secs(3600),
+                fallback: Fallback::Reject,
+                source: Source::default(),
+                return_path: ReturnPath::default(),
+                reset: true,
+                enabled: true,
+                rips: vec![rip("R1", Some(8080)), rip("R2", None)],
+            };
+            let node =
+                Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
+            let config = Config { node, gateway: Gateway::default(), vips: vec![vip] };
+            check_targets(&config).iter().map(|t| t.addr.port()).collect::<Vec<_>>()
+        };
+        let range = || Ports::Ranges(vec![80..=81]);
+        assert_eq!(ports(CheckKind::Connect, None, range()), [8080, 80]);
+        assert_eq!(ports(CheckKind::Connect, Some(9000), range()), [9000, 9000]);
+        assert_eq!(
+            ports(CheckKind::Off, None, Ports::All),
+            [8080, 0],
+            "nobody is asked, and both count as up"
+        );
     }
 }

@@ -3,29 +3,34 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::{counter::Reason, limits};
+use lb_common::{backend, counter::Reason, limits, service::mode};
 use tokio::sync::watch;
 
 use crate::{
     control::View,
     dataplane::{Counters, Flow, FlowCensus, Installed, ServiceKey, XdpMode},
     model::{
-        config::{CheckKind, Rip, Vip},
+        config::{CheckKind, Rip, SourceAddresses, Vip},
         health::{Health, HealthMap, RipId, Verdict},
-        net::{Address, NetFacts},
+        net::{Address, NetFacts, VipAddress},
         status::{
-            Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, Status, VipStatus,
+            Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, SourcePorts,
+            Status, VipStatus,
         },
     },
     reconcile::Reconciled,
 };
 
-/// Share of a flow table in use, in percent, from which on it is a problem.
-const NEARLY_FULL_PERCENT: u64 = 90;
+/// Share of a flow table in use, in percent, from which on it is a problem: a flow has four places to be in, and
+/// from about here on one in thirty finds them all taken.
+const CROWDED_PERCENT: u64 = 45;
+/// Share of a VIP's source ports in use, in percent, from which on it is a problem.
+const SCARCE_PERCENT: u64 = 80;
 
 /// What is said of VIPs and servers on their way into the kernel's tables.
 const NOT_YET: &str = "not in the data plane yet";
@@ -83,7 +88,7 @@ impl Observer {
             at_epoch_secs: since(SystemTime::UNIX_EPOCH, now),
             uptime_secs: self.started.elapsed().as_secs(),
             health: if detached { Colour::Red } else { worst },
-            problems: scene.problems(&links, detached),
+            problems: scene.problems(&links, &vips, detached),
             flows: scene.flows(),
             reasons: reasons(&counters),
             links,
@@ -106,6 +111,8 @@ impl Observer {
             client_port: flow.client.1,
             vip_ip: flow.vip.0,
             vip_port: flow.vip.1,
+            server: flow.server.map(SocketAddr::from),
+            source: flow.source.map(SocketAddr::from),
             vip,
             rip,
             state: flow.state.name().to_owned(),
@@ -165,8 +172,27 @@ impl Scene<'_> {
             flows_total: traffic.flows,
             packets_total: traffic.packets,
             bytes_total: traffic.bytes,
+            source_ports: id.and_then(|id| self.source_ports(id)),
             rips,
         }
+    }
+
+    /// Source ports of a SNAT service. One towards one server is not in the way of the same one towards another.
+    fn source_ports(&self, id: u16) -> Option<SourcePorts> {
+        let installed = &self.reconciled.installed;
+        let (_, record) = installed.services.get(&id)?;
+        if record.mode != mode::SNAT {
+            return None;
+        }
+        let each = installed.sources.get(&id).map_or(0, |s| u64::from(s.count) * u64::from(s.ports));
+        let live = installed
+            .backends
+            .values()
+            .filter(|(who, record)| who.service == id && record.state == backend::state::LIVE);
+        Some(SourcePorts {
+            in_use: self.census.sources_in_use.get(&id).copied().unwrap_or(0),
+            capacity: each * live.count() as u64,
+        })
     }
 
     /// Why a VIP is not served, the cause before its consequences.
@@ -201,13 +227,32 @@ impl Scene<'_> {
         if let Some(refused) = self.reconciled.addresses.get(&vip.ip) {
             return Some(refused.clone());
         }
+        if !self.is_here(address) {
+            return Some(self.claiming(address));
+        }
+        self.no_source(vip)
+    }
+
+    /// What keeps a VIP from all of the source addresses that are claimed for it.
+    fn no_source(&self, vip: &Vip) -> Option<String> {
+        let SourceAddresses::Pool(pool) = &vip.source.addresses else { return None };
+        let claimed = self.view.goal.state.addresses.keys().filter(|a| pool.contains(&a.ip));
+        if claimed.clone().any(|address| self.is_here(address)) {
+            return None;
+        }
+        let refused = |a: &VipAddress| self.reconciled.addresses.get(&a.ip).cloned();
+        claimed.clone().find_map(refused).or_else(|| claimed.clone().next().map(|a| self.claiming(a)))
+    }
+
+    fn is_here(&self, address: &VipAddress) -> bool {
         let usable = |a: &&Address| !a.tentative && !a.duplicate;
         let mut here = self.facts.addresses.iter().filter(usable);
-        let is_here = here.any(|a| a.ip == vip.ip && a.ifindex == address.ifindex);
-        (!is_here).then(|| {
-            let name = self.facts.link_name(address.ifindex);
-            format!("claiming {} on {name}: asking whether another host has it", vip.ip)
-        })
+        here.any(|a| a.ip == address.ip && a.ifindex == address.ifindex)
+    }
+
+    fn claiming(&self, address: &VipAddress) -> String {
+        let name = self.facts.link_name(address.ifindex);
+        format!("claiming {} on {name}: asking whether another host has it", address.ip)
     }
 
     fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
@@ -270,7 +315,7 @@ impl Scene<'_> {
         status.collect()
     }
 
-    fn problems(&self, links: &[LinkStatus], detached: bool) -> Vec<String> {
+    fn problems(&self, links: &[LinkStatus], vips: &[VipStatus], detached: bool) -> Vec<String> {
         let mut problems: Vec<String> = self.view.config_problem.iter().cloned().collect();
         if !self.facts.complete {
             problems.push("the network's state is not known yet: the data plane stays as it was".to_owned());
@@ -294,18 +339,16 @@ impl Scene<'_> {
                     .push(format!("{} is down or has no carrier: check its cable and `ip link`", link.name));
             }
         }
-        let tables = [
-            ("IPv4", "flows_v4", self.census.established_v4),
-            ("IPv6", "flows_v6", self.census.established_v6),
-        ];
-        for ((family, key, used), room) in tables.into_iter().zip(self.census.capacity) {
-            if room > 0 && used * 100 >= room * NEARLY_FULL_PERCENT {
-                problems.push(format!(
-                    "the {family} flow table is nearly full, {used} of {room}: raise `node.{key}`"
-                ));
-            }
-        }
+        problems.extend(self.refused_beside_vips().cloned());
+        problems.extend(crowded(self.census));
+        problems.extend(vips.iter().filter_map(scarce));
         problems
+    }
+
+    /// Why addresses are not there that are no VIP's: sources of SNAT, gateways.
+    fn refused_beside_vips(&self) -> impl Iterator<Item = &String> {
+        let is_vip = |ip: &IpAddr| self.view.config.vips.iter().any(|vip| vip.ip == *ip);
+        self.reconciled.addresses.iter().filter(move |(ip, _)| !is_vip(ip)).map(|(_, why)| why)
     }
 
     fn flows(&self) -> FlowsStatus {
@@ -314,13 +357,44 @@ impl Scene<'_> {
         let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         FlowsStatus {
             established_v4: census.established_v4,
+            replies_v4: census.replies_v4,
             capacity_v4: v4,
             established_v6: census.established_v6,
+            replies_v6: census.replies_v6,
             capacity_v6: v6,
             half_open: census.half_open,
             memory_bytes: limits::flow_table_bytes(count(v4), count(v6), count(half_open)),
         }
     }
+}
+
+/// Flow tables in which flows begin to find no room.
+fn crowded(census: &FlowCensus) -> impl Iterator<Item = String> {
+    let tables = [
+        ("IPv4", "flows_v4", census.established_v4 + census.replies_v4),
+        ("IPv6", "flows_v6", census.established_v6 + census.replies_v6),
+    ];
+    tables.into_iter().zip(census.capacity).filter_map(|((family, key, used), room)| {
+        let percent = (used * 100).checked_div(room)?;
+        (percent >= CROWDED_PERCENT).then(|| {
+            format!(
+                "the {family} flow table is {percent} % full, {used} of {room}, and some connections find no room in it: \
+                 raise `node.{key}`"
+            )
+        })
+    })
+}
+
+/// What is said of a VIP that runs short of source ports.
+fn scarce(vip: &VipStatus) -> Option<String> {
+    let SourcePorts { in_use, capacity } = vip.source_ports?;
+    let percent = (in_use * 100).checked_div(capacity)?;
+    (vip.enabled && percent >= SCARCE_PERCENT).then(|| {
+        format!(
+            "VIP {} has {percent} % of its source ports in use, {in_use} of {capacity}: give it more `source` addresses or ports",
+            vip.name
+        )
+    })
 }
 
 /// Colour of a VIP (R79). One that is switched off is nobody's worry.
@@ -384,4 +458,29 @@ fn reasons(counters: &Counters) -> Vec<ReasonCount> {
 pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_unreadable| "lbd".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_table_is_called_crowded_before_it_is_full_and_replies_count() {
+        let census = |established_v4, replies_v4, established_v6| FlowCensus {
+            established_v4,
+            replies_v4,
+            established_v6,
+            capacity: [1000, 1000, 1000],
+            ..FlowCensus::default()
+        };
+        let told = |census: &FlowCensus| crowded(census).collect::<Vec<_>>();
+        assert_eq!(told(&census(440, 9, 449)), Vec::<String>::new());
+        assert_eq!(told(&FlowCensus::default()), Vec::<String>::new(), "nothing is known yet");
+        let both = told(&census(225, 225, 450));
+        assert_eq!(both.len(), 2);
+        assert_eq!(
+            both[0],
+            "the IPv4 flow table is 45 % full, 450 of 1000, and some connections find no room in it: raise `node.flows_v4`"
+        );
+    }
 }

@@ -267,10 +267,10 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
         if step.vip.as_ref().is_some_and(|vip| failed.contains(vip)) {
             continue;
         }
-        let narrowing = matches!(&step.op, Op::SetFilter { addresses, .. }
-            if writer.installed().keys.keys().any(|key| !addresses.contains(&key.ip)));
-        if narrowing {
-            // A step that failed left a key standing: its address must stay too.
+        if let Op::SetFilter { addresses, servers } = &step.op
+            && is_too_narrow(writer.installed(), addresses, servers)
+        {
+            // A step that failed left a key or a server standing: its address must stay too.
             continue;
         }
         let Err(error) = writer.apply(&step.op) else {
@@ -290,11 +290,21 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
     all
 }
 
-/// Addresses whose service has keys and whose link runs the program.
+/// True when what is installed needs an address that is not among these.
+fn is_too_narrow(installed: &Installed, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) -> bool {
+    let mut keys = installed.keys.keys();
+    keys.any(|key| !addresses.contains(&key.ip))
+        || installed.routed_servers().any(|ip| !servers.contains(&ip))
+}
+
+/// Addresses whose link runs the program and, if a VIP has them, whose service has keys.
 fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> {
+    let wanted = desired.services.values().flat_map(|service| &service.keys);
+    let vips: BTreeSet<IpAddr> = wanted.map(|key| key.ip).collect();
     let served: BTreeSet<IpAddr> = installed.keys.keys().map(|key| key.ip).collect();
+    let has_service = |a: &VipAddress| !vips.contains(&a.ip) || served.contains(&a.ip);
     let addresses = desired.addresses.iter();
-    let ready = addresses.filter(|(a, link)| served.contains(&a.ip) && installed.links.contains_key(link));
+    let ready = addresses.filter(|(a, link)| has_service(a) && installed.links.contains_key(link));
     ready.map(|(address, _)| *address).collect()
 }
 
@@ -326,7 +336,78 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
 
 #[cfg(test)]
 mod tests {
+    use lb_common::{
+        net::Mac,
+        service::{Service, Sources, mode},
+    };
+
     use super::*;
+    use crate::{
+        dataplane::{Filling, ServiceKey, fake::Fake},
+        model::{
+            config::Protocol,
+            desired::{DesiredBackend, DesiredService, Entrant, Forward},
+        },
+    };
+
+    /// A VIP 10.12.1.100 with one server, on link 2.
+    fn state(mode: u8) -> DesiredState {
+        let forward = Forward {
+            ifindex: 2,
+            dst_mac: Mac([2, 0, 0, 0, 0, 1]),
+            src_mac: Mac([2, 0, 0, 0, 0, 2]),
+            vlan_depth: 0,
+            vlan: [0; 2],
+            outer_tpid: 0,
+            mtu: 1500,
+        };
+        let server = DesiredBackend { ip: [10, 12, 1, 110].into(), port: None, forward: Some(forward) };
+        let key = ServiceKey { ip: [10, 12, 1, 100].into(), port: 80, protocol: Protocol::Tcp };
+        let service = DesiredService {
+            keys: [key].into(),
+            record: Service { mode, ..Service::default() },
+            idle_timeout_secs: 3600,
+            sources: Sources::default(),
+            filling: Filling::RoundRobin,
+            backends: [("R1".to_owned(), server)].into(),
+            entrants: vec![Entrant { name: "R1".to_owned(), weight: 1 }],
+        };
+        let at = |last: u8| VipAddress { ifindex: 2, ip: [10, 12, 1, last].into() };
+        DesiredState {
+            addresses: [(at(100), 2), (at(254), 2)].into(),
+            links: [2].into(),
+            services: [("WEB".to_owned(), service)].into(),
+            ..DesiredState::default()
+        }
+    }
+
+    #[test]
+    fn a_vip_that_could_not_be_changed_keeps_its_servers_in_the_filter() {
+        let fake = Fake::default();
+        let (mut writer, _) = fake.open();
+        assert!(reach(&mut writer, &state(mode::NAT)).failures.is_empty());
+        let desired = state(mode::DR);
+        let steps = plan::plan(&desired, writer.installed()).steps;
+        fake.fail_at(steps.iter().position(|s| matches!(s.op, Op::PutService { .. })).unwrap());
+        assert_eq!(reach(&mut writer, &desired).failures.len(), 1);
+        assert_eq!(fake.check_invariants(), Ok(()));
+        assert!(reach(&mut writer, &desired).failures.is_empty());
+        assert!(writer.installed().filter.as_ref().unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_vips_address_waits_for_its_service_and_any_other_for_its_link_alone() {
+        let desired = state(mode::NAT);
+        let addresses = |installed: &Installed| -> Vec<String> {
+            ready(&desired, installed).iter().map(|a| a.ip.to_string()).collect()
+        };
+        let mut installed = Installed::default();
+        assert!(addresses(&installed).is_empty());
+        installed.links.insert(2, XdpMode::Native);
+        assert_eq!(addresses(&installed), ["10.12.1.254"]);
+        installed.keys.extend(desired.services["WEB"].keys.iter().map(|key| (*key, 0)));
+        assert_eq!(addresses(&installed), ["10.12.1.100", "10.12.1.254"]);
+    }
 
     #[test]
     fn a_loss_is_told_for_its_time_and_no_longer() {

@@ -1,142 +1,233 @@
-//! The first packets of a flow: before it is established, and while nobody knows it.
+//! Packets that the hot part leaves over: the first ones of a flow, those that change an established one, and those
+//! of flows whose server is gone.
 
 use lb_common::{
     counter::Reason,
     event::EventKind,
-    flow::{Decision, State},
+    flow::{Decision, State, kind},
+    service::mode,
 };
 
 use crate::{
     env::{Env, Tables},
-    flow_table::{self, Entry, Hit, Inserted, Key, Take},
+    flow_table::{self, Bucket, Entry, Inserted, Key, Take},
     life::{self, Step},
+    pair,
+    scratch::Scratch,
     steer::{self, By},
+    steps::Next,
     wire::tcp::Flags,
 };
 
 /// A half-open table whose bucket holds nothing older than this many ticks (some 3 s) is being flooded.
 const FLOOD_TICKS: u32 = 24;
 
-/// The decision for a packet without an established flow. `flags` is `None` for UDP.
+/// Decides for the packet in the scratch memory: afterwards its decision stands there, or something else is to be done.
 #[inline(always)]
-pub fn decide<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    key: &Key<KEY>,
-    flags: Option<Flags>,
-    now: u32,
-) -> Result<Decision, Reason>
+pub fn decide<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
-    if let Some(hit) = flow_table::find_apart(half, key) {
-        let decision = Decision(hit.decision);
-        if steer::live(env, decision).is_some() {
-            match life::half_open(flags, life::idle(now, hit.control.last_seen())) {
-                Step::Keep | Step::Reopen => {}
-                Step::Become(State::New) => {
-                    flow_table::update(half, &hit, State::New, now);
-                }
-                Step::Become(state) => confirm::<E, WORDS, KEY>(env, key, &hit, state, now),
-                Step::End => {
-                    flow_table::retire(half, &hit);
-                }
-            }
-            return Ok(decision);
-        }
-        flow_table::retire(half, &hit);
-        env.count(Reason::FlowOrphaned);
+    let Some(s) = env.scratch() else { return Next::Drop };
+    s.now = env.now();
+    match decide_in::<E, WORDS, KEY>(env, s) {
+        Ok(next) => next,
+        Err(reason) => Next::because(env, reason),
     }
-    begin::<E, WORDS, KEY>(env, key, flags, now)
+}
+
+#[inline(always)]
+fn decide_in<E, const WORDS: usize, const KEY: usize>(env: &E, s: &mut Scratch) -> Result<Next, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let key = pair::own_key::<E, WORDS, KEY>(env, s).ok_or(Reason::StaleTable)?;
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
+    if flow_table::find_into(flows, key, &mut s.hit) {
+        let decision = Decision(s.hit.decision);
+        s.decision = decision.0;
+        if decision.kind() != kind::DR {
+            return Ok(Next::Step);
+        }
+        if of_established::<E, WORDS, KEY>(env, s, flows) {
+            return Ok(Next::Go);
+        }
+    }
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    if flow_table::find_into(half, key, &mut s.hit) {
+        let decision = Decision(s.hit.decision);
+        s.decision = decision.0;
+        if decision.kind() != kind::DR {
+            return Ok(Next::HalfStep);
+        }
+        if of_half_open::<E, WORDS, KEY>(env, s, half, key) {
+            return Ok(Next::Go);
+        }
+    }
+    begin::<E, WORDS, KEY>(env, s, key)
+}
+
+/// A packet of an established flow. False when the flow was retired: the packet begins another.
+#[inline(always)]
+fn of_established<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    s: &Scratch,
+    flows: &Bucket<<E as Tables<WORDS, KEY>>::Word, WORDS>,
+) -> bool
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    if steer::live(env, Decision(s.hit.decision)).is_none() {
+        flow_table::retire(flows, &s.hit);
+        env.count(Reason::FlowOrphaned);
+        return false;
+    }
+    let (state, idle) = (s.hit.control.state(), life::idle(s.now, s.hit.control.last_seen()));
+    match life::established(state, s.seen.tcp(), idle) {
+        Step::Keep => {}
+        Step::Become(state) => {
+            flow_table::update(flows, &s.hit, state, s.now);
+        }
+        Step::End => {
+            flow_table::retire(flows, &s.hit);
+        }
+        Step::Reopen => {
+            flow_table::retire(flows, &s.hit);
+            return false;
+        }
+    }
+    true
+}
+
+/// A packet of a half-open flow. False when the flow was retired: the packet begins another.
+#[inline(always)]
+fn of_half_open<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    s: &Scratch,
+    half: &Bucket<<E as Tables<WORDS, KEY>>::Word, WORDS>,
+    key: &Key<KEY>,
+) -> bool
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    if steer::live(env, Decision(s.hit.decision)).is_none() {
+        flow_table::retire(half, &s.hit);
+        env.count(Reason::FlowOrphaned);
+        return false;
+    }
+    match life::half_open(s.seen.tcp(), life::idle(s.now, s.hit.control.last_seen())) {
+        Step::Keep | Step::Reopen => {}
+        Step::Become(State::New) => {
+            flow_table::update(half, &s.hit, State::New, s.now);
+        }
+        Step::Become(state) => confirm::<E, WORDS, KEY>(env, key, state, s),
+        Step::End => {
+            flow_table::retire(half, &s.hit);
+        }
+    }
+    true
 }
 
 /// Moves a half-open flow that proved itself to the established ones.
 #[inline(always)]
-fn confirm<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    key: &Key<KEY>,
-    hit: &Hit,
-    state: State,
-    now: u32,
-) where
+fn confirm<E, const WORDS: usize, const KEY: usize>(env: &E, key: &Key<KEY>, state: State, s: &Scratch)
+where
     E: Env + Tables<WORDS, KEY>,
 {
     let Some(flows) = Tables::<WORDS, KEY>::established(env, key.hash) else { return };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, key.hash) else { return };
-    let entry = Entry { decision: hit.decision, state, now, take: Take::Free };
+    let entry = Entry { decision: s.hit.decision, rewrite: &s.rewrite, state, now: s.now, take: Take::Free };
     match flow_table::insert(flows, key, &entry) {
         Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
-            flow_table::retire(half, hit);
+            flow_table::retire(half, &s.hit);
         }
-        Inserted::Full => {
-            // It stays half-open as long as it can, and is told its server by the table after that.
-            flow_table::update(half, hit, State::New, now);
-            env.count(Reason::FlowTableFull);
-            steer::tell::<E, WORDS, KEY>(
-                env,
-                EventKind::FlowTableFull,
-                Decision(hit.decision).service(),
-                key,
-                now,
-            );
-        }
+        Inserted::Full => stays_half_open::<E, WORDS, KEY>(env, half, s),
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => {}
     }
+}
+
+/// There is no room for a flow that proved itself: it stays half-open as long as it can.
+#[inline(always)]
+pub fn stays_half_open<E, const WORDS: usize, const KEY: usize>(
+    env: &E,
+    half: &Bucket<<E as Tables<WORDS, KEY>>::Word, WORDS>,
+    s: &Scratch,
+) where
+    E: Env + Tables<WORDS, KEY>,
+{
+    flow_table::update(half, &s.hit, State::New, s.now);
+    env.count(Reason::FlowTableFull);
+    let service = Decision(s.hit.decision).service();
+    steer::tell(env, EventKind::FlowTableFull, service, &s.seen.ends, s.now);
 }
 
 /// The first packet of a flow.
 #[inline(always)]
 fn begin<E, const WORDS: usize, const KEY: usize>(
     env: &E,
+    s: &mut Scratch,
     key: &Key<KEY>,
-    flags: Option<Flags>,
-    now: u32,
-) -> Result<Decision, Reason>
+) -> Result<Next, Reason>
 where
     E: Env + Tables<WORDS, KEY>,
 {
+    let now = s.now;
     let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
     let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
-    let service = Tables::<WORDS, KEY>::service_id(env, &E::ends_of(&key.words)).ok_or(Reason::NoService)?;
-    let opens = flags.is_none_or(Flags::is_open);
+    let service = Tables::<WORDS, KEY>::service_id(env, &s.seen.ends).ok_or(Reason::NoService)?;
+    let routed = env.service(service).is_some_and(|record| record.mode != mode::DR);
+    s.service = service;
+    let tcp = s.seen.tcp();
+    let opens = tcp.is_none_or(Flags::is_open);
+    let resets = tcp.is_some_and(Flags::is_rst);
+    if routed && resets {
+        return Err(Reason::MidStreamReset);
+    }
+    let full = flow_table::is_crowded(flows, now, u32::MAX);
+    if routed && full {
+        steer::tell(env, EventKind::FlowRefused, service as u16, &s.seen.ends, now);
+        return Err(Reason::FlowRefused);
+    }
     // Under a flood an entry may be gone before the client answers, in a full table there is no room for it later,
     // and in mid-stream there is none to begin with. The next packet must find the same server by itself, so the
     // hash decides.
-    let remembered = opens
-        && !flow_table::is_crowded(half, now, FLOOD_TICKS)
-        && !flow_table::is_crowded(flows, now, u32::MAX);
+    let remembered = opens && !full && !flow_table::is_crowded(half, now, FLOOD_TICKS);
     let by = if remembered { By::Service } else { By::Hash };
-    let mut decision = match steer::choose::<E, WORDS, KEY>(env, service, key, by, now) {
+    let decision = match steer::choose(env, service, &s.seen.ends, by, now) {
         Ok(decision) => decision,
         Err(reason) => {
             if matches!(reason, Reason::NoServerDrop | Reason::NoServerReject) {
-                steer::tell::<E, WORDS, KEY>(env, EventKind::NoServer, service as u16, key, now);
+                steer::tell(env, EventKind::NoServer, service as u16, &s.seen.ends, now);
             }
             return Err(reason);
         }
     };
+    s.decision = decision.0;
     if !opens {
         env.count(Reason::MidStream);
-        // A reset needs no memory.
-        if flags.is_some_and(Flags::is_rst) {
-            return Ok(decision);
-        }
     }
-    let entry = Entry { decision: decision.0, state: State::New, now, take: Take::Oldest };
+    if routed {
+        return Ok(Next::Prepare);
+    }
+    // A reset needs no memory.
+    if resets {
+        return Ok(Next::Go);
+    }
+    let entry =
+        Entry { decision: decision.0, rewrite: &s.rewrite, state: State::New, now, take: Take::Oldest };
     match flow_table::insert_before(half, flows, key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
-            steer::tell::<E, WORDS, KEY>(env, EventKind::HalfOpenOverwritten, service as u16, key, now);
+            steer::tell(env, EventKind::HalfOpenOverwritten, service as u16, &s.seen.ends, now);
         }
         Inserted::Exists => {
             // Another CPU was first with the same flow, and may be establishing it: its choice holds. Flows move from
             // here to there, so who looks here first and there second cannot miss one on its way.
-            return flow_table::find_apart(half, key)
-                .or_else(|| flow_table::find_apart(flows, key))
-                .map(|hit| Decision(hit.decision))
-                .ok_or(Reason::TwinPacket);
+            let hit = flow_table::find_apart(half, key).or_else(|| flow_table::find_apart(flows, key));
+            s.decision = hit.ok_or(Reason::TwinPacket)?.decision;
+            return Ok(Next::Go);
         }
         // Its other packet goes where that CPU decides. To send this one elsewhere would split the flow; the sender
         // repeats what matters.
@@ -144,9 +235,9 @@ where
         // Without an entry the next packet must find the same server by itself.
         Inserted::Full | Inserted::Taken => {
             env.count(Reason::EntryTaken);
-            decision = steer::choose::<E, WORDS, KEY>(env, service, key, By::Hash, now)?;
+            s.decision = steer::choose(env, service, &s.seen.ends, By::Hash, now)?.0;
         }
     }
     env.count_flow(service);
-    Ok(decision)
+    Ok(Next::Go)
 }

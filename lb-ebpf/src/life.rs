@@ -58,6 +58,50 @@ pub const fn established(state: u8, flags: Option<Flags>, idle: u32) -> Step {
     Step::Become(if closing { State::Closing } else { State::Established })
 }
 
+/// What a segment does to the established pair it belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PairStep {
+    /// Nothing.
+    Keep,
+    /// FIN: both entries change state.
+    Fin {
+        /// This side's.
+        own: State,
+        /// The other side's.
+        other: State,
+    },
+    /// The flow ends with this segment, which is still delivered.
+    End,
+    /// The flow had ended; this segment opens another with the same ends.
+    Reopen,
+}
+
+/// The step of an established pair whose entry for this direction has the state `own`. The other side's state follows
+/// from it: each FIN is written to both.
+#[inline(always)]
+#[must_use]
+pub const fn pair(own: u8, from_client: bool, flags: Flags) -> PairStep {
+    const CLOSING: u8 = State::Closing as u8;
+    const PEER_CLOSING: u8 = State::PeerClosing as u8;
+    const CLOSED: u8 = State::Closed as u8;
+    if flags.is_rst() {
+        return PairStep::End;
+    }
+    if flags.is_open() {
+        // As for direct routing; only a client opens.
+        let ended = matches!(own, CLOSING | PEER_CLOSING | CLOSED);
+        return if ended && from_client { PairStep::Reopen } else { PairStep::Keep };
+    }
+    if !flags.is_fin() {
+        return PairStep::Keep;
+    }
+    match own {
+        CLOSING | CLOSED => PairStep::Keep,
+        PEER_CLOSING => PairStep::Fin { own: State::Closed, other: State::Closed },
+        _ => PairStep::Fin { own: State::Closing, other: State::PeerClosing },
+    }
+}
+
 /// What a packet does to the half-open flow it belongs to.
 #[inline(always)]
 #[must_use]
@@ -110,6 +154,32 @@ mod tests {
             (State::Datagrams as u8, None, TOUCH_TICKS, Step::Become(State::Datagrams)),
         ] {
             assert_eq!(established(state, flags, idle), want, "{state} {flags:?} {idle}");
+        }
+    }
+
+    #[test]
+    fn a_pair_closes_when_both_sides_said_so_in_either_order() {
+        let (est, closing) = (State::Established as u8, State::Closing as u8);
+        let (peer, closed) = (State::PeerClosing as u8, State::Closed as u8);
+        let first = PairStep::Fin { own: State::Closing, other: State::PeerClosing };
+        let second = PairStep::Fin { own: State::Closed, other: State::Closed };
+        for (own, from_client, flags, want) in [
+            (est, true, FIN, first),
+            (est, false, FIN, first),
+            (peer, true, FIN, second),
+            (closing, true, FIN, PairStep::Keep),
+            (closed, false, FIN, PairStep::Keep),
+            (est, true, SYN, PairStep::Keep),
+            (closing, true, SYN, PairStep::Reopen),
+            (peer, true, SYN, PairStep::Reopen),
+            (closed, true, SYN, PairStep::Reopen),
+            (closed, false, SYN, PairStep::Keep),
+            (est, false, Some(Flags(Flags::SYN | Flags::ACK)), PairStep::Keep),
+            (est, true, RST, PairStep::End),
+            (closed, false, RST, PairStep::End),
+            (est, false, ACK, PairStep::Keep),
+        ] {
+            assert_eq!(pair(own, from_client, flags.unwrap()), want, "{own} {from_client} {flags:?}");
         }
     }
 

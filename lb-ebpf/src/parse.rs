@@ -10,14 +10,14 @@ use crate::{
     wire::{
         eth::{ETHERNET_LEN, Ethernet, TAG_LEN, Tag},
         ipv4::Ipv4,
-        ipv6::{FRAGMENT_HEADER, IPV6_LEN, Ipv6, is_extension},
-        tcp::{Flags, TCP_LEN, Tcp},
+        ipv6::{IPV6_LEN, Ipv6},
+        tcp::{TCP_LEN, Tcp},
         udp::{UDP_LEN, Udp},
     },
 };
 
 /// What the Ethernet header and its tags say.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Link {
     /// Type of the packet behind the tags, host order.
     pub ethertype: u16,
@@ -30,7 +30,15 @@ impl Link {
     #[inline(always)]
     #[must_use]
     pub const fn l3(self) -> usize {
-        ETHERNET_LEN + self.depth as usize * TAG_LEN
+        // Two tags at most, which the mask tells the verifier where it does not follow the depth.
+        ETHERNET_LEN + (self.depth & 3) as usize * TAG_LEN
+    }
+
+    /// The same, of whose depth the compiler knows nothing: so that the mask above stays.
+    #[inline(always)]
+    #[must_use]
+    pub fn anew(self) -> Self {
+        Self { depth: core::hint::black_box(self.depth), ..self }
     }
 }
 
@@ -62,50 +70,37 @@ const fn is_tag(ethertype: u16) -> bool {
 pub struct Transport {
     /// Source port in the low half, destination port in the high half, wire bytes.
     pub ports: u32,
-    /// TCP's control bits; `None` = UDP.
-    pub flags: Option<Flags>,
+    /// TCP's control bits; 0 for UDP.
+    pub flags: u8,
 }
 
-/// An IPv4 packet that starts at the view's start. `ip` is its header, already read.
+/// The transport header of an IPv4 packet that starts at the view's start; the packet is whole. `ip` is its header,
+/// already read.
 #[inline(always)]
 pub fn transport_v4(l3: &Packet<'_>, ip: &Ipv4) -> Result<Transport, Reason> {
     let header = ip.header_len().ok_or(Reason::Malformed)?;
-    // A fragment is judged before its protocol: later ones have no transport header at all.
-    if ip.is_fragment() {
-        return Err(Reason::FragmentUnknown);
-    }
     transport(&l3.skip(header), ip.proto, (ip.total_len.get() as usize).checked_sub(header))
 }
 
-/// An IPv6 packet that starts at the view's start.
+/// The transport header of an IPv6 packet that starts at the view's start, right behind its IP header.
 #[inline(always)]
 pub fn transport_v6(l3: &Packet<'_>, ip: &Ipv6) -> Result<Transport, Reason> {
-    if !ip.is_version_6() {
-        return Err(Reason::Malformed);
-    }
-    if is_extension(ip.next_header) {
-        return Err(if ip.next_header == FRAGMENT_HEADER {
-            Reason::FragmentUnknown
-        } else {
-            Reason::ExtensionHeader
-        });
-    }
     transport(&l3.skip(IPV6_LEN), ip.next_header, Some(ip.payload_len.get() as usize))
 }
 
 /// `len` is what the IP header leaves for the transport protocol. What it promises beyond the headers is not
 /// compared with the frame: the frame may lie in several buffers, and the server checks it anyway.
 #[inline(always)]
-fn transport(l4: &Packet<'_>, proto: u8, len: Option<usize>) -> Result<Transport, Reason> {
+pub fn transport(l4: &Packet<'_>, proto: u8, len: Option<usize>) -> Result<Transport, Reason> {
     let len = len.ok_or(Reason::Malformed)?;
     match proto {
         PROTO_TCP => {
             let tcp = l4.get::<Tcp>(0).filter(|_| len >= TCP_LEN).ok_or(Reason::Malformed)?;
-            Ok(Transport { ports: tcp.ports(), flags: Some(tcp.flags) })
+            Ok(Transport { ports: tcp.ports(), flags: tcp.flags.0 })
         }
         PROTO_UDP => {
             let udp = l4.get::<Udp>(0).filter(|_| len >= UDP_LEN).ok_or(Reason::Malformed)?;
-            Ok(Transport { ports: udp.ports(), flags: None })
+            Ok(Transport { ports: udp.ports(), flags: 0 })
         }
         _ => Err(Reason::NotTcpUdp),
     }
@@ -114,6 +109,7 @@ fn transport(l4: &Packet<'_>, proto: u8, len: Option<usize>) -> Result<Transport
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tcp::Flags;
 
     fn frame(tags: &[u16], ethertype: u16) -> Vec<u8> {
         let mut bytes = vec![0; 12];
@@ -153,9 +149,9 @@ mod tests {
         bytes[13] = Flags::SYN;
         let packet = Packet::from_slice(&mut bytes);
         assert_eq!(transport(&packet, 6, Some(19)), Err(Reason::Malformed));
-        assert!(transport(&packet, 6, Some(20)).unwrap().flags.unwrap().is_open());
+        assert_eq!(transport(&packet, 6, Some(20)).unwrap().flags, Flags::SYN);
         assert_eq!(transport(&packet, 17, Some(7)), Err(Reason::Malformed));
-        assert_eq!(transport(&packet, 17, Some(8)).unwrap().flags, None);
+        assert_eq!(transport(&packet, 17, Some(8)).unwrap().flags, 0);
         assert_eq!(transport(&packet, 6, None), Err(Reason::Malformed));
         assert_eq!(transport(&packet, 1, Some(20)), Err(Reason::NotTcpUdp));
     }

@@ -11,8 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    env::{Env, Tables},
-    flow_table::Key,
+    env::Env,
     life::{TOUCH_TICKS, idle},
 };
 
@@ -35,32 +34,14 @@ pub fn live<E: Env>(env: &E, decision: Decision) -> Option<&Backend> {
 
 /// Decides for a new flow of `service`. The reason, if there is one, is what becomes of the packet.
 #[inline(always)]
-pub fn choose<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    service: u32,
-    key: &Key<KEY>,
-    by: By,
-    now: u32,
-) -> Result<Decision, Reason>
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    unpack(choose_packed::<E, WORDS, KEY>(env, service, key, by, now))
+pub fn choose<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> Result<Decision, Reason> {
+    unpack(choose_packed(env, service, ends, by, now))
 }
 
 /// Not inlined, so that its stack is not its caller's; and a BPF function gives back one number.
 #[inline(never)]
-fn choose_packed<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    service: u32,
-    key: &Key<KEY>,
-    by: By,
-    now: u32,
-) -> u64
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    match choose_for(env, service, &E::ends_of(&key.words), by, now) {
+fn choose_packed<E: Env>(env: &E, service: u32, ends: &Ends, by: By, now: u32) -> u64 {
+    match choose_for(env, service, ends, by, now) {
         Ok(decision) => decision.0,
         Err(reason) => reason as u64,
     }
@@ -158,16 +139,8 @@ fn schedule<E: Env>(
 
 /// Tells the controller. Not inlined: it is rare, and needs stack.
 #[inline(never)]
-pub fn tell<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    kind: EventKind,
-    service: u16,
-    key: &Key<KEY>,
-    now: u32,
-) where
-    E: Env + Tables<WORDS, KEY>,
-{
-    env.event(kind, u32::from(service), &E::ends_of(&key.words), now);
+pub fn tell<E: Env>(env: &E, kind: EventKind, service: u16, ends: &Ends, now: u32) {
+    env.event(kind, u32::from(service), ends, now);
 }
 
 /// The hash that picks a server: the same on every node, unlike the one that finds the flow's bucket.

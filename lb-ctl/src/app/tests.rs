@@ -20,12 +20,12 @@ use crate::{
     model::{
         command::{Edit, OperatorState, Outcome, Refusal},
         config::{
-            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocol, Protocols,
-            ReturnPath, Rip, Scheduler, Source, Vip,
+            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
+            Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Vip,
         },
         health::{Health, RipId, Verdict},
         net::{Address, Link, Path as NetPath, VipAddress},
-        status::{Colour, FlowCount, FlowList, RipState, Status},
+        status::{Colour, FlowCount, FlowList, RipState, SourcePorts, Status},
     },
 };
 
@@ -69,14 +69,8 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
 
 fn config(vips: Vec<Vip>) -> Config {
     Config {
-        node: Node {
-            name: None,
-            gateway: Gateway::default(),
-            interfaces: Vec::new(),
-            flows_v4: 1024,
-            flows_v6: 1024,
-            half_open: 1024,
-        },
+        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
+        gateway: Gateway::default(),
         vips,
     }
 }
@@ -130,6 +124,8 @@ struct Lan {
     facts: Arc<Mutex<NetFacts>>,
     changed: watch::Sender<u64>,
     taken: Arc<Mutex<BTreeSet<IpAddr>>>,
+    /// Addresses to be claimed that are no VIP's.
+    beside_vips: Arc<Mutex<BTreeSet<IpAddr>>>,
     /// While false, asking for the owner of an address gets no end.
     answers: watch::Sender<bool>,
     fake: Fake,
@@ -159,6 +155,7 @@ impl Lan {
             facts: Arc::new(Mutex::new(facts)),
             changed: watch::channel(0).0,
             taken: Arc::default(),
+            beside_vips: Arc::default(),
             answers: watch::channel(true).0,
             fake: fake.clone(),
         }
@@ -212,8 +209,9 @@ fn address(ip: IpAddr, prefix: u8) -> Address {
 impl AddressBook for Lan {
     async fn add(&self, wanted: VipAddress) -> Result<Claimed, String> {
         let installed = self.fake.installed();
+        let is_vip = !self.beside_vips.lock().unwrap().contains(&wanted.ip);
         assert!(
-            installed.keys.keys().any(|k| k.ip == wanted.ip),
+            !is_vip || installed.keys.keys().any(|k| k.ip == wanted.ip),
             "{} is claimed before its service",
             wanted.ip
         );
@@ -618,6 +616,8 @@ async fn flows_are_listed_and_counted_by_name() {
     let flow = |client: &str| crate::dataplane::Flow {
         client: (client.parse().unwrap(), 50000),
         vip: ("10.12.1.100".parse().unwrap(), 104),
+        server: None,
+        source: None,
         protocol: Protocol::Tcp,
         state: lb_common::flow::State::Established,
         service: 0,
@@ -646,6 +646,89 @@ async fn flows_are_listed_and_counted_by_name() {
     daemon.until("active ones counted, closing ones apart", counted).await;
     daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
     daemon.until("flows of a halted server go", |s| s.flows.established_v4 == 0).await;
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snat_takes_its_source_from_claimed_addresses_and_tells_when_ports_run_short() {
+    let pool = ["10.12.1.20", "10.12.1.21"];
+    let mut snat = pacs();
+    snat.mode = Mode::L4Snat;
+    snat.source = Source {
+        addresses: SourceAddresses::Pool(pool.map(|ip| ip.parse().unwrap()).to_vec()),
+        ports: 20_000..=20_001,
+    };
+    let world = World::new(config(vec![snat]));
+    for set in [&world.lan.taken, &world.lan.beside_vips] {
+        set.lock().unwrap().extend(pool.map(|ip| ip.parse::<IpAddr>().unwrap()));
+    }
+    let daemon = world.start().await;
+    daemon.verdict("PACS", "R1", Verdict::Up);
+    daemon.verdict("PACS", "R2", Verdict::Up);
+    let refused = |s: &Status| {
+        let vip = &s.vips[0];
+        let waits = vip.rips.iter().all(|rip| rip.detail == "waiting for a source address");
+        waits && vip.problem.as_ref().is_some_and(|p| p.contains("10.12.1.20 is in use"))
+    };
+    let status = daemon.until("no source address can be had", refused).await;
+    assert_eq!(status.vips[0].colour, Colour::Red);
+    assert_eq!(servers_in_table(&world.fake), 0, "nothing half-configured");
+    let told = |s: &Status, ip| s.problems.iter().any(|p| p.starts_with(ip));
+    daemon.until("both are told of", |s| pool.iter().all(|ip| told(s, ip))).await;
+    daemon.app.stop().await;
+
+    world.lan.taken.lock().unwrap().clear();
+    let daemon = world.start().await;
+    daemon.both_up().await;
+    let status = daemon.until("green", |s| s.health == Colour::Green).await;
+    // Two addresses with two ports each, towards each of two servers.
+    assert_eq!(status.vips[0].source_ports, Some(SourcePorts { in_use: 0, capacity: 8 }));
+
+    let (slot, generation) = {
+        let installed = world.fake.installed();
+        let (slot, (_, record)) = installed.backends.iter().next().unwrap();
+        (*slot, record.generation)
+    };
+    let flow = |n: u16| crate::dataplane::Flow {
+        client: ("10.0.0.1".parse().unwrap(), n),
+        vip: ("10.12.1.100".parse().unwrap(), 104),
+        server: Some(("10.12.1.110".parse().unwrap(), 104)),
+        source: Some(("10.12.1.20".parse().unwrap(), 20_000 + n)),
+        protocol: Protocol::Tcp,
+        state: lb_common::flow::State::Established,
+        service: 0,
+        slot,
+        generation,
+        idle_millis: 0,
+    };
+    world.fake.set_flows((0..6).map(flow).collect());
+    let in_use = |n: u64| move |s: &Status| s.vips[0].source_ports.is_some_and(|p| p.in_use == n);
+    let status = daemon.until("six of eight", in_use(6)).await;
+    assert!(!status.problems.iter().any(|p| p.contains("source ports")), "{:?}", status.problems);
+    world.fake.set_flows((0..7).map(flow).collect());
+    let status = daemon.until("seven of eight", in_use(7)).await;
+    let told =
+        "VIP PACS has 87 % of its source ports in use, 7 of 8: give it more `source` addresses or ports";
+    assert!(status.problems.iter().any(|p| p == told), "{:?}", status.problems);
+    let list: FlowList = daemon.get("/v1/flows?limit=1").await;
+    assert_eq!(list.flows[0].server, Some("10.12.1.110:104".parse().unwrap()));
+    assert_eq!(list.flows[0].source.map(|s| s.ip()), Some("10.12.1.20".parse().unwrap()));
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateways_address_is_claimed_without_any_vip_and_its_owner_is_told_of() {
+    let mut config = config(Vec::new());
+    let gateway = |text: &str| GatewayAddress { ip: text.parse().unwrap(), interface: None };
+    config.gateway.addresses = vec![gateway("10.12.1.253"), gateway("10.12.1.254")];
+    let world = World::new(config);
+    world.lan.taken.lock().unwrap().insert("10.12.1.253".parse().unwrap());
+    let both = ["10.12.1.253", "10.12.1.254"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    world.lan.beside_vips.lock().unwrap().extend(both);
+    let daemon = world.start().await;
+    daemon.until("claimed", |_| world.lan.has("10.12.1.254")).await;
+    daemon.until("told", |s| s.problems.iter().any(|p| p.contains("10.12.1.253"))).await;
+    assert_eq!(world.fake.installed().link_records[&2].mtu, 1500);
     daemon.app.stop().await;
 }
 

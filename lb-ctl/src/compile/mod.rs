@@ -12,23 +12,28 @@ use std::{
 };
 
 use lb_common::{
-    service::{Service, Sources, mode, no_server, pick},
+    backend::LinkRecord,
+    limits::MAX_IFINDEX,
+    service::{Service, Sources, flags, mode, no_server, pick},
     settings::Settings,
 };
 
+use self::claims::Claiming;
 use crate::{
     dataplane::{Filling, ServiceKey},
     model::{
         command::OperatorState,
-        config::{Config, Fallback, Mode, Persist, Rip, Scheduler, Vip},
+        config::{Config, Fallback, Mode, Persist, ReturnPath, Rip, Scheduler, Vip},
         desired::{DesiredBackend, DesiredService, DesiredState, Entrant, Forward},
         health::{HealthMap, RipId, Verdict},
-        net::{NetFacts, VipAddress},
+        net::NetFacts,
         status::RipState,
     },
 };
 
+mod claims;
 mod paths;
+mod sources;
 
 /// Everything that decides.
 #[derive(Clone, Copy, Debug)]
@@ -81,67 +86,76 @@ pub struct RipNote {
 pub fn compile(inputs: &Inputs<'_>) -> Compiled {
     let Inputs { config, facts, before, .. } = *inputs;
     let mut out = Compiled::default();
-    let mut links = BTreeSet::new();
-    let mut unsure = false;
+    let mut claiming = Claiming::new(facts, before);
     for vip in &config.vips {
-        let service = service(vip, inputs, &mut out.notes);
+        let mut service = service(vip, inputs, &mut out.notes);
         if !vip.enabled {
             continue;
         }
-        match paths::vip_interface(vip, facts) {
-            Ok((link, physical)) => {
-                let address = VipAddress { ifindex: link.index, ip: vip.ip };
-                out.desired.addresses.insert(address, physical.index);
-                links.insert(physical.index);
-                if let Some(problem) = paths::not_running(link) {
-                    out.notes.vips.insert(vip.name.clone(), problem);
-                }
-            }
-            Err(problem) => {
-                unsure = true;
-                let kept = before.addresses.iter().filter(|(a, _)| a.ip == vip.ip);
-                out.desired.addresses.extend(kept.map(|(&a, &link)| (a, link)));
-                out.notes.vips.insert(vip.name.clone(), problem);
-            }
+        if vip.mode == Mode::L4Snat {
+            put_sources(vip, inputs, &mut service, &mut out.notes);
+        }
+        if let Some(problem) = claiming.vip(vip) {
+            out.notes.vips.insert(vip.name.clone(), problem);
         }
         for rip in &vip.rips {
-            links.extend(paths::physical_of_path(rip.ip, facts));
+            claiming.links.extend(paths::physical_of_path(rip.ip, facts));
         }
         let forwards = service.backends.values().filter_map(|b| b.forward);
-        links.extend(forwards.map(|f| f.ifindex));
+        claiming.links.extend(forwards.map(|f| f.ifindex));
         out.desired.services.insert(vip.name.clone(), service);
     }
+    claiming.gateway(config, &mut out.notes.problems);
+    let Claiming { addresses, links, unsure, .. } = claiming;
+    out.desired.addresses = addresses;
     if config.node.interfaces.is_empty() {
         out.desired.links = links;
     } else {
         out.desired.links = paths::named_links(&config.node.interfaces, facts, &mut out.notes.problems);
-        note_unnamed_links(config, facts, &mut out);
+        claims::note_unnamed_links(config, facts, &mut out);
     }
     if unsure {
         // An interface that lost its address for a moment must not cost the VIP, nor the program's place on links.
         let still_there = before.links.iter().filter(|i| facts.links.contains_key(i));
         out.desired.links.extend(still_there);
     }
+    out.desired.link_records =
+        out.desired.links.iter().filter_map(|&i| Some((i, link_record(i, facts, before)?))).collect();
     out
 }
 
-/// VIPs whose address lives on a link that the configuration leaves out: they would never get a packet.
-fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Compiled) {
-    for (address, physical) in &out.desired.addresses {
-        if out.desired.links.contains(physical) {
-            continue;
-        }
-        let name = facts.links.get(physical).map_or("?", |l| l.name.as_str());
-        for vip in config.vips.iter().filter(|v| v.enabled && v.ip == address.ip) {
-            let problem = format!("its interface {name} is not among `node.interfaces`: add it there");
-            out.notes.vips.entry(vip.name.clone()).or_insert(problem);
+/// How replies leave by a link; `None` when none can.
+fn link_record(index: u32, facts: &NetFacts, before: &DesiredState) -> Option<LinkRecord> {
+    let Some(link) = facts.links.get(&index) else {
+        return before.link_records.get(&index).copied();
+    };
+    let usable = !link.mac.is_zero() && index < MAX_IFINDEX;
+    usable.then(|| LinkRecord { mac: link.mac, mtu: paths::mtu(link) })
+}
+
+/// Gives a SNAT VIP its sources. Without any it takes no new flows, and its servers say so.
+fn put_sources(vip: &Vip, inputs: &Inputs<'_>, service: &mut DesiredService, notes: &mut Notes) {
+    match sources::of(vip, inputs) {
+        Ok(sources) => service.sources = sources,
+        Err(why) => _ = notes.vips.insert(vip.name.clone(), why),
+    }
+    notes.problems.extend(sources::note_several_links(vip, inputs.facts));
+    if service.sources.count > 0 {
+        return;
+    }
+    service.entrants.clear();
+    for rip in &vip.rips {
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
+        if let Some(note) = notes.rips.get_mut(&id).filter(|note| note.state == RipState::Active) {
+            note.state = RipState::Checking;
+            note.detail = Some("waiting for a source address".to_owned());
         }
     }
 }
 
 /// One VIP as the packet path should know it; says what became of each of its servers.
 fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService {
-    let keys: BTreeSet<ServiceKey> = vip.ports.keys().flat_map(|port| keys_of_port(vip, port)).collect();
+    let keys = keys(vip);
     let before = before(&vip.name, &keys, inputs.before);
     let mut backends = BTreeMap::new();
     let mut entrants = Vec::new();
@@ -186,6 +200,11 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
     }
 }
 
+/// Keys that lead to a VIP.
+fn keys(vip: &Vip) -> BTreeSet<ServiceKey> {
+    vip.ports.keys().flat_map(|port| keys_of_port(vip, port)).collect()
+}
+
 /// Keys that lead a port's packets to a VIP.
 fn keys_of_port(vip: &Vip, port: u16) -> impl Iterator<Item = ServiceKey> {
     let ip = vip.ip;
@@ -212,9 +231,22 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
             Fallback::Reject => no_server::REJECT,
         },
         persist_prefix,
+        flags: flags(vip),
         persist_ticks,
         ..Service::default()
     }
+}
+
+/// What is said of replies and of flows that lose their server: nothing where replies are not seen.
+const fn flags(vip: &Vip) -> u8 {
+    if !vip.mode.sees_replies() {
+        return 0;
+    }
+    let by_route = match vip.return_path {
+        ReturnPath::LastHop => 0,
+        ReturnPath::Route => flags::RETURN_BY_ROUTE,
+    };
+    by_route | if vip.reset { flags::RESET } else { 0 }
 }
 
 /// Seconds, rounded up.
@@ -248,7 +280,7 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
     if verdict == Verdict::Down {
         return dead(RipState::Down, None);
     }
-    let was = before.and_then(|s| s.backends.values().find(|b| b.ip == rip.ip)?.forward);
+    let was = before.and_then(|s| known(rip, s)?.forward);
     let (forward, concern) = match (paths::forward(rip.ip, inputs.facts), was) {
         (paths::Way::Known(forward), _) => (forward, None),
         (paths::Way::None(why), _) => return dead(RipState::Down, Some(why)),
@@ -266,6 +298,13 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
         (RipState::Active, concern)
     };
     Fate { forward: Some(forward), note: RipNote { state, detail } }
+}
+
+/// The server as it was: by address and port, or by address when its port was changed.
+fn known<'a>(rip: &Rip, service: &'a DesiredService) -> Option<&'a DesiredBackend> {
+    let mut there = service.backends.values().filter(|b| b.ip == rip.ip);
+    let first = there.clone().next();
+    there.find(|b| b.port == rip.port).or(first)
 }
 
 /// Addresses that the network task should resolve and keep warm: servers and VIPs of everything served.

@@ -9,14 +9,13 @@ use lb_common::{
 
 use crate::{
     model::{
-        config::Vip,
         desired::Forward,
         net::{Link, NetFacts, Path, VlanTag},
     },
     net::subnet,
 };
 
-/// Whether a server can be reached by direct routing.
+/// Whether frames can reach a server.
 pub(super) enum Way {
     /// Yes, so.
     Known(Forward),
@@ -53,9 +52,17 @@ pub(super) fn forward(ip: IpAddr, facts: &NetFacts) -> Way {
 
 /// Physical link below the way to a server, if there is one.
 pub(super) fn physical_of_path(ip: IpAddr, facts: &NetFacts) -> Option<u32> {
-    let path = facts.paths.get(&ip)?;
-    let link = link_of_path(ip, path, facts).ok()?;
-    physical(link, facts).map(|l| l.index)
+    physical(link_to(ip, facts)?, facts).map(|l| l.index)
+}
+
+/// Interface that a server is reached by, if there is one.
+pub(super) fn link_to(ip: IpAddr, facts: &NetFacts) -> Option<&Link> {
+    link_of_path(ip, facts.paths.get(&ip)?, facts).ok()
+}
+
+/// Largest IP packet of a link as records hold it.
+pub(super) fn mtu(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
 }
 
 const fn question(ip: IpAddr) -> &'static str {
@@ -67,15 +74,15 @@ const fn question(ip: IpAddr) -> &'static str {
 
 fn link_of_path<'a>(ip: IpAddr, path: &Path, facts: &'a NetFacts) -> Result<&'a Link, String> {
     if path.local {
-        return Err(format!("{ip} is this machine's own address: direct routing needs another machine"));
+        return Err(format!("{ip} is this machine's own address: a real server must be another machine"));
     }
     if let Some(gateway) = path.gateway {
         return Err(format!(
-            "{ip} is reached through gateway {gateway}: direct routing needs an interface in its subnet"
+            "{ip} is reached through gateway {gateway}: give this machine an interface in its subnet"
         ));
     }
     let Some(index) = path.ifindex else {
-        return Err(format!("no route to {ip}: direct routing needs an interface in its subnet"));
+        return Err(format!("no route to {ip}: give this machine an interface in its subnet"));
     };
     let link = facts.links.get(&index);
     link.ok_or_else(|| format!("the route to {ip} leaves by interface {index}, which is gone"))
@@ -147,17 +154,30 @@ fn frame(link: &Link, dst_mac: Mac, facts: &NetFacts) -> Result<Forward, String>
         vlan_depth: tags.len() as u8,
         vlan: [id(0), id(1)],
         outer_tpid: if tags.len() == 2 { tags[0].tpid } else { 0 },
-        mtu: 0,
+        mtu: mtu(link),
     })
 }
 
-/// The interface that carries a VIP's address (the one named, or the one whose subnet is the narrowest around it)
-/// and the physical link below.
-pub(super) fn vip_interface<'a>(vip: &Vip, facts: &'a NetFacts) -> Result<(&'a Link, &'a Link), String> {
-    let link = match &vip.interface {
+/// The interface that carries an address (the one named, or the one whose subnet is the narrowest around it) and
+/// the physical link below.
+pub(super) fn carrier<'a>(
+    ip: IpAddr,
+    interface: Option<&str>,
+    facts: &'a NetFacts,
+) -> Result<(&'a Link, &'a Link), String> {
+    let link = match interface {
         Some(name) => by_name(name, facts)?,
-        None => by_subnet(vip.ip, facts)?,
+        None => by_subnet(ip, facts).map_err(|why| format!("{why}, or set `interface`"))?,
     };
+    with_bottom(link, facts)
+}
+
+/// [`carrier`] of an address that nobody can name an interface for.
+pub(super) fn carrier_by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<(&Link, &Link), String> {
+    with_bottom(by_subnet(ip, facts)?, facts)
+}
+
+fn with_bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<(&'a Link, &'a Link), String> {
     if let Some(why) = slave(link, facts) {
         return Err(why);
     }
@@ -172,11 +192,8 @@ fn bottom<'a>(link: &'a Link, facts: &'a NetFacts) -> Result<&'a Link, String> {
 
 fn by_subnet(ip: IpAddr, facts: &NetFacts) -> Result<&Link, String> {
     let best = subnet::connected(facts, ip);
-    best.and_then(|a| facts.links.get(&a.ifindex)).ok_or_else(|| {
-        format!(
-            "{ip} is in no connected subnet: give this machine an address in its subnet, or set `interface`"
-        )
-    })
+    best.and_then(|a| facts.links.get(&a.ifindex))
+        .ok_or_else(|| format!("{ip} is in no connected subnet: give this machine an address in its subnet"))
 }
 
 fn by_name<'a>(name: &str, facts: &'a NetFacts) -> Result<&'a Link, String> {

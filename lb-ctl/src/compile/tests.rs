@@ -1,12 +1,18 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, SystemTime},
+};
 
-use lb_common::net::Mac;
+use lb_common::net::{Mac, ip4};
 
 use super::*;
 use crate::model::{
-    config::{Check, CheckKind, Gateway, Mode, Node, Ports, Protocol, Protocols, ReturnPath, Source},
+    config::{
+        Check, CheckKind, Gateway, GatewayAddress, Mode, Node, Ports, Protocol, Protocols, ReturnPath,
+        Source, SourceAddresses,
+    },
     health::Health,
-    net::{Address, Link, Path, VlanTag},
+    net::{Address, Link, Path, VipAddress, VlanTag},
 };
 
 const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -55,7 +61,7 @@ impl World {
             name: "PACS".to_owned(),
             mode: Mode::L4Dr,
             ip: ip("10.12.1.100"),
-            ports: vec![104, 11112],
+            ports: Ports::Ranges(vec![104..=104, 11112..=11112]),
             protocols: Protocols::Tcp,
             interface: None,
             scheduler: Scheduler::Wrr,
@@ -80,12 +86,12 @@ impl World {
             config: Config {
                 node: Node {
                     name: None,
-                    gateway: Gateway::default(),
                     interfaces: Vec::new(),
                     flows_v4: 1024,
                     flows_v6: 1024,
                     half_open: 1024,
                 },
+                gateway: Gateway::default(),
                 vips: vec![vip],
             },
             operator: BTreeMap::new(),
@@ -158,7 +164,8 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
             src_mac: world.facts.links[&2].mac,
             vlan_depth: 0,
             vlan: [0; 2],
-            outer_tpid: 0
+            outer_tpid: 0,
+            mtu: 1500,
         })
     );
     assert_eq!(compiled.desired.links, BTreeSet::from([2]));
@@ -238,13 +245,13 @@ fn a_cable_that_is_out_leaves_flows_alone_and_is_said() {
 }
 
 #[test]
-fn a_server_that_direct_routing_cannot_reach_says_why_and_what_to_do() {
+fn a_server_that_is_out_of_reach_says_why_and_what_to_do() {
     let mut world = World::new();
     world.path_mut().gateway = Some(ip("10.12.1.254"));
     assert_eq!(
         world.fate("R1").3.as_deref(),
         Some(
-            "10.12.1.110 is reached through gateway 10.12.1.254: direct routing needs an interface in its subnet"
+            "10.12.1.110 is reached through gateway 10.12.1.254: give this machine an interface in its subnet"
         )
     );
     *world.path_mut() = Path { local: true, ..path(2) };
@@ -334,4 +341,235 @@ fn persistence_is_written_in_the_kernels_unit_of_time() {
         Persist::SourceIp { prefix_v4: 24, prefix_v6: 64, timeout: Duration::from_secs(300) };
     let record = world.compile().desired.services["PACS"].record;
     assert_eq!((record.persist_prefix, record.persist_ticks), (24, 2344), "300 s of 128 ms");
+}
+
+fn address(ifindex: u32, text: &str, prefix: u8) -> Address {
+    Address { ifindex, ip: ip(text), prefix, duplicate: false, tentative: false }
+}
+
+/// Addresses of a SNAT VIP's sources.
+fn sources(compiled: &Compiled) -> Vec<IpAddr> {
+    let sources = &compiled.desired.services["PACS"].sources;
+    sources.addrs[..sources.count as usize].iter().map(|a| ip4(a[0] as u32).into()).collect()
+}
+
+impl World {
+    fn snat() -> Self {
+        let mut world = Self::new();
+        world.config.vips[0].mode = Mode::L4Snat;
+        world
+    }
+}
+
+#[test]
+fn modes_and_flags_are_recorded_where_they_mean_something() {
+    for (mode, return_path, reset, expected) in [
+        (Mode::L4Dr, ReturnPath::Route, true, (mode::DR, 0)),
+        (Mode::L4Nat, ReturnPath::LastHop, true, (mode::NAT, flags::RESET)),
+        (Mode::L4Nat, ReturnPath::Route, false, (mode::NAT, flags::RETURN_BY_ROUTE)),
+        (Mode::L4Snat, ReturnPath::Route, true, (mode::SNAT, flags::RETURN_BY_ROUTE | flags::RESET)),
+    ] {
+        let mut world = World::new();
+        let vip = &mut world.config.vips[0];
+        (vip.mode, vip.return_path, vip.reset) = (mode, return_path, reset);
+        let record = world.compile().desired.services["PACS"].record;
+        assert_eq!((record.mode, record.flags), expected, "{mode:?}");
+    }
+}
+
+#[test]
+fn every_port_and_both_protocols_are_keys() {
+    let mut world = World::new();
+    world.config.vips[0].protocols = Protocols::TcpUdp;
+    assert_eq!(world.compile().desired.services["PACS"].keys.len(), 4);
+    world.config.vips[0].ports = Ports::All;
+    let keys: Vec<_> =
+        world.compile().desired.services["PACS"].keys.iter().map(|k| (k.port, k.protocol)).collect();
+    assert_eq!(keys, [(0, Protocol::Tcp), (0, Protocol::Udp)]);
+}
+
+#[test]
+fn frames_leave_by_the_mtu_of_their_link_and_replies_by_that_of_the_physical_one() {
+    let mut world = World::new();
+    let mut vlan = link(3, "eth1.100");
+    (vlan.parent, vlan.vlan) = (Some(2), Some(VlanTag { id: 100, tpid: 0x8100 }));
+    vlan.mtu = 1496;
+    world.facts.links.insert(3, vlan);
+    world.facts.links.get_mut(&2).unwrap().mtu = 70_000;
+    *world.path_mut() = path(3);
+    let compiled = world.compile();
+    let backends = &compiled.desired.services["PACS"].backends;
+    let mtu = |rip: &str| backends[rip].forward.unwrap().mtu;
+    assert_eq!((mtu("R1"), mtu("R2")), (1496, u16::MAX));
+    let record = LinkRecord { mac: world.facts.links[&2].mac, mtu: u16::MAX };
+    assert_eq!(compiled.desired.link_records, BTreeMap::from([(2, record)]));
+
+    world.facts.links.get_mut(&2).unwrap().mac = Mac::default();
+    assert!(world.compile().desired.link_records.is_empty(), "nothing leaves without a MAC");
+}
+
+#[test]
+fn snat_takes_this_machines_own_address_beside_the_servers() {
+    let mut world = World::snat();
+    world.config.gateway.addresses = vec![GatewayAddress { ip: ip("10.12.1.2"), interface: None }];
+    world.facts.addresses = vec![
+        address(3, "10.12.1.9", 24),
+        address(2, "10.12.0.8", 16),
+        // Claimed, though the prefix does not show it.
+        address(2, "10.12.1.2", 24),
+        address(2, "10.12.1.100", 32),
+        Address { tentative: true, ..address(2, "10.12.1.3", 24) },
+        address(2, "10.12.1.6", 24),
+        address(2, "10.12.1.5", 24),
+    ];
+    world.facts.links.insert(3, link(3, "eth2"));
+    let compiled = world.compile();
+    assert_eq!(sources(&compiled), [ip("10.12.1.5")]);
+    let sources = &compiled.desired.services["PACS"].sources;
+    assert_eq!((sources.first_port, sources.ports), (10_240, 32_767 - 10_240 + 1));
+    assert!(compiled.notes.problems.is_empty(), "{:?}", compiled.notes.problems);
+    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+}
+
+#[test]
+fn snat_without_a_source_takes_no_flows_and_says_why() {
+    let mut world = World::snat();
+    world.config.vips[0].interface = Some("eth1".to_owned());
+    world.facts.addresses.clear();
+    let compiled = world.compile();
+    assert_eq!(
+        compiled.notes.vips["PACS"],
+        "no address of this machine on eth1 is in the subnet of 10.12.1.110: add one to eth1, or name others with `source`"
+    );
+    assert!(sources(&compiled).is_empty());
+    let waiting = Some("waiting for a source address".to_owned());
+    assert_eq!(world.fate("R1"), (RipState::Checking, true, false, waiting));
+}
+
+#[test]
+fn servers_on_several_links_give_all_of_their_addresses_which_is_said() {
+    let mut world = World::snat();
+    world.facts.links.insert(3, link(3, "eth2"));
+    world.facts.addresses.push(address(3, "10.99.0.1", 24));
+    world.config.vips[0].rips[1].ip = ip("10.99.0.7");
+    world.facts.paths.insert(ip("10.99.0.7"), path(3));
+    let compiled = world.compile();
+    assert_eq!(sources(&compiled), [ip("10.12.1.1"), ip("10.99.0.1")]);
+    assert!(
+        compiled.notes.problems[0]
+            .starts_with("VIP PACS: its servers are on eth1 and eth2, and each may see")
+    );
+
+    world.config.vips[0].source.addresses = SourceAddresses::Vip;
+    let compiled = world.compile();
+    assert_eq!((sources(&compiled), compiled.notes.problems), (vec![ip("10.12.1.100")], vec![]));
+}
+
+#[test]
+fn sources_that_were_go_on_until_the_way_to_a_server_is_known() {
+    let mut world = World::snat();
+    world.before = world.compile().desired;
+    world.facts.paths.clear();
+    assert_eq!(sources(&world.compile()), [ip("10.12.1.1")]);
+    world.facts.addresses[0].ip = ip("10.12.1.4");
+    assert!(sources(&world.compile()).is_empty(), "an address that is gone does not");
+}
+
+#[test]
+fn source_addresses_are_claimed_and_used_once_they_are_here() {
+    let mut world = World::snat();
+    let pool = vec![ip("10.12.1.21"), ip("10.12.1.20")];
+    world.config.vips[0].source = Source { addresses: SourceAddresses::Pool(pool), ports: 20_000..=20_099 };
+    let compiled = world.compile();
+    let claimed: Vec<_> = compiled.desired.addresses.keys().map(|a| a.ip.to_string()).collect();
+    assert_eq!(claimed, ["10.12.1.20", "10.12.1.21", "10.12.1.100"]);
+    assert!(sources(&compiled).is_empty() && !world.fate("R1").2);
+    assert!(compiled.notes.vips.is_empty(), "a claim takes a second: no fault");
+
+    world.facts.addresses.extend([address(2, "10.12.1.20", 32), address(2, "10.12.1.21", 32)]);
+    let compiled = world.compile();
+    assert_eq!(sources(&compiled), [ip("10.12.1.20"), ip("10.12.1.21")]);
+    assert_eq!(compiled.desired.services["PACS"].sources.ports, 100);
+    assert!(world.fate("R1").2);
+
+    world.config.vips[0].source.addresses = SourceAddresses::Pool(vec![ip("10.77.0.1")]);
+    assert_eq!(
+        world.compile().notes.vips["PACS"],
+        "source address 10.77.0.1 is in no connected subnet: give this machine an address in its subnet"
+    );
+    let many: Vec<IpAddr> = (1..=17).map(|n| Ipv4Addr::new(10, 12, 1, n).into()).collect();
+    world.facts.addresses = many.iter().map(|a| address(2, &a.to_string(), 24)).collect();
+    world.config.vips[0].source.addresses = SourceAddresses::Pool(many);
+    assert_eq!(
+        world.compile().notes.vips["PACS"],
+        "17 source addresses, at most 16 can be used: name fewer with `source`"
+    );
+}
+
+#[test]
+fn gateway_addresses_are_claimed_with_the_program_on_their_link() {
+    let mut world = World::new();
+    world.facts.links.insert(3, link(3, "eth2"));
+    let gateway = |text: &str, interface: Option<&str>| GatewayAddress {
+        ip: ip(text),
+        interface: interface.map(str::to_owned),
+    };
+    world.config.gateway.addresses =
+        vec![gateway("10.12.1.254", None), gateway("10.50.0.1", Some("eth2")), gateway("10.60.0.1", None)];
+    let compiled = world.compile();
+    let at = |ifindex, text| (VipAddress { ifindex, ip: ip(text) }, ifindex);
+    assert_eq!(
+        compiled.desired.addresses,
+        BTreeMap::from([at(2, "10.12.1.100"), at(2, "10.12.1.254"), at(3, "10.50.0.1")])
+    );
+    assert_eq!(compiled.desired.links, BTreeSet::from([2, 3]));
+    assert_eq!(compiled.desired.link_records.len(), 2);
+    assert_eq!(compiled.notes.problems.len(), 1);
+    assert!(
+        compiled.notes.problems[0]
+            .starts_with("gateway address 10.60.0.1: 10.60.0.1 is in no connected subnet")
+    );
+
+    world.before = compiled.desired.clone();
+    world.facts.addresses.clear();
+    assert_eq!(world.compile().desired.addresses, compiled.desired.addresses, "what is there stays");
+}
+
+#[test]
+fn what_lives_on_a_link_that_is_left_out_is_told() {
+    let mut world = World::new();
+    world.config.node.interfaces = vec!["eth1".to_owned()];
+    world.facts.links.insert(3, link(3, "eth2"));
+    world.facts.addresses.push(address(3, "10.99.0.1", 24));
+    world.config.gateway.addresses = vec![GatewayAddress { ip: ip("10.99.0.254"), interface: None }];
+    *world.path_mut() = path(3);
+    let compiled = world.compile();
+    assert!(compiled.notes.vips.is_empty(), "answers go past this machine: {:?}", compiled.notes.vips);
+    assert_eq!(
+        compiled.notes.problems,
+        ["gateway address 10.99.0.254: its interface eth2 is not among `node.interfaces`: add it there"]
+    );
+    world.config.vips[0].mode = Mode::L4Nat;
+    assert_eq!(
+        world.compile().notes.vips["PACS"],
+        "answers of R1 come by eth2, which is not among `node.interfaces`: add it there"
+    );
+    let source = Source { addresses: SourceAddresses::Pool(vec![ip("10.99.0.9")]), ..Source::default() };
+    (world.config.vips[0].mode, world.config.vips[0].source) = (Mode::L4Snat, source);
+    assert_eq!(
+        world.compile().notes.vips["PACS"],
+        "the interface eth2 of its source address 10.99.0.9 is not among `node.interfaces`: add it there"
+    );
+}
+
+#[test]
+fn a_server_with_another_port_is_still_known() {
+    let mut world = World::new();
+    world.config.vips[0].mode = Mode::L4Nat;
+    world.config.vips[0].rips[0].port = Some(4242);
+    world.before = world.compile().desired;
+    assert_eq!(world.before.services["PACS"].backends["R1"].port, Some(4242));
+    world.config.vips[0].rips[0].port = Some(4243);
+    world.health.clear();
+    assert_eq!(world.fate("R1").0, RipState::Active);
 }

@@ -8,7 +8,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lb_common::{backend::state, counter::Reason, event::Event, settings::Settings};
+use lb_common::{
+    backend::{LinkRecord, state},
+    counter::Reason,
+    event::Event,
+    service::{Sources, mode},
+    settings::Settings,
+};
 
 use super::{Counters, Error, Flow, FlowCensus, Installed, Op, Reader, TableSpec, Writer, XdpMode};
 
@@ -17,7 +23,7 @@ use super::{Counters, Error, Flow, FlowCensus, Installed, Op, Reader, TableSpec,
 struct Kernel {
     installed: Installed,
     tables: BTreeMap<u16, TableSpec>,
-    filter: BTreeSet<IpAddr>,
+    filter: (BTreeSet<IpAddr>, BTreeSet<IpAddr>),
     /// Slot and generation whose flows must never count again.
     retired: BTreeSet<(u16, u16)>,
     ops: Vec<Op>,
@@ -104,7 +110,8 @@ impl Fake {
     }
 
     /// What a packet relies on: every key leads to a service with a record and a table whose servers are live
-    /// and belong to it, and every key's address is in the filter.
+    /// and belong to it, and every key's address is in the filter; so are all servers of NAT and SNAT services, and
+    /// SNAT services whose table has servers have a source address.
     ///
     /// # Errors
     ///
@@ -127,8 +134,20 @@ impl Fake {
                     }
                 }
             }
-            if !kernel.filter.contains(&key.ip) {
+            if !kernel.filter.0.contains(&key.ip) {
                 return Err(format!("{key:?} is not in the filter"));
+            }
+            let (_, record) = &kernel.installed.services[id];
+            let unseen = kernel.installed.backends.values().find(|(who, backend)| {
+                let answers = who.service == *id && backend.state == state::LIVE;
+                answers && record.mode != mode::DR && !kernel.filter.1.contains(&who.ip)
+            });
+            if let Some((who, _)) = unseen {
+                return Err(format!("answers of {who:?} are not seen"));
+            }
+            let sources = kernel.installed.sources.get(id).map_or(0, |sources| sources.count);
+            if record.mode == mode::SNAT && sources == 0 && !table.entrants.is_empty() {
+                return Err(format!("{key:?} leads to service {id}, which has no source address"));
             }
         }
         Ok(())
@@ -176,6 +195,7 @@ impl Kernel {
             }
             Op::ClearService { service } => {
                 now.services.remove(service);
+                now.sources.remove(service);
                 now.tables.remove(service);
                 self.tables.remove(service);
             }
@@ -191,13 +211,15 @@ impl Kernel {
             }
             Op::PutLink { ifindex, record } => {
                 now.link_records.insert(*ifindex, *record);
+                now.link_records.retain(|_, record| *record != LinkRecord::default());
             }
             Op::PutSources { service, sources } => {
                 now.sources.insert(*service, *sources);
+                now.sources.retain(|_, sources| *sources != Sources::default());
             }
             Op::SetFilter { addresses, servers } => {
                 now.filter = Some((addresses.clone(), servers.clone()));
-                self.filter.clone_from(addresses);
+                self.filter = (addresses.clone(), servers.clone());
             }
         }
         Ok(())
@@ -268,6 +290,9 @@ impl Writer for FakeWriter {
             let closing = flow.state == lb_common::flow::State::Closing;
             let by_slot = if closing { &mut census.closing_by_slot } else { &mut census.active_by_slot };
             *by_slot.entry(flow.slot).or_default() += 1;
+            if flow.source.is_some_and(|source| source != flow.client) {
+                *census.sources_in_use.entry(flow.service).or_default() += 1;
+            }
         }
         Ok(census)
     }

@@ -11,7 +11,7 @@ use std::{
 use lb_common::{
     backend::{Backend, LinkRecord},
     event::Event,
-    service::{Service, Sources},
+    service::{Service, Sources, mode},
     settings::Settings,
 };
 
@@ -54,20 +54,6 @@ pub enum Op {
         /// Interface index.
         ifindex: u32,
     },
-    /// Say how replies leave by a link.
-    PutLink {
-        /// Interface index.
-        ifindex: u32,
-        /// Its MAC and MTU; all zero = nothing leaves by it.
-        record: LinkRecord,
-    },
-    /// Write a service's source addresses and ports.
-    PutSources {
-        /// Service id.
-        service: u16,
-        /// Addresses and ports.
-        sources: Sources,
-    },
     /// Write a backend's record, its target and who it is.
     PutBackend {
         /// Slot.
@@ -84,6 +70,13 @@ pub enum Op {
         /// Service id.
         service: u16,
     },
+    /// Say how replies leave by a link.
+    PutLink {
+        /// Interface index.
+        ifindex: u32,
+        /// Its MAC and MTU; all zero = nothing leaves by it.
+        record: LinkRecord,
+    },
     /// Write a service's record and who it is.
     PutService {
         /// Service id.
@@ -92,6 +85,13 @@ pub enum Op {
         identity: ServiceIdentity,
         /// What the packet path reads.
         record: Service,
+    },
+    /// Write a service's source addresses and ports; all zero = it has none.
+    PutSources {
+        /// Service id.
+        service: u16,
+        /// Addresses and ports.
+        sources: Sources,
     },
     /// Replace a service's look-up table, whole.
     PutTable {
@@ -164,6 +164,8 @@ pub struct TableEntrant {
     pub weight: u16,
     /// Server's address: what consistent hashing knows it by.
     pub ip: IpAddr,
+    /// Its port, which tells two servers at one address apart; `None` = the one that the client asked for.
+    pub port: Option<u16>,
 }
 
 /// What the kernel holds: read back after a restart, kept up to date by every op applied since.
@@ -187,6 +189,21 @@ pub struct Installed {
     pub tables: BTreeMap<u16, TableSpec>,
     /// Generation that each slot had last, also of free slots, so that a reused slot never repeats one.
     pub generations: BTreeMap<u16, u16>,
+}
+
+impl Installed {
+    /// True for a SNAT service without source addresses, which therefore has no servers in its table.
+    #[must_use]
+    pub fn lacks_sources(&self, service: u16) -> bool {
+        let record = self.services.get(&service).map(|(_, record)| record);
+        record.is_some_and(|r| r.mode == mode::SNAT) && !self.sources.contains_key(&service)
+    }
+
+    /// Servers of NAT and SNAT services: their packets come through here.
+    pub fn routed_servers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let routed = |id| self.services.get(id).is_some_and(|(_, record)| record.mode != mode::DR);
+        self.backends.values().filter(move |(who, _)| routed(&who.service)).map(|(who, _)| who.ip)
+    }
 }
 
 /// How the program runs on a link.
@@ -250,7 +267,7 @@ pub trait Reader: Send {
     /// Events since the last call, at most `limit`.
     fn events(&mut self, limit: usize) -> Vec<Event>;
 
-    /// Every flow, up to `limit`; the second value says how many there are in all.
+    /// Every flow, up to `limit`, once; the second value says how many there are in all.
     ///
     /// # Errors
     ///
@@ -258,19 +275,25 @@ pub trait Reader: Send {
     fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error>;
 }
 
-/// Flows found by a sweep.
+/// Flows found by a sweep. A flow of NAT or SNAT has two entries and is counted by the one of the client's packets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FlowCensus {
     /// IPv4 flows past their first packet, in whichever state.
     pub established_v4: u64,
     /// IPv6 flows past their first packet, in whichever state.
     pub established_v6: u64,
+    /// Entries of servers' packets among established IPv4 flows: they take room beside the flows themselves.
+    pub replies_v4: u64,
+    /// Entries of servers' packets among established IPv6 flows.
+    pub replies_v6: u64,
     /// Half-open flows.
     pub half_open: u64,
     /// Active flows per backend slot: established TCP connections and UDP flows.
     pub active_by_slot: BTreeMap<u16, u64>,
-    /// TCP connections per backend slot whose client has said FIN.
+    /// TCP connections per backend slot whose client (or server, where its packets are seen) has said FIN.
     pub closing_by_slot: BTreeMap<u16, u64>,
+    /// SNAT flows per service id, half-open ones too: each holds a source port.
+    pub sources_in_use: BTreeMap<u16, u64>,
     /// Entries retired by this sweep.
     pub retired: u64,
     /// Persistence entries.
@@ -301,13 +324,17 @@ pub struct Counters {
     pub reasons: Vec<u64>,
 }
 
-/// One flow as it stands in a table.
+/// One flow as the entry of its client's packets tells it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Flow {
     /// Client address and port.
     pub client: (IpAddr, u16),
     /// VIP address and port.
     pub vip: (IpAddr, u16),
+    /// Where the server gets its packets, under NAT and SNAT.
+    pub server: Option<(IpAddr, u16)>,
+    /// Whom the server sees, under NAT and SNAT.
+    pub source: Option<(IpAddr, u16)>,
     /// Transport protocol.
     pub protocol: Protocol,
     /// State.

@@ -7,8 +7,8 @@ use lb_common::{limits, net::Mac};
 use super::{Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
 use crate::model::{
     config::{
-        Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocol, Protocols,
-        ReturnPath, Rip, Scheduler, Source, Vip,
+        Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip,
+        Scheduler, Source, Vip,
     },
     net::{Address, Link, Path, VlanTag},
 };

@@ -123,6 +123,15 @@ impl Mode {
             Self::L4Snat => "l4-snat",
         }
     }
+
+    /// True when servers' packets pass through this machine too.
+    #[must_use]
+    pub const fn sees_replies(self) -> bool {
+        match self {
+            Self::L4Dr => false,
+            Self::L4Nat | Self::L4Snat => true,
+        }
+    }
 }
 
 /// Ports of a VIP.
@@ -339,7 +348,7 @@ pub enum Fallback {
 pub struct Check {
     /// What is asked of the server.
     pub kind: CheckKind,
-    /// Port asked; `None` = the VIP's first port.
+    /// Port asked; `None` = the server's own port, or the VIP's first.
     pub port: Option<u16>,
     /// Time from the start of one check to the start of the next.
     pub interval: Duration,

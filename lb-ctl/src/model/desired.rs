@@ -17,8 +17,8 @@ use crate::dataplane::{Filling, Installed, ServiceKey};
 /// Everything that should be in the kernel.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct DesiredState {
-    /// VIP addresses that this machine should have, each with the link that the program must run on before the
-    /// address is there: else the kernel would answer for the servers.
+    /// Addresses that this machine should have (of VIPs, sources of SNAT, gateways), each with the link that the
+    /// program must run on before the address is there: else the kernel would answer for the servers.
     pub addresses: BTreeMap<VipAddress, u32>,
     /// Links that the program should run on, by interface index.
     pub links: BTreeSet<u32>,

@@ -96,7 +96,7 @@ pub struct Path {
 /// Addresses that the network task resolves and keeps warm.
 pub type Watched = BTreeSet<IpAddr>;
 
-/// An address that this machine should have because a VIP wants it.
+/// An address that this machine should have: of a VIP, a source of SNAT, a gateway.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct VipAddress {
     /// Interface that carries it.

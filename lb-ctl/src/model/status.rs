@@ -1,6 +1,6 @@
 //! Observed state as the API gives it and `lbctl` prints it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,8 @@ pub struct VipStatus {
     pub problem: Option<String>,
     /// Connections that are active now: established TCP connections, and UDP flows that are not silent.
     pub connections: u64,
-    /// TCP connections whose client has said FIN; they are remembered for two minutes of silence.
+    /// TCP connections whose client (under NAT and SNAT: client or server) has said FIN; they are remembered for up
+    /// to two minutes of silence.
     pub closing: u64,
     /// Flows steered since the counters began.
     pub flows_total: u64,
@@ -91,8 +92,19 @@ pub struct VipStatus {
     pub packets_total: u64,
     /// Bytes forwarded.
     pub bytes_total: u64,
+    /// Source ports towards the servers; only SNAT has them.
+    pub source_ports: Option<SourcePorts>,
     /// Real servers in the order of the configuration.
     pub rips: Vec<RipStatus>,
+}
+
+/// Source ports of a SNAT VIP.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SourcePorts {
+    /// Held by a connection.
+    pub in_use: u64,
+    /// How many there are: addresses times ports, once for each live server.
+    pub capacity: u64,
 }
 
 /// A real server of a VIP.
@@ -151,11 +163,15 @@ pub enum RipState {
 pub struct FlowsStatus {
     /// IPv4 flows past their first packet, in whichever state: they take room.
     pub established_v4: u64,
-    /// Room for them.
+    /// Entries beside them for the servers' packets of NAT and SNAT flows: they take room too.
+    pub replies_v4: u64,
+    /// Room for both.
     pub capacity_v4: u64,
     /// IPv6 flows past their first packet, in whichever state.
     pub established_v6: u64,
-    /// Room for them.
+    /// Entries beside them for servers' packets.
+    pub replies_v6: u64,
+    /// Room for both.
     pub capacity_v6: u64,
     /// Half-open flows of both families.
     pub half_open: u64,
@@ -187,11 +203,15 @@ pub struct FlowStatus {
     pub vip_ip: IpAddr,
     /// VIP port.
     pub vip_port: u16,
+    /// Where the server gets its packets, under NAT and SNAT.
+    pub server: Option<SocketAddr>,
+    /// Whom the server sees, under NAT and SNAT.
+    pub source: Option<SocketAddr>,
     /// VIP's name, if the service still exists.
     pub vip: Option<String>,
     /// Real server's name, if it still exists.
     pub rip: Option<String>,
-    /// `new`, `established`, `closing`, `datagrams`.
+    /// `new`, `established`, `closing`, `datagrams`; under NAT and SNAT also `peer-closing`, `closed`.
     pub state: String,
     /// Seconds since the last packet.
     pub idle_secs: u64,

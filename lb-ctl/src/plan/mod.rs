@@ -3,15 +3,20 @@
 //! Ids and slots are given out here, by name, and kept for as long as the name lives. The order is such that at
 //! no step a packet meets a half-written service:
 //!
-//! 1. links are attached;
-//! 2. per VIP: servers that come alive or change their MAC, the table, servers that die (they have left the
-//!    table by then), the service's record;
-//! 3. the filter gains addresses, keys lead to services;
-//! 4. keys are removed, the filter loses addresses, services and servers that nothing leads to are cleared;
-//! 5. links are detached.
+//! 1. links are attached, and it is said how replies leave by them;
+//! 2. the filter gains addresses;
+//! 3. per VIP: its source addresses, servers that come alive or change their MAC, the table, servers that die (they
+//!    have left the table by then), the service's record, source addresses that it needs no more;
+//! 4. keys lead to services, keys are removed;
+//! 5. services and servers that nothing leads to are cleared, the filter loses addresses;
+//! 6. links are detached, and nothing leaves by them any more.
 //!
 //! A slot's generation rises when its server dies and when a free slot is given to another server, and at no
-//! other time: flows live through a change of MAC, a drain, and the renaming of a server or VIP.
+//! other time: flows live through a change of MAC or target port, a drain, and the renaming of a server or VIP.
+//!
+//! A VIP may change between direct routing, NAT and SNAT. Flows that there are keep what was decided for them; but
+//! the filter follows what is desired, so the answers to NAT and SNAT flows of a VIP that turned to direct routing
+//! are no longer seen.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -20,14 +25,14 @@ use std::{
 };
 
 use lb_common::{
-    backend::{self, Backend},
+    backend::{self, Backend, LinkRecord},
     limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES},
-    service::{Service, mode},
+    service::{Service, Sources, mode},
 };
 
 use crate::{
     dataplane::{BackendIdentity, Filling, Installed, Op, ServiceIdentity, TableEntrant, TableSpec},
-    model::desired::{DesiredService, DesiredState},
+    model::desired::{DesiredBackend, DesiredService, DesiredState},
 };
 
 /// What to do, and what cannot be done.
@@ -55,7 +60,17 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
     for &ifindex in desired.links.iter().filter(|i| !installed.links.contains_key(i)) {
         plan.push(None, Op::AttachLink { ifindex });
     }
+    for (&ifindex, &record) in &desired.link_records {
+        if installed.link_records.get(&ifindex) != Some(&record) {
+            plan.push(None, Op::PutLink { ifindex, record });
+        }
+    }
     let ids = service_ids(desired, installed, &mut plan.problems);
+    let filter = Filter::of(desired, &ids);
+    let widened = filter.widened(desired, installed, &ids);
+    if installed.filter.as_ref() != Some(&widened.0) {
+        plan.push(None, widened.op());
+    }
     let mut slots = Slots::new(installed);
     let mut kept_slots = BTreeSet::new();
     for (name, &id) in &ids {
@@ -76,8 +91,14 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
     }
     plan_keys(desired, installed, &ids, &mut plan);
     plan_clearing(installed, &ids, &kept_slots, &mut plan);
+    if widened != filter {
+        plan.push(None, filter.op());
+    }
     for &ifindex in installed.links.keys().filter(|i| !desired.links.contains(i)) {
         plan.push(None, Op::DetachLink { ifindex });
+    }
+    for &ifindex in installed.link_records.keys().filter(|i| !desired.link_records.contains_key(i)) {
+        plan.push(None, Op::PutLink { ifindex, record: LinkRecord::default() });
     }
     plan
 }
@@ -180,8 +201,8 @@ struct Placed<'a> {
 /// Slots as they are given out.
 struct Slots<'a> {
     installed: &'a Installed,
-    /// By service id and address: a server is known by its address, so that it can be renamed.
-    by_address: BTreeMap<(u16, IpAddr), u16>,
+    /// By service id, address and port: a server is known by these, so that it can be renamed.
+    by_address: BTreeMap<(u16, IpAddr, Option<u16>), u16>,
     free: Box<dyn Iterator<Item = u16> + 'a>,
 }
 
@@ -189,7 +210,7 @@ impl<'a> Slots<'a> {
     fn new(installed: &'a Installed) -> Self {
         let mut by_address = BTreeMap::new();
         for (&slot, (who, _)) in &installed.backends {
-            by_address.entry((who.service, who.ip)).or_insert(slot);
+            by_address.entry((who.service, who.ip, who.port)).or_insert(slot);
         }
         Self {
             installed,
@@ -201,9 +222,14 @@ impl<'a> Slots<'a> {
     /// A slot for each server, as far as they go.
     fn place<'s>(&mut self, id: u16, service: &'s DesiredService) -> BTreeMap<&'s str, Placed<'a>> {
         let mut placed = BTreeMap::new();
+        // Those that are there as they should be go first: a server whose port was changed takes what they leave.
+        let known: BTreeMap<&str, u16> = service
+            .backends
+            .iter()
+            .filter_map(|(name, b)| Some((name.as_str(), self.by_address.remove(&(id, b.ip, b.port))?)))
+            .collect();
         for (name, backend) in &service.backends {
-            // Taken out, so that two servers at one address (which the configuration refuses) get two slots.
-            let known = self.by_address.remove(&(id, backend.ip));
+            let known = known.get(name.as_str()).copied().or_else(|| self.take_at(id, backend));
             let Some(slot) = known.or_else(|| self.free.next()) else {
                 continue;
             };
@@ -215,6 +241,15 @@ impl<'a> Slots<'a> {
             placed.insert(name.as_str(), Placed { slot, current, generation });
         }
         placed
+    }
+}
+
+impl Slots<'_> {
+    /// The slot of a server that has another port now.
+    fn take_at(&mut self, id: u16, backend: &DesiredBackend) -> Option<u16> {
+        let all_ports = (id, backend.ip, None)..=(id, backend.ip, Some(u16::MAX));
+        let key = *self.by_address.range(all_ports).next()?.0;
+        self.by_address.remove(&key)
     }
 }
 
@@ -241,10 +276,22 @@ fn plan_service(
     let mut put_service = current
         .is_none_or(|(i, r)| *i != identity || *r != record)
         .then_some(Op::PutService { service: id, identity, record });
+    let sources = service.sources;
+    let mut put_sources = (installed.sources.get(&id).copied().unwrap_or_default() != sources)
+        .then_some(Op::PutSources { service: id, sources });
+    // A service has its sources before it takes flows by them, and keeps them until it takes none.
+    if sources != Sources::default()
+        && let Some(op) = put_sources.take()
+    {
+        plan.push(vip, op);
+    }
     // Any table can be walked by round robin, but only a table filled for it can be picked from by hash. So a
-    // service that turns to round robin changes its record first, one that turns to hashing its table first.
+    // service that turns to round robin changes its record first, one that turns to hashing its table first. An empty
+    // table suits any record: it goes before the record when SNAT loses its last source, and after when it had none.
+    let had_no_source = installed.lacks_sources(id);
     if current.is_some()
-        && service.filling == Filling::RoundRobin
+        && (service.filling == Filling::RoundRobin || had_no_source)
+        && !service.entrants.is_empty()
         && let Some(op) = put_service.take()
     {
         plan.push(vip, op);
@@ -276,39 +323,69 @@ fn plan_service(
             slot: placed.get(e.name.as_str())?.slot,
             weight: e.weight,
             ip: service.backends[&e.name].ip,
+            port: service.backends[&e.name].port,
         })
     });
     let table = TableSpec { filling: service.filling, entrants: entrants.collect() };
     let put_table =
         (installed.tables.get(&id) != Some(&table)).then_some(Op::PutTable { service: id, table });
-    for op in rising.into_iter().chain(put_table).chain(dying).chain(put_service) {
+    for op in rising.into_iter().chain(put_table).chain(dying).chain(put_service).chain(put_sources) {
         plan.push(vip, op);
     }
 }
 
-/// Filter and keys.
+/// Addresses that the packet path looks for: those that have keys, and servers whose packets come through here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Filter((BTreeSet<IpAddr>, BTreeSet<IpAddr>));
+
+impl Filter {
+    fn of(desired: &DesiredState, ids: &BTreeMap<&str, u16>) -> Self {
+        let services = || ids.keys().map(|name| &desired.services[*name]);
+        let routed = services().filter(|s| s.record.mode != mode::DR);
+        Self((
+            services().flat_map(|s| s.keys.iter().map(|k| k.ip)).collect(),
+            routed.flat_map(|s| s.backends.values().map(|b| b.ip)).collect(),
+        ))
+    }
+
+    /// This one, with what is set now (after a restart: the least that must be), and with all servers that a service
+    /// has before or after, if it is a NAT or SNAT one before or after.
+    fn widened(&self, desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str, u16>) -> Self {
+        let (mut addresses, mut servers) = self.0.clone();
+        match &installed.filter {
+            Some((set, seen)) => {
+                addresses.extend(set);
+                servers.extend(seen);
+            }
+            None => addresses.extend(installed.keys.keys().map(|k| k.ip)),
+        }
+        servers.extend(installed.routed_servers());
+        for (name, id) in ids {
+            let service = &desired.services[*name];
+            let was_routed = installed.services.get(id).is_some_and(|(_, record)| record.mode != mode::DR);
+            if was_routed {
+                servers.extend(service.backends.values().map(|b| b.ip));
+            }
+            if service.record.mode != mode::DR {
+                let there = installed.backends.values().filter(|(who, _)| who.service == *id);
+                servers.extend(there.map(|(who, _)| who.ip));
+            }
+        }
+        Self((addresses, servers))
+    }
+
+    fn op(&self) -> Op {
+        let (addresses, servers) = self.0.clone();
+        Op::SetFilter { addresses, servers }
+    }
+}
+
 fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str, u16>, plan: &mut Plan) {
     let mut keys = BTreeMap::new();
     for (name, &id) in ids {
         for &key in &desired.services[*name].keys {
             keys.insert(key, (*name, id));
         }
-    }
-    let routed = |record: &Service| record.mode != mode::DR;
-    let servers = ids.keys().map(|name| &desired.services[*name]).filter(|s| routed(&s.record));
-    let wanted: (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (
-        keys.keys().map(|k| k.ip).collect(),
-        servers.flat_map(|s| s.backends.values().map(|b| b.ip)).collect(),
-    );
-    let before = installed.filter.clone().unwrap_or_else(|| {
-        let routed = |id| installed.services.get(id).is_some_and(|(_, record)| routed(record));
-        let servers = installed.backends.values().filter(|(who, _)| routed(&who.service));
-        (installed.keys.keys().map(|k| k.ip).collect(), servers.map(|(who, _)| who.ip).collect())
-    });
-    let both = (&before.0 | &wanted.0, &before.1 | &wanted.1);
-    if installed.filter.as_ref() != Some(&both) {
-        let (addresses, servers) = both.clone();
-        plan.push(None, Op::SetFilter { addresses, servers });
     }
     for (&key, &(name, id)) in &keys {
         if installed.keys.get(&key) != Some(&id) {
@@ -317,10 +394,6 @@ fn plan_keys(desired: &DesiredState, installed: &Installed, ids: &BTreeMap<&str,
     }
     for (&key, id) in installed.keys.iter().filter(|(key, _)| !keys.contains_key(key)) {
         plan.push(owner(*id, installed, ids), Op::RemoveKey { key });
-    }
-    if both != wanted {
-        let (addresses, servers) = wanted;
-        plan.push(None, Op::SetFilter { addresses, servers });
     }
 }
 

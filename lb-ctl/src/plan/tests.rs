@@ -40,7 +40,11 @@ fn service(keys: &[u8], hash: bool, servers: &[(u8, u8, Option<u8>, u16)]) -> De
     let ip = |octet| IpAddr::from(Ipv4Addr::new(10, 12, 1, octet));
     DesiredService {
         keys: keys.iter().map(|&k| key(k)).collect(),
-        record: Service { pick: if hash { pick::HASH_FLOW } else { pick::ROTATE }, ..Service::default() },
+        record: Service {
+            mode: mode::DR,
+            pick: if hash { pick::HASH_FLOW } else { pick::ROTATE },
+            ..Service::default()
+        },
         idle_timeout_secs: 3600,
         sources: Sources::default(),
         filling: if hash { Filling::Maglev } else { Filling::RoundRobin },
@@ -57,6 +61,25 @@ fn service(keys: &[u8], hash: bool, servers: &[(u8, u8, Option<u8>, u16)]) -> De
             .map(|&(name, _, _, weight)| Entrant { name: format!("R{name}"), weight })
             .collect(),
     }
+}
+
+/// The service as one of another mode; SNAT with so many source addresses.
+fn routed(mut service: DesiredService, mode: u8, sources: u32) -> DesiredService {
+    service.record.mode = mode;
+    if mode == mode::SNAT {
+        service.sources = Sources { count: sources, first_port: 10_240, ports: 1000, ..Sources::default() };
+        let addrs = service.sources.addrs.iter_mut().take(sources as usize);
+        addrs.zip(1..).for_each(|(addr, n)| *addr = [n, 0]);
+        if sources == 0 {
+            service.sources = Sources::default();
+            service.entrants.clear();
+        }
+    }
+    service
+}
+
+fn link_record(mac: u8) -> LinkRecord {
+    LinkRecord { mac: Mac([2, 0, 0, 0, 2, mac]), mtu: 1500 }
 }
 
 fn state(services: Vec<(&str, DesiredService)>) -> DesiredState {
@@ -86,7 +109,7 @@ fn slot_of(installed: &Installed, ip: u8) -> (u16, u16) {
 }
 
 #[test]
-fn a_new_vip_gets_servers_table_record_filter_and_keys_in_that_order() {
+fn a_new_vip_gets_filter_servers_table_record_and_keys_in_that_order() {
     let fake = Fake::default();
     let (mut writer, _) = fake.open();
     let desired = state(vec![("A", service(&[0, 1], true, &[(1, 10, Some(1), 100)]))]);
@@ -98,7 +121,7 @@ fn a_new_vip_gets_servers_table_record_filter_and_keys_in_that_order() {
         .collect();
     assert_eq!(
         kinds,
-        ["AttachLink", "PutBackend", "PutTable", "PutService", "SetFilter", "PutKey", "PutKey"]
+        ["AttachLink", "SetFilter", "PutBackend", "PutTable", "PutService", "PutKey", "PutKey"]
     );
 }
 
@@ -199,6 +222,124 @@ fn a_vip_too_many_is_a_problem_of_that_vip_alone() {
 }
 
 #[test]
+fn a_link_is_described_before_services_use_it_and_forgotten_after_it_is_detached() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let mut desired =
+        state(vec![("A", routed(service(&[0], true, &[(1, 10, Some(1), 100)]), mode::SNAT, 2))]);
+    desired.link_records.insert(2, link_record(7));
+    let kinds = |made: &Plan| -> Vec<String> {
+        let ops = made.steps.iter().map(|s| format!("{:?}", s.op));
+        ops.map(|op| op.split([' ', '{']).next().unwrap_or_default().to_owned()).collect()
+    };
+    let made = reach(&fake, &mut writer, &desired);
+    assert_eq!(
+        kinds(&made),
+        [
+            "AttachLink",
+            "PutLink",
+            "SetFilter",
+            "PutSources",
+            "PutBackend",
+            "PutTable",
+            "PutService",
+            "PutKey"
+        ]
+    );
+    assert_eq!(writer.installed().link_records, desired.link_records);
+    let made = reach(&fake, &mut writer, &DesiredState::default());
+    assert_eq!(kinds(&made)[made.steps.len() - 2..], ["DetachLink", "PutLink"]);
+    assert_eq!(made.steps.last().unwrap().op, Op::PutLink { ifindex: 2, record: LinkRecord::default() });
+    let left = writer.installed();
+    assert!(left.link_records.is_empty() && left.sources.is_empty(), "{left:?}");
+    assert_eq!(plan(&DesiredState::default(), left), Plan::default());
+}
+
+#[test]
+fn another_target_port_keeps_slot_and_generation() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let with = |ports: [Option<u16>; 2]| {
+        let mut nat =
+            routed(service(&[0], true, &[(1, 10, Some(1), 100), (2, 11, Some(2), 100)]), mode::NAT, 0);
+        nat.backends.values_mut().zip(ports).for_each(|(b, port)| b.port = port);
+        state(vec![("A", nat)])
+    };
+    reach(&fake, &mut writer, &with([Some(8080), None]));
+    let before = slot_of(writer.installed(), 10);
+    let made = reach(&fake, &mut writer, &with([Some(9090), None]));
+    assert_eq!(slot_of(writer.installed(), 10), before);
+    let ports = writer.installed().backends.values().map(|(who, _)| who.port);
+    assert_eq!(ports.collect::<Vec<_>>(), [Some(9090), None]);
+    assert!(made.steps.iter().any(|s| matches!(s.op, Op::PutBackend { slot, .. } if slot == before.0)));
+}
+
+#[test]
+fn two_servers_at_one_address_are_told_apart_by_their_port() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let with = |names: [&str; 2]| {
+        let mut nat = routed(service(&[0], true, &[]), mode::NAT, 0);
+        for (name, port) in names.into_iter().zip([4242, 4243]) {
+            let ip = Ipv4Addr::new(10, 12, 1, 10).into();
+            let backend = DesiredBackend { ip, port: Some(port), forward: Some(forward(1)) };
+            nat.backends.insert(name.to_owned(), backend);
+            nat.entrants.push(Entrant { name: name.to_owned(), weight: 1 });
+        }
+        state(vec![("A", nat)])
+    };
+    let slots = |writer: &FakeWriter| -> BTreeMap<Option<u16>, u16> {
+        writer.installed().backends.iter().map(|(slot, (who, _))| (who.port, *slot)).collect()
+    };
+    reach(&fake, &mut writer, &with(["A", "B"]));
+    let before = slots(&writer);
+    assert_eq!(before.len(), 2);
+    let (mut writer, _) = fake.open();
+    reach(&fake, &mut writer, &with(["Y", "X"]));
+    assert_eq!(slots(&writer), before, "after a restart, under other names");
+    let entrants = &writer.installed().tables[&0].entrants;
+    assert_eq!(entrants.iter().map(|e| e.port).collect::<Vec<_>>(), [Some(4242), Some(4243)]);
+}
+
+#[test]
+fn a_change_of_mode_changes_no_generation_and_the_filter_follows() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let dr = service(&[0], true, &[(1, 10, Some(1), 100)]);
+    let servers = |writer: &FakeWriter| writer.installed().filter.clone().unwrap().1.len();
+    reach(&fake, &mut writer, &state(vec![("A", dr.clone())]));
+    let before = slot_of(writer.installed(), 10);
+    for (mode, seen) in [(mode::NAT, 1), (mode::SNAT, 1), (mode::NAT, 1), (mode::DR, 0), (mode::SNAT, 1)] {
+        reach(&fake, &mut writer, &state(vec![("A", routed(dr.clone(), mode, 1))]));
+        assert_eq!(slot_of(writer.installed(), 10), before, "{mode}");
+        assert_eq!(servers(&writer), seen, "{mode}");
+        assert_eq!(writer.installed().sources.len(), usize::from(mode == mode::SNAT), "{mode}");
+    }
+}
+
+#[test]
+fn a_mode_that_changes_together_with_servers_or_sources_breaks_no_packets_path() {
+    let one = &[(1, 10, Some(1), 100)][..];
+    let other = &[(2, 11, Some(2), 100)][..];
+    let with = |hash, servers, mode, sources| routed(service(&[0], hash, servers), mode, sources);
+    for (what, from, to) in [
+        ("a server comes", with(true, one, mode::NAT, 0), with(true, other, mode::DR, 0)),
+        ("a server goes", with(false, one, mode::DR, 0), with(false, other, mode::SNAT, 1)),
+        ("no source is left", with(false, one, mode::SNAT, 1), with(false, one, mode::SNAT, 0)),
+        ("it never had a source", with(false, one, mode::NAT, 0), with(false, one, mode::SNAT, 0)),
+        ("it had no source", with(true, one, mode::SNAT, 0), with(true, one, mode::NAT, 0)),
+        ("it has a source", with(true, one, mode::SNAT, 0), with(true, one, mode::SNAT, 2)),
+    ] {
+        let fake = Fake::default();
+        let (mut writer, _) = fake.open();
+        reach(&fake, &mut writer, &state(vec![("A", from)]));
+        let desired = state(vec![("A", to)]);
+        reach(&fake, &mut writer, &desired);
+        assert_eq!(plan(&desired, writer.installed()), Plan::default(), "{what}");
+    }
+}
+
+#[test]
 fn servers_without_a_slot_are_left_out_and_named_by_number() {
     let big = |vip: u8| {
         let mut one = service(&[vip], true, &[]);
@@ -229,15 +370,17 @@ fn servers_without_a_slot_are_left_out_and_named_by_number() {
 /// VIPs A to D share six keys, each key with at most one VIP; servers are five names over five addresses.
 fn any_state() -> impl Strategy<Value = DesiredState> {
     let server = (any::<bool>(), 0u8..5, prop::option::weighted(0.7, 0u8..3), 0u16..3);
-    let vip = (any::<bool>(), prop::collection::vec(server, 5), 0usize..5);
+    let way = (mode::DR..=mode::SNAT, 0u32..3, prop::option::of(1u16..3));
+    let vip = (any::<bool>(), prop::collection::vec(server, 5), 0usize..5, way);
     (
         prop::collection::vec(vip, 4),
         prop::collection::vec(0usize..5, 6),
         prop::collection::btree_set(1u32..4, 0..3),
+        prop::collection::btree_map(1u32..4, (0u8..2).prop_map(link_record), 0..3),
     )
-        .prop_map(|(vips, keys, links)| {
+        .prop_map(|(vips, keys, links, link_records)| {
             let mut services = BTreeMap::new();
-            for (n, (hash, servers, turn)) in vips.into_iter().enumerate() {
+            for (n, (hash, servers, turn, (mode, sources, port))) in vips.into_iter().enumerate() {
                 let mine: Vec<u8> = (0..6u8).filter(|&k| keys[usize::from(k)] == n).collect();
                 if mine.is_empty() {
                     continue;
@@ -249,9 +392,15 @@ fn any_state() -> impl Strategy<Value = DesiredState> {
                     .filter(|(_, s)| s.0)
                     .map(|(i, (_, _, mac, weight))| (((i + turn) % 5) as u8, 10 + i as u8, mac, weight))
                     .collect();
-                services.insert(["A", "B", "C", "D"][n].to_owned(), service(&mine, hash, &servers));
+                let mut service = routed(service(&mine, hash, &servers), mode, sources);
+                if mode != mode::DR {
+                    // The port goes with the name, so that it changes where names turn.
+                    let names = service.backends.iter_mut();
+                    names.for_each(|(name, b)| b.port = port.filter(|_| name != "R0"));
+                }
+                services.insert(["A", "B", "C", "D"][n].to_owned(), service);
             }
-            DesiredState { links, services, ..DesiredState::default() }
+            DesiredState { links, link_records, services, ..DesiredState::default() }
         })
 }
 
@@ -278,7 +427,7 @@ proptest! {
             // A server that stays live keeps slot and generation, whatever else happens.
             for (slot, (who, record)) in &before.backends {
                 let Some((now, after)) = writer.installed().backends.get(slot) else { continue };
-                let stays = now.service == who.service && now.ip == who.ip;
+                let stays = now.service == who.service && now.ip == who.ip && now.port == who.port;
                 if stays && record.state == backend::state::LIVE && after.state == backend::state::LIVE {
                     prop_assert_eq!(record.generation, after.generation);
                 }

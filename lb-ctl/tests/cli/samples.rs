@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_ctl::model::{
     command::OperatorState,
-    config::{Mode, Protocol, Scheduler},
+    config::{Mode, Protocol, Protocols, Scheduler},
     health::{FailureReason, Step, Verdict},
     status::{Colour, FlowStatus, FlowsStatus, LinkStatus, RipState, RipStatus, Status, VipStatus},
 };
@@ -25,8 +25,10 @@ pub(crate) fn empty() -> Status {
         vips: Vec::new(),
         flows: FlowsStatus {
             established_v4: 12,
+            replies_v4: 0,
             capacity_v4: 1_048_576,
             established_v6: 0,
+            replies_v6: 0,
             capacity_v6: 262_144,
             half_open: 3,
             memory_bytes: 100 << 20,
@@ -94,7 +96,7 @@ pub(crate) fn degraded() -> Status {
     };
     let v6 = VipStatus {
         colour: Colour::Red,
-        ports: vec![104, 11112, 2762],
+        ports: "104,11112,2762".to_owned(),
         ..vip("V6", "fd00:12:7::100", vec![drained, halted, checking, silent])
     };
     let taken = VipStatus {
@@ -105,7 +107,7 @@ pub(crate) fn degraded() -> Status {
         ..vip("TAKEN", "10.12.1.102", vec![up("T1", "10.12.1.120", 0)])
     };
     let off =
-        VipStatus { enabled: false, protocol: Protocol::Udp, ..vip("SYSLOG_OFF", "10.12.1.103", vec![]) };
+        VipStatus { enabled: false, protocol: Protocols::Udp, ..vip("SYSLOG_OFF", "10.12.1.103", vec![]) };
     Status {
         health: Colour::Red,
         problems: vec![
@@ -128,6 +130,8 @@ pub(crate) fn flow(client: &str, port: u16, rip: Option<&str>) -> FlowStatus {
         client_port: port,
         vip_ip: ip("10.12.1.100"),
         vip_port: 104,
+        server: None,
+        source: None,
         vip: Some("DICOM".to_owned()),
         rip: rip.map(str::to_owned),
         state: "established".to_owned(),
@@ -140,8 +144,8 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
     VipStatus {
         name: name.to_owned(),
         ip: ip(address),
-        ports: vec![104],
-        protocol: Protocol::Tcp,
+        ports: "104".to_owned(),
+        protocol: Protocols::Tcp,
         mode: Mode::L4Dr,
         scheduler: Scheduler::Wrr,
         enabled: true,
@@ -152,6 +156,7 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
         flows_total: 345,
         packets_total: 20_000,
         bytes_total: 25_000_000,
+        source_ports: None,
         rips,
     }
 }

@@ -1,3 +1,6 @@
 //! Rewrites: one file each, read top to bottom as the headers lie in the frame.
 
-pub mod dr;
+pub mod nat;
+pub mod reset;
+pub mod tell;
+pub mod way;

@@ -11,14 +11,17 @@
 //!   there before it is retired here, and an insertion here looks there last ([`insert_before`]).
 //! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
-//! - **Change, retire.** Compare-and-swap of the control word that was read; nothing else changes after publishing.
+//! - **Change, retire.** Compare-and-swap of the control word that was read. Nothing else changes after publishing but
+//!   the hop of a pair's entries: under `Moving`, which readers take for live and nobody else may change or retire.
 //!
 //! Loads and stores are plain 64-bit ones: LLVM has no atomic ones for this target, and x86-64 keeps loads in
 //! order with loads and stores with stores, which is acquire and release. The tests check the protocol with
 //! acquire and release under loom, so it does not rely on more. A compare-and-swap is a full barrier.
 #![allow(unsafe_code, reason = "shared words need volatile access and a compare-and-swap intrinsic")]
 
-use lb_common::flow::{Control, State, WAYS};
+use lb_common::flow::{
+    Control, Decision, KEY_V4, REWRITE_V4, REWRITE_V6, Rewrite, State, WAYS, WORDS_V4, kind,
+};
 
 use crate::life::idle;
 
@@ -108,6 +111,7 @@ pub const fn bucket_index(hash: u64, mask: u32) -> u32 {
 
 /// A flow's key and where it belongs.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Key<const KEY: usize> {
     /// Key words as `lb_common::flow` lays them out.
     pub words: [u64; KEY],
@@ -130,7 +134,7 @@ impl<const KEY: usize> Key<KEY> {
 }
 
 /// A live entry as it was read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Hit {
     /// Way of the bucket.
     pub way: usize,
@@ -161,13 +165,13 @@ pub fn find_apart<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     key: &Key<KEY>,
 ) -> Option<Hit> {
-    let mut hit = Hit { way: 0, control: Control(0), decision: 0 };
+    let mut hit = Hit::default();
     find_into(bucket, key, &mut hit).then_some(hit)
 }
 
-/// A BPF function gives back one number; the rest goes to `found`.
+/// [`find`], likewise. A BPF function gives back one number; the rest goes to `found`.
 #[inline(never)]
-fn find_into<W: Word, const WORDS: usize, const KEY: usize>(
+pub fn find_into<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     key: &Key<KEY>,
     found: &mut Hit,
@@ -209,6 +213,36 @@ fn read<W: Word, const WORDS: usize, const KEY: usize>(
     Some(Hit { way, control, decision })
 }
 
+/// The rewrite of a NAT or SNAT entry that was found; `None` when it changed hands since.
+#[inline(always)]
+pub fn rewrite<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit) -> Option<Rewrite> {
+    if WORDS == WORDS_V4 {
+        rewrite_words(bucket, hit).map(|words| Rewrite::of_v4(&words))
+    } else {
+        rewrite_words(bucket, hit).map(|words| Rewrite::of_v6(&words))
+    }
+}
+
+/// The words of that rewrite, `N` of them: [`REWRITE_V4`] or [`REWRITE_V6`].
+#[inline(always)]
+pub fn rewrite_words<W: Word, const WORDS: usize, const N: usize>(
+    bucket: &Bucket<W, WORDS>,
+    hit: &Hit,
+) -> Option<[u64; N]> {
+    let entry = &bucket[hit.way & (WAYS - 1)];
+    let mut words = [0; N];
+    for (i, word) in words.iter_mut().enumerate() {
+        *word = entry[(rewrite_word(WORDS) + i) % WORDS].load();
+    }
+    (Control(entry[0].load()).seq() == hit.control.seq()).then_some(words)
+}
+
+/// Index of an entry's first rewrite word.
+#[inline(always)]
+const fn rewrite_word(words: usize) -> usize {
+    if words == WORDS_V4 { KEY_V4 + 2 } else { lb_common::flow::KEY_V6 + 2 }
+}
+
 /// What became of an insertion.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Inserted {
@@ -237,9 +271,11 @@ pub enum Take {
 
 /// What an insertion writes, and where it may.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// Decision word.
     pub decision: u64,
+    /// Its rewrite; not written for direct routing.
+    pub rewrite: &'a Rewrite,
     /// State to publish.
     pub state: State,
     /// Now, in ticks.
@@ -257,7 +293,7 @@ pub struct Entry {
 pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     key: &Key<KEY>,
-    new: &Entry,
+    new: &Entry<'_>,
 ) -> Inserted {
     let best = choose(bucket, key, new.now);
     let way = best as usize & (WAYS - 1);
@@ -289,10 +325,27 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
         entry[1 + i].store(key.words[i]);
     }
     entry[1 + KEY].store(new.decision);
+    if Decision(new.decision).kind() != kind::DR {
+        store_rewrite(entry, new.rewrite);
+    }
     // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is a
     // barrier on every architecture.
     entry[0].swap_if(claimed.0, claimed.with(new.state, new.now).0);
     if free { Inserted::Free } else { Inserted::Overwrote }
+}
+
+#[inline(always)]
+fn store_rewrite<W: Word, const WORDS: usize>(entry: &[W; WORDS], rewrite: &Rewrite) {
+    let first = rewrite_word(WORDS);
+    if WORDS == WORDS_V4 {
+        for (i, word) in rewrite.words_v4().into_iter().enumerate() {
+            entry[(first + i) % WORDS].store(word);
+        }
+    } else {
+        for (i, word) in rewrite.words_v6().into_iter().enumerate() {
+            entry[(first + i) % WORDS].store(word);
+        }
+    }
 }
 
 /// Inserts a flow that was found neither here nor in `after`, the bucket that flows move to from here.
@@ -304,7 +357,7 @@ pub fn insert_before<W: Word, const WORDS: usize, const KEY: usize>(
     bucket: &Bucket<W, WORDS>,
     after: &Bucket<W, WORDS>,
     key: &Key<KEY>,
-    new: &Entry,
+    new: &Entry<'_>,
 ) -> Inserted {
     let inserted = insert(bucket, key, new);
     if !matches!(inserted, Inserted::Free | Inserted::Overwrote) || find_apart(after, key).is_none() {
@@ -342,7 +395,7 @@ fn choose<W: Word, const WORDS: usize, const KEY: usize>(
         let seen = Control(bucket[way][0].load());
         let rank = match seen.state() {
             state if state == State::Free as u8 => FREE_RANK,
-            state if state == State::Busy as u8 => 0,
+            state if state == State::Busy as u8 || state == State::Moving as u8 => 0,
             _ => u64::from(idle(now, seen.last_seen())) + 1,
         };
         // The first of equals stays.
@@ -408,10 +461,38 @@ pub fn update<W: Word, const WORDS: usize>(
     bucket[hit.way & (WAYS - 1)][0].swap_if(hit.control.0, hit.control.with(state, now).0)
 }
 
-/// Retires an entry. False if it changed since it was read; then nothing happened.
+/// Writes an entry's time and nothing else. False if it changed since it was read, or its hop is being written.
+#[inline(always)]
+pub fn touch<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit, now: u32) -> bool {
+    let Some(state) = State::from_u8(hit.control.state()) else { return false };
+    !matches!(state, State::Moving) && update(bucket, hit, state, now)
+}
+
+/// Retires an entry. False if it changed since it was read, or its hop is being written; then nothing happened.
 #[inline(always)]
 pub fn retire<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit) -> bool {
-    update(bucket, hit, State::Free, hit.control.last_seen())
+    hit.control.state() != State::Moving as u8 && update(bucket, hit, State::Free, hit.control.last_seen())
+}
+
+/// Writes the hop of a pair's entry. False if the entry changed since it was read, or somebody else does the same.
+#[inline(always)]
+pub fn amend<W: Word, const WORDS: usize>(
+    bucket: &Bucket<W, WORDS>,
+    hit: &Hit,
+    hop: [u64; 2],
+    now: u32,
+) -> bool {
+    let Some(state) = State::from_u8(hit.control.state()) else { return false };
+    if matches!(state, State::Moving) || !update(bucket, hit, State::Moving, now) {
+        return false;
+    }
+    let entry = &bucket[hit.way & (WAYS - 1)];
+    let first = rewrite_word(WORDS) + if WORDS == WORDS_V4 { REWRITE_V4 } else { REWRITE_V6 } - 2;
+    let [mac, tags] = hop;
+    entry[first % WORDS].store(mac);
+    entry[(first + 1) % WORDS].store(tags);
+    // Nobody else changes an entry that is moving.
+    entry[0].swap_if(hit.control.with(State::Moving, now).0, hit.control.with(state, now).0)
 }
 
 /// A consistent copy of one way's words, whatever flow it holds; `None` when it holds none. For the controller.

@@ -1,5 +1,6 @@
 //! IPv4 (RFC 791).
 
+use lb_common::checksum;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
 
 /// Header without options.
@@ -20,8 +21,8 @@ pub struct Ipv4 {
     pub proto: u8,
     /// Header checksum.
     pub checksum: [u8; 2],
-    src: [u8; 4],
-    dst: [u8; 4],
+    /// Source and destination address.
+    pub addrs: [u8; 8],
 }
 
 /// Length of [`Ipv4`], a header without options.
@@ -47,18 +48,55 @@ impl Ipv4 {
         self.flags_fragment.get() & 0x3fff != 0
     }
 
+    /// Both addresses, wire bytes: source in the low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn addresses(&self) -> u64 {
+        u64::from_le_bytes(self.addrs)
+    }
+
+    /// "Don't fragment" is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_df(&self) -> bool {
+        self.flags_fragment.get() & 0x4000 != 0
+    }
+
+    /// True for any fragment but a datagram's first one: there is an offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.flags_fragment.get() & 0x1fff != 0
+    }
+
+    /// Becomes a header without options: no fragment, may be fragmented, checksum right. In place, because the stack
+    /// wants alignment.
+    #[inline(always)]
+    pub fn write(&mut self, total_len: u16, ttl: u8, proto: u8, addresses: u64) {
+        self.version_ihl = 0x45;
+        self.tos = 0;
+        self.total_len = U16::new(total_len);
+        self.id = U16::ZERO;
+        self.flags_fragment = U16::ZERO;
+        self.ttl = ttl;
+        self.proto = proto;
+        self.checksum = [0; 2];
+        self.addrs = addresses.to_le_bytes();
+        self.checksum = checksum::whole(self.as_bytes()).to_ne_bytes();
+    }
+
     /// Source address, wire bytes.
     #[inline(always)]
     #[must_use]
     pub const fn src(&self) -> u32 {
-        u32::from_ne_bytes(self.src)
+        self.addresses() as u32
     }
 
     /// Destination address, wire bytes.
     #[inline(always)]
     #[must_use]
     pub const fn dst(&self) -> u32 {
-        u32::from_ne_bytes(self.dst)
+        (self.addresses() >> 32) as u32
     }
 }
 

@@ -14,8 +14,10 @@ pub struct Ipv6 {
     pub next_header: u8,
     /// Hop limit.
     pub hop_limit: u8,
-    src: [[u8; 8]; 2],
-    dst: [[u8; 8]; 2],
+    /// Source address.
+    pub src: [[u8; 8]; 2],
+    /// Destination address.
+    pub dst: [[u8; 8]; 2],
 }
 
 /// Length of [`Ipv6`].
@@ -31,12 +33,88 @@ pub const fn is_extension(next_header: u8) -> bool {
 /// The fragment header's number (RFC 8200, 4.5).
 pub const FRAGMENT_HEADER: u8 = 44;
 
+/// True for extension headers that can be passed over: hop-by-hop, routing, destination options.
+#[inline(always)]
+#[must_use]
+pub const fn is_passable(next_header: u8) -> bool {
+    matches!(next_header, 0 | 43 | 60)
+}
+
+/// The first two bytes of an extension header that can be passed over.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Extension {
+    /// What follows.
+    pub next_header: u8,
+    /// Length in units of eight bytes, without the first eight.
+    len: u8,
+}
+
+impl Extension {
+    /// Length in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        (self.len as usize + 1) * 8
+    }
+}
+
+/// The fragment header (RFC 8200, 4.5).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Fragment {
+    /// What was cut.
+    pub next_header: u8,
+    reserved: u8,
+    offset_flags: U16,
+    /// Identification, wire bytes.
+    pub id: [u8; 4],
+}
+
+/// Length of [`Fragment`].
+pub const FRAGMENT_LEN: usize = size_of::<Fragment>();
+
+impl Fragment {
+    /// Offset in the datagram is not 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later(&self) -> bool {
+        self.offset_flags.get() & 0xfff8 != 0
+    }
+
+    /// More fragments follow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn more(&self) -> bool {
+        self.offset_flags.get() & 1 != 0
+    }
+}
+
 impl Ipv6 {
     /// True when the version field says 6.
     #[inline(always)]
     #[must_use]
     pub const fn is_version_6(&self) -> bool {
         self.version_class >> 4 == 6
+    }
+
+    /// Becomes a header without extensions, traffic class and flow label zero. Addresses in wire bytes.
+    #[inline(always)]
+    pub const fn write(
+        &mut self,
+        payload_len: u16,
+        next_header: u8,
+        hop_limit: u8,
+        src: [u64; 2],
+        dst: [u64; 2],
+    ) {
+        self.version_class = 0x60;
+        self.class_flow = [0; 3];
+        self.payload_len = U16::new(payload_len);
+        self.next_header = next_header;
+        self.hop_limit = hop_limit;
+        self.src = [src[0].to_ne_bytes(), src[1].to_ne_bytes()];
+        self.dst = [dst[0].to_ne_bytes(), dst[1].to_ne_bytes()];
     }
 
     /// Source address, wire bytes.

@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Tcp {
-    ports: [u8; 4],
+    /// Source port, destination port.
+    pub ports: [u8; 4],
     /// Sequence number.
     pub seq: U32,
     /// Acknowledgement number.

@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Udp {
-    ports: [u8; 4],
+    /// Source port, destination port.
+    pub ports: [u8; 4],
     /// Length of header and data.
     pub len: U16,
     /// Checksum over pseudo-header, header and data; 0 in IPv4 means none.

@@ -8,10 +8,10 @@ use aya::{
     maps::{Array, MapData},
 };
 use lb_common::{
-    backend::BackendInfo,
-    limits::{MAX_BACKENDS, MAX_SERVICES, map},
+    backend::{BackendInfo, LinkRecord, Target},
+    limits::{MAX_BACKENDS, MAX_IFINDEX, MAX_SERVICES, map},
     net::{host_port, ip4, ip6, unmapped},
-    service::{Name, ServiceInfo},
+    service::{Name, ServiceInfo, Sources},
 };
 
 use super::{Error, fail, fault, write::WriterMaps};
@@ -34,6 +34,10 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
         };
         let record = entry(&maps.services, map::SERVICES, id)?;
         installed.services.insert(id, (identity, record));
+        let sources = entry(&maps.sources, map::SOURCES, id)?;
+        if sources != Sources::default() {
+            installed.sources.insert(id, sources);
+        }
     }
     for slot in 0..MAX_BACKENDS as u16 {
         let record = entry(&maps.backends, map::BACKENDS, slot)?;
@@ -48,10 +52,16 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
             service: id(info.service, map::BACKEND_INFO)?,
             name: text(&info.name, map::BACKEND_INFO, slot)?,
             ip: unmapped(info.addr),
-            port: None,
+            port: port(entry(&maps.targets, map::TARGETS, slot)?),
         };
         installed.generations.insert(slot, record.generation);
         installed.backends.insert(slot, (identity, record));
+    }
+    for ifindex in 0..MAX_IFINDEX as u16 {
+        let record = entry(&maps.links, map::LINKS, ifindex)?;
+        if record != LinkRecord::default() {
+            installed.link_records.insert(u32::from(ifindex), record);
+        }
     }
     read_keys(maps, &mut installed)?;
     Ok(installed)
@@ -90,6 +100,14 @@ fn text(name: &Name, map: &str, index: u16) -> Result<String, Error> {
     name.as_str()
         .map(String::from)
         .ok_or_else(|| damaged(map, &format!("the name of entry {index} is not text")))
+}
+
+/// The port that a target names.
+const fn port(target: Target) -> Option<u16> {
+    match host_port(target.port) {
+        0 => None,
+        port => Some(port),
+    }
 }
 
 fn id(value: u32, map: &str) -> Result<u16, Error> {

@@ -8,6 +8,7 @@ use lb_common::{
     backend::state,
     limits::map,
     persist::{PersistEntry, PersistKey},
+    service::flags,
     settings::Settings,
 };
 use zerocopy::FromZeros as _;
@@ -30,8 +31,11 @@ pub(super) fn rules(installed: &Installed, settings: &Settings, now: u32) -> Rul
             rules.allow_backend(slot, backend.generation);
         }
     }
-    for (&service, (identity, _)) in &installed.services {
+    for (&service, (identity, record)) in &installed.services {
         rules.allow_service(service, settings.ticks(identity.idle_timeout_secs));
+        if record.flags & flags::RESET != 0 {
+            rules.reset_flows_of(service);
+        }
     }
     rules
 }

@@ -9,15 +9,15 @@ use aya::{
     util::nr_cpus,
 };
 use lb_common::{
-    backend::{Backend, BackendInfo, state},
+    backend::{Backend, BackendInfo, LinkRecord, Target, state},
     counter::{BackendTraffic, ServiceTraffic},
     limits::{FILTER_WORDS, MAX_IFINDEX, PROGRAM, TABLE_SLOTS, map},
     maglev::{self, Entrant, Walk},
-    net::{addr4, addr6, mapped},
+    net::{addr4, addr6, mapped, wire_port, words},
     persist::{PersistEntry, PersistKey},
     service::{
-        Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6,
-        filter_word,
+        Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4,
+        filter_bit6, filter_source_bit4, filter_source_bit6, filter_word,
     },
     settings::Settings,
 };
@@ -28,7 +28,7 @@ use super::{
     Error,
     clock::{self, Clock},
     fail, fault,
-    flows::{ClaimWatch, FlowTables},
+    flows::{FlowTables, Watch},
     installed, links,
     open::xdp,
     os_errno,
@@ -54,6 +54,9 @@ pub(super) struct WriterMaps {
     pub(super) tables: ArrayOfMaps<MapData, Array<MapData, Table>>,
     pub(super) backends: Array<MapData, Backend>,
     pub(super) backend_info: Array<MapData, BackendInfo>,
+    pub(super) sources: Array<MapData, Sources>,
+    pub(super) targets: Array<MapData, Target>,
+    pub(super) links: Array<MapData, LinkRecord>,
     pub(super) persist: HashMap<MapData, PersistKey, PersistEntry>,
     pub(super) devices: DevMap<MapData>,
     pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
@@ -76,7 +79,7 @@ pub struct BpfWriter {
     scratch: Box<Table>,
     /// The table of services that have none.
     empty: Array<MapData, Table>,
-    claims: ClaimWatch,
+    watch: Watch,
     in_use: watch::Sender<InUse>,
 }
 
@@ -115,7 +118,7 @@ impl BpfWriter {
             installed,
             scratch,
             empty,
-            claims: ClaimWatch::default(),
+            watch: Watch::default(),
             in_use,
         };
         Ok((writer, receiver))
@@ -153,6 +156,16 @@ impl BpfWriter {
         self.maps.devices.set(ifindex, ifindex, None, 0).map_err(|e| {
             fault(format!("interface {}: frames cannot be sent out of it", links::name(ifindex)), e)
         })
+    }
+
+    fn put_link(&mut self, ifindex: u32, record: LinkRecord) -> Result<(), Error> {
+        self.maps.links.set(ifindex, record, 0).map_err(|e| {
+            let name = links::name(ifindex);
+            fault(format!("interface {name}: it cannot be said how replies leave by it"), e)
+        })?;
+        self.installed.link_records.insert(ifindex, record);
+        self.installed.link_records.retain(|_, record| *record != LinkRecord::default());
+        Ok(())
     }
 
     fn put_key(&mut self, key: ServiceKey, service: u16) -> Result<(), Error> {
@@ -217,15 +230,31 @@ impl BpfWriter {
         let index = u32::from(service);
         let refused = |e| fault(format!("service {service} cannot be cleared"), e);
         self.maps.services.set(index, Service::default(), 0).map_err(refused)?;
+        self.maps.sources.set(index, Sources::default(), 0).map_err(refused)?;
         self.maps.tables.set(index, &self.empty, 0).map_err(refused)?;
         zero(&mut self.maps.service_traffic, index, ServiceTraffic::default()).map_err(refused)?;
         // The name goes last: until then a restarted controller knows that there is something left to clear.
         self.maps.service_info.set(index, ServiceInfo::default(), 0).map_err(refused)?;
         self.installed.services.remove(&service);
+        self.installed.sources.remove(&service);
         self.installed.tables.remove(&service);
         self.in_use.send_modify(|known| {
             known.services.remove(&service);
         });
+        Ok(())
+    }
+
+    /// The record is longer than a word, and a packet may read it meanwhile. So addresses are counted only when they
+    /// stand: those that are in both lists are counted first, then all.
+    fn put_sources(&mut self, service: u16, sources: Sources) -> Result<(), Error> {
+        let index = u32::from(service);
+        let refused = |e| fault(format!("service {service}: its source addresses cannot be written"), e);
+        let before = self.installed.sources.get(&service).map_or(0, |sources| sources.count);
+        let counted = Sources { count: sources.count.min(before), ..sources };
+        self.maps.sources.set(index, counted, 0).map_err(refused)?;
+        self.maps.sources.set(index, sources, 0).map_err(refused)?;
+        self.installed.sources.insert(service, sources);
+        self.installed.sources.retain(|_, sources| *sources != Sources::default());
         Ok(())
     }
 
@@ -241,12 +270,23 @@ impl BpfWriter {
         if backend.ifindex != 0 {
             self.put_device(backend.ifindex)?;
         }
-        let is_new = self.installed.backends.get(&slot).is_none_or(|(known, _)| known != identity);
+        // A target that changes its port is still the same server.
+        let is_new = self
+            .installed
+            .backends
+            .get(&slot)
+            .is_none_or(|(known, _)| *known != BackendIdentity { port: known.port, ..identity.clone() });
         if is_new {
             self.keep_counts(slot)?;
             zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
             self.maps.backend_info.set(index, info, 0).map_err(refused)?;
         }
+        let target = Target {
+            addr: words(identity.ip),
+            port: wire_port(identity.port.unwrap_or(0)),
+            ..Target::default()
+        };
+        self.maps.targets.set(index, target, 0).map_err(refused)?;
         self.maps.backends.set(index, backend, 0).map_err(refused)?;
         self.installed.generations.insert(slot, backend.generation);
         self.installed.backends.insert(slot, (identity.clone(), backend));
@@ -268,6 +308,7 @@ impl BpfWriter {
             ..Backend::default()
         };
         self.maps.backends.set(index, record, 0).map_err(refused)?;
+        self.maps.targets.set(index, Target::default(), 0).map_err(refused)?;
         self.maps.backend_info.set(index, BackendInfo::default(), 0).map_err(refused)?;
         self.installed.backends.remove(&slot);
         self.in_use.send_modify(|known| {
@@ -308,12 +349,17 @@ impl BpfWriter {
     }
 
     fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) {
+        let destinations = addresses.iter().map(|ip| match ip {
+            IpAddr::V4(v4) => filter_bit4(addr4(*v4)),
+            IpAddr::V6(v6) => filter_bit6(addr6(*v6)),
+        });
+        let sources = servers.iter().map(|ip| match ip {
+            IpAddr::V4(v4) => filter_source_bit4(addr4(*v4)),
+            IpAddr::V6(v6) => filter_source_bit6(addr6(*v6)),
+        });
         let mut wanted = vec![0u64; FILTER_WORDS];
-        for ip in addresses {
-            let (word, mask) = filter_word(match ip {
-                IpAddr::V4(v4) => filter_bit4(addr4(*v4)),
-                IpAddr::V6(v6) => filter_bit6(addr6(*v6)),
-            });
+        for bit in destinations.chain(sources) {
+            let (word, mask) = filter_word(bit);
             wanted[word as usize] |= mask;
         }
         let there = self.filter.words::<1>();
@@ -336,10 +382,11 @@ impl Writer for BpfWriter {
             Op::DetachLink { ifindex } => self.detach_link(*ifindex),
             Op::PutBackend { slot, identity, backend } => self.put_backend(*slot, identity, *backend),
             Op::PutKey { key, service } => self.put_key(*key, *service),
+            Op::PutLink { ifindex, record } => self.put_link(*ifindex, *record),
             Op::PutService { service, identity, record } => self.put_service(*service, identity, *record),
+            Op::PutSources { service, sources } => self.put_sources(*service, *sources),
             Op::PutTable { service, table } => self.put_table(*service, table),
             Op::RemoveKey { key } => self.remove_key(*key),
-            Op::PutLink { .. } | Op::PutSources { .. } => Ok(()),
             Op::SetFilter { addresses, servers } => {
                 self.set_filter(addresses, servers);
                 Ok(())
@@ -373,7 +420,7 @@ impl Writer for BpfWriter {
         let clock = Clock::new(reading, &self.settings);
         self.in_use.send_modify(|known| known.clock = clock);
         let rules = sweep::rules(&self.installed, &self.settings, clock.now());
-        let mut census = self.flows.sweep(&rules, &mut self.claims);
+        let mut census = self.flows.sweep(&rules, &mut self.watch);
         let persistence = sweep::persistence(&mut self.maps.persist, &self.installed, &rules)?;
         census.persistent = persistence.kept;
         census.retired += persistence.retired;
@@ -392,8 +439,8 @@ fn fill(table: &mut Table, spec: &TableSpec) {
         .entrants
         .iter()
         .map(|e| Entrant {
-            // Direct routing does not change the port, so a server is known by its address alone.
-            identity: maglev::identity(&mapped(e.ip), 0),
+            // Where the port is the client's, as always under direct routing, a server is known by its address.
+            identity: maglev::identity(&mapped(e.ip), e.port.unwrap_or(0)),
             weight: e.weight,
             slot: e.slot,
         })

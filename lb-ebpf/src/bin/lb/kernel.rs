@@ -1,21 +1,27 @@
 //! The packet path's surroundings in the kernel: maps and helpers behind [`Env`].
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST, xdp_action::XDP_DROP, xdp_md},
-    helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_redirect_map, bpf_xdp_adjust_head},
+    bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_action::XDP_DROP, xdp_md},
+    helpers::{
+        bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_redirect_map,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    },
 };
 use lb_common::{
-    backend::Backend,
+    backend::{Backend, LinkRecord, Target},
     counter::Reason,
     event::{Event, EventKind},
     flow::{Ends, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
+    fragment::{FragmentEntry, FragmentKey},
+    hash,
     persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceKey4, ServiceKey6, Table},
+    service::{Service, ServiceKey4, ServiceKey6, Sources, Table},
 };
 use lb_ebpf::{
     env::{Env, Tables},
-    flow_table::{Bucket, SharedWord, bucket_index},
+    flow_table::{Bucket, Key, SharedWord, bucket_index},
     packet::Packet,
+    scratch::Scratch,
 };
 
 use crate::maps::{self, constants};
@@ -32,11 +38,19 @@ impl Kernel {
         Self { ctx }
     }
 
-    /// Interface that the frame came in by.
+    /// The same for a global function, which has to use its context: callers would not pass what is not used, and the
+    /// verifier insists on it.
     #[inline(always)]
-    pub fn ingress_ifindex(&self) -> u32 {
+    pub fn of_step(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the whole run.
-        unsafe { (*self.ctx).ingress_ifindex }
+        unsafe { (&raw const (*ctx).data).read_volatile() };
+        Self { ctx }
+    }
+
+    /// The context, for another function of the program.
+    #[inline(always)]
+    pub const fn ctx(&self) -> *mut xdp_md {
+        self.ctx
     }
 }
 
@@ -46,6 +60,51 @@ pub fn redirect(ifindex: u32) -> u32 {
     let devices = (&raw const maps::DEVICES).cast_mut().cast();
     // SAFETY: the map is a device map; the helper checks the index. The flags are the verdict on a miss.
     unsafe { bpf_redirect_map(devices, u64::from(ifindex), u64::from(XDP_DROP)) as u32 }
+}
+
+/// The way to `ends.dst` by the routing table, for a packet that came in by this frame's interface.
+///
+/// Not inlined: it is rare.
+#[inline(never)]
+fn route_into(ctx: *mut xdp_md, ends: &Ends, hop: &mut u64) -> bool {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    let Some(params) = maps::ROUTE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other. Zeros are values of it.
+    let params = unsafe {
+        *params = core::mem::zeroed();
+        &mut *params
+    };
+    params.family = if ends.family == 4 { AF_INET } else { AF_INET6 };
+    params.l4_protocol = ends.proto;
+    // SAFETY: the context is valid for the whole run.
+    params.ifindex = unsafe { (*ctx).ingress_ifindex };
+    if ends.family == 4 {
+        params.__bindgen_anon_3.ipv4_src = ends.src[0] as u32;
+        params.__bindgen_anon_4.ipv4_dst = ends.dst[0] as u32;
+    } else {
+        let words = |[hi, lo]: [u64; 2]| [hi as u32, (hi >> 32) as u32, lo as u32, (lo >> 32) as u32];
+        params.__bindgen_anon_3.ipv6_src = words(ends.src);
+        params.__bindgen_anon_4.ipv6_dst = words(ends.dst);
+    }
+    // SAFETY: the parameters have the size that is given.
+    let found = unsafe { bpf_fib_lookup(ctx.cast(), params, size_of::<FibLookup>() as i32, 0) };
+    // An interface that nothing may leave by is as good as no way: a VLAN interface, for one.
+    let usable = maps::LINKS.get(params.ifindex).is_some_and(|link| link.mac.0 != [0; 6]);
+    if found != 0 || !usable {
+        return false;
+    }
+    let [a, b, c, d, e, f] = params.dmac;
+    *hop = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | u64::from(params.ifindex) << 48;
+    true
+}
+
+#[inline(always)]
+fn route(ctx: *mut xdp_md, ends: &Ends) -> Option<[u64; 2]> {
+    let mut hop = 0;
+    route_into(ctx, ends, &mut hop).then_some([hop, 0])
 }
 
 /// Writes the clock's two hands.
@@ -72,6 +131,24 @@ impl Tables<WORDS_V4, KEY_V4> for Kernel {
     #[inline(always)]
     fn ends_of(words: &[u64; KEY_V4]) -> Ends {
         Ends::of_v4(words)
+    }
+
+    #[inline(always)]
+    fn own_key(&self) -> Option<&mut Key<KEY_V4>> {
+        // SAFETY: as in `reply_key`.
+        maps::OWN_KEY_V4.get_ptr_mut(0).map(|key| unsafe { &mut *key })
+    }
+
+    #[inline(always)]
+    fn reply_key(&self) -> Option<&mut Key<KEY_V4>> {
+        // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other. The library takes one
+        // reference at a time.
+        maps::REPLY_KEY_V4.get_ptr_mut(0).map(|key| unsafe { &mut *key })
+    }
+
+    #[inline(always)]
+    fn hash(&self, &[addrs, ports]: &[u64; KEY_V4]) -> u64 {
+        hash::flow4(constants::flow_seed(), addrs, ports)
     }
 
     #[inline(always)]
@@ -113,6 +190,24 @@ impl Tables<WORDS_V6, KEY_V6> for Kernel {
     }
 
     #[inline(always)]
+    fn own_key(&self) -> Option<&mut Key<KEY_V6>> {
+        // SAFETY: as in `reply_key`.
+        maps::OWN_KEY_V6.get_ptr_mut(0).map(|key| unsafe { &mut *key })
+    }
+
+    #[inline(always)]
+    fn reply_key(&self) -> Option<&mut Key<KEY_V6>> {
+        // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other. The library takes one
+        // reference at a time.
+        maps::REPLY_KEY_V6.get_ptr_mut(0).map(|key| unsafe { &mut *key })
+    }
+
+    #[inline(always)]
+    fn hash(&self, &[src_hi, src_lo, dst_hi, dst_lo, ports]: &[u64; KEY_V6]) -> u64 {
+        hash::flow6(constants::flow_seed(), [src_hi, src_lo], [dst_hi, dst_lo], ports)
+    }
+
+    #[inline(always)]
     fn established(&self, hash: u64) -> Option<&Bucket<SharedWord, WORDS_V6>> {
         maps::FLOWS_V6.get(bucket_index(hash, constants::bucket_mask_v6()))
     }
@@ -145,6 +240,83 @@ impl Env for Kernel {
         let data_end = unsafe { (*self.ctx).data_end };
         // SAFETY: the bounds are the context's, and whoever resizes the frame takes the view it gets back.
         unsafe { Packet::from_raw(data as usize, data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<&mut Scratch> {
+        // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other. The library takes one
+        // reference at a time.
+        maps::SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+    }
+
+    #[inline(always)]
+    fn fragment_ticks(&self) -> u32 {
+        constants::fragment_ticks()
+    }
+
+    #[inline(always)]
+    fn sources(&self, service: u32) -> Option<&Sources> {
+        maps::SOURCES.get(service)
+    }
+
+    #[inline(always)]
+    fn target(&self, slot: u32) -> Option<&Target> {
+        maps::TARGETS.get(slot)
+    }
+
+    #[inline(always)]
+    fn link(&self, ifindex: u32) -> Option<&LinkRecord> {
+        maps::LINKS.get(ifindex)
+    }
+
+    #[inline(always)]
+    fn route(&self, ends: &Ends) -> Option<[u64; 2]> {
+        route(self.ctx, ends)
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentEntry> {
+        // SAFETY: an entry that makes room for another while it is read was as old as could be; its reader takes it
+        // for the datagram that it was looked up for only if its words say so.
+        unsafe { maps::FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) {
+        if maps::FRAGMENTS.insert(key, entry, u64::from(BPF_ANY)).is_err() {
+            self.count(Reason::FragmentUnknown);
+        }
+    }
+
+    #[inline(always)]
+    fn may_tell(&self, now: u32) -> bool {
+        let Some(last) = maps::TELL_TICKS.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: as in `count_forwarded`.
+        let last = unsafe { &mut *last };
+        // Stored plus one, so that the zero of a new map is no tick.
+        if *last == u64::from(now) + 1 {
+            return false;
+        }
+        *last = u64::from(now) + 1;
+        true
+    }
+
+    #[inline(always)]
+    fn trim(&self, bytes: u32) -> Option<Packet<'_>> {
+        // SAFETY: the context is valid for the whole run.
+        let there = unsafe { bpf_xdp_get_buff_len(self.ctx) };
+        let delta = i64::from(bytes) - there as i64;
+        // SAFETY: as above; the caller gives up its view of the frame.
+        let refused = unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) };
+        (refused == 0).then(|| self.packet())
     }
 
     #[inline(always)]
@@ -260,7 +432,7 @@ impl Env for Kernel {
             kind: kind as u32,
             tick: now,
             service,
-            client_port: ends.ports as u16,
+            client_port: ends.src_port(),
             vip_port: ends.dst_port(),
             client: ends.src,
             vip: ends.dst,

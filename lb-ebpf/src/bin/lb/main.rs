@@ -10,20 +10,18 @@
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod steps;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::{
-        bindings::{
-            xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-            xdp_md,
-        },
-        macros::xdp,
-        programs::XdpContext,
-    };
-    use lb_ebpf::path::{self, Outcome, Verdict};
+    use aya_ebpf::{bindings::xdp_action::XDP_PASS, macros::xdp, programs::XdpContext};
+    use lb_ebpf::path::{self, Outcome};
 
-    use crate::kernel::{self, Kernel};
+    use crate::{
+        kernel::{self, Kernel},
+        steps::{MORE, action, more_v4, more_v6, odd_v4, odd_v6, routed_v6},
+    };
 
     /// The load balancer: [`path::established`] in the entry's own frame, because a return is dear where returns are
     /// guarded against speculation. The rest has frames of its own; all of them share 512 bytes.
@@ -32,34 +30,14 @@ mod programs {
         let kernel = Kernel::new(ctx.ctx);
         match path::established(&kernel) {
             Outcome::Done(verdict) => action(&kernel, verdict),
-            Outcome::FirstV4 => first_v4(ctx.ctx),
-            Outcome::FirstV6 => first_v6(ctx.ctx),
-        }
-    }
-
-    /// [`path::first_v4`] as a function that the verifier looks at once and by itself, because it is global.
-    #[unsafe(no_mangle)]
-    #[inline(never)]
-    extern "C" fn first_v4(ctx: *mut xdp_md) -> u32 {
-        let kernel = Kernel::new(ctx);
-        action(&kernel, path::first_v4(&kernel))
-    }
-
-    /// [`path::first_v6`], likewise.
-    #[unsafe(no_mangle)]
-    #[inline(never)]
-    extern "C" fn first_v6(ctx: *mut xdp_md) -> u32 {
-        let kernel = Kernel::new(ctx);
-        action(&kernel, path::first_v6(&kernel))
-    }
-
-    #[inline(always)]
-    fn action(kernel: &Kernel, verdict: Verdict) -> u32 {
-        match verdict {
-            Verdict::Drop => XDP_DROP,
-            Verdict::Forward { ifindex } if ifindex == kernel.ingress_ifindex() => XDP_TX,
-            Verdict::Forward { ifindex } => kernel::redirect(ifindex),
-            Verdict::Pass => XDP_PASS,
+            Outcome::RoutedV6 => match routed_v6(ctx.ctx) {
+                MORE => more_v6(ctx.ctx),
+                action => action,
+            },
+            Outcome::MoreV4 => more_v4(ctx.ctx),
+            Outcome::MoreV6 => more_v6(ctx.ctx),
+            Outcome::OddV4 => odd_v4(ctx.ctx),
+            Outcome::OddV6 => odd_v6(ctx.ctx),
         }
     }
 

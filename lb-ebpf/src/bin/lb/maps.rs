@@ -2,22 +2,26 @@
 //! "sized" are set by the controller when it creates them.
 
 use aya_ebpf::{
-    bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY,
+    bindings::{bpf_fib_lookup, bpf_map_type::BPF_MAP_TYPE_ARRAY},
     btf_maps::ArrayOfMaps,
     macros::{btf_map, map},
-    maps::{Array, DevMap, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lb_common::{
-    backend::{Backend, BackendInfo},
+    backend::{Backend, BackendInfo, LinkRecord, Target},
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::EventKind,
-    flow::{WAYS, WORDS_V4, WORDS_V6},
+    flow::{KEY_V4, KEY_V6, WAYS, WORDS_V4, WORDS_V6},
+    fragment::{FragmentEntry, FragmentKey},
     limits,
     persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Table},
+    service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
     settings::Settings,
 };
-use lb_ebpf::flow_table::{Bucket, SharedWord};
+use lb_ebpf::{
+    flow_table::{Bucket, Key, SharedWord},
+    scratch::Scratch,
+};
 
 /// `BPF_F_MMAPABLE`: values start page-aligned and the controller maps them.
 const MMAPABLE: u32 = 1 << 10;
@@ -70,6 +74,51 @@ pub struct TableMap {
 /// Controller writes, path reads for every forwarded packet.
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads on a new NAT or SNAT flow.
+#[map]
+pub static TARGETS: Array<Target> = Array::with_max_entries(limits::MAX_BACKENDS, 0);
+
+/// Controller writes, path reads on a new SNAT flow.
+#[map]
+pub static SOURCES: Array<Sources> = Array::with_max_entries(limits::MAX_SERVICES, 0);
+
+/// Controller writes, path reads for every reply of NAT and SNAT: interfaces, each at its own index.
+#[map]
+pub static LINKS: Array<LinkRecord> = Array::with_max_entries(limits::MAX_IFINDEX, 0);
+
+/// Path writes with a datagram's first fragment, path reads with the others.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
+    LruHashMap::with_max_entries(limits::MAX_FRAGMENTS, 0);
+
+/// Path only: see [`Scratch`].
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: what the routing table is asked.
+#[map]
+pub static ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: key of the packet's own flow.
+#[map]
+pub static OWN_KEY_V4: PerCpuArray<Key<KEY_V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: key of the packet's own flow.
+#[map]
+pub static OWN_KEY_V6: PerCpuArray<Key<KEY_V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: key of the entry for the other direction.
+#[map]
+pub static REPLY_KEY_V4: PerCpuArray<Key<KEY_V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: key of the entry for the other direction.
+#[map]
+pub static REPLY_KEY_V6: PerCpuArray<Key<KEY_V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Path only: when this CPU last sent an ICMP error.
+#[map]
+pub static TELL_TICKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Controller only: names of the backends.
 #[map]
@@ -151,6 +200,10 @@ pub mod constants {
     #[unsafe(no_mangle)]
     static BUCKET_MASK_HALF_V6: u32 = 0;
 
+    /// Ticks that a first fragment's entry counts.
+    #[unsafe(no_mangle)]
+    static FRAGMENT_TICKS: u32 = u32::MAX;
+
     macro_rules! getters {
         ($($name:ident: $ty:ty = $constant:ident;)+) => {$(
             #[doc = concat!("The constant `", stringify!($constant), "`.")]
@@ -169,5 +222,6 @@ pub mod constants {
         bucket_mask_v6: u32 = BUCKET_MASK_V6;
         bucket_mask_half_v4: u32 = BUCKET_MASK_HALF_V4;
         bucket_mask_half_v6: u32 = BUCKET_MASK_HALF_V6;
+        fragment_ticks: u32 = FRAGMENT_TICKS;
     }
 }

@@ -20,20 +20,21 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, PerCpuValues},
     programs::links::{FdLink, PinnedLink},
     util::nr_cpus,
 };
 use lb_common::{
     ABI_VERSION,
-    backend::{Backend, state},
+    backend::{Backend, LinkRecord, Target, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
-    flow::{Bucket4, Bucket6, Control, Decision, Ends, State},
     limits::{FILTER_WORDS, TABLE_SLOTS, map},
     maglev::{Entrant, Walk, fill_maglev, identity},
-    net::{Mac, addr4, addr6, mapped},
-    persist::{PersistEntry, PersistKey},
-    service::{Service, Table, filter_bit4, filter_bit6, filter_word, mode, pick},
+    net::{Mac, addr4, addr6, mapped, wire_port, words},
+    service::{
+        Service, Sources, Table, filter_bit4, filter_bit6, filter_source_bit4, filter_source_bit6,
+        filter_word, mode, pick,
+    },
     settings::Settings,
 };
 use lb_ctl::{
@@ -68,6 +69,8 @@ macro_rules! root_tests {
         }
     )+};
 }
+
+mod sweep;
 
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
@@ -261,6 +264,27 @@ fn put_backend(slot: u16, name: &str, generation: u16) -> Op {
     }
 }
 
+/// A server of NAT.
+fn nat_backend(slot: u16, port: Option<u16>, generation: u16) -> Op {
+    let ip = rip(slot as u8);
+    Op::PutBackend {
+        slot,
+        identity: BackendIdentity { service: SERVICE, name: format!("WEB{slot}"), ip, port },
+        backend: backend(generation),
+    }
+}
+
+const fn link_record() -> LinkRecord {
+    LinkRecord { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 }
+}
+
+fn sources(count: u8) -> Sources {
+    let mut sources =
+        Sources { count: u32::from(count), first_port: 10_240, ports: 100, ..Sources::default() };
+    sources.addrs.iter_mut().zip(1..=count).for_each(|(addr, n)| *addr = words(rip(n)));
+    sources
+}
+
 fn apply(writer: &mut BpfWriter, ops: &[Op]) {
     for op in ops {
         writer.apply(op).unwrap_or_else(|e| panic!("{op:?}: {e}"));
@@ -275,26 +299,6 @@ fn table_spec(filling: Filling, weights: &[(u16, u16)]) -> TableSpec {
             .map(|&(slot, weight)| TableEntrant { slot, weight, ip: rip(slot as u8), port: None })
             .collect(),
     }
-}
-
-/// Ticks as the packet path counts them, from the data plane's own idea of a flow's idle time.
-fn now(reader: &mut BpfReader, fs: &BpfFs) -> u32 {
-    let mut table = fs.array::<Bucket4>(map::HALF_OPEN_V4);
-    let there = table.get(&255, 0).unwrap();
-    let mut probe = there;
-    probe.0[3] = entry4(State::New, 0, 1, Decision::new(mode::DR, SERVICE, SLOT, GENERATION));
-    table.set(255, probe, 0).unwrap();
-    let (flows, _) = reader.flows(usize::MAX).unwrap();
-    let idle = flows.iter().map(|f| f.idle_millis).max().unwrap();
-    table.set(255, there, 0).unwrap();
-    // Since boot, and jiffies start five minutes before they wrap.
-    (idle * 1_000_000 / fs.settings().tick_nanos()) as u32
-}
-
-fn entry4(state: State, last_seen: u32, client_port: u16, decision: Decision) -> [u64; 8] {
-    let ends = Ends::between(([192, 168, 0, 9], client_port).into(), (vip(), 104).into(), 6);
-    let [addrs, ports] = ends.key_v4();
-    [Control::new(5, 1, state, last_seen).0, addrs, ports, decision.0, 0, 0, 0, 0]
 }
 
 root_tests! {
@@ -316,14 +320,21 @@ root_tests! {
             Op::PutKey { key: keys[1], service: SERVICE },
             Op::PutKey { key: keys[2], service: SERVICE },
             Op::SetFilter { addresses: [vip(), v6].into(), servers: BTreeSet::new() },
+            Op::PutLink { ifindex: 4, record: link_record() },
+            Op::PutLink { ifindex: 5, record: link_record() },
+            Op::PutLink { ifindex: 5, record: LinkRecord::default() },
+            Op::PutSources { service: SERVICE, sources: sources(2) },
+            nat_backend(10, Some(8080), 3),
             // A slot that was used and is free again.
             put_backend(9, "GONE", 17),
             Op::ClearBackend { slot: 9 },
         ]);
         let before = writer.installed().clone();
         assert_eq!(before.keys.len(), 3);
-        assert_eq!(before.generations, BTreeMap::from([(SLOT, GENERATION), (8, 900), (9, 17)]));
+        assert_eq!(before.generations, BTreeMap::from([(SLOT, GENERATION), (8, 900), (9, 17), (10, 3)]));
         assert!(before.tables.contains_key(&SERVICE) && before.filter.is_some());
+        assert_eq!(before.link_records, [(4, link_record())].into());
+        assert_eq!(before.sources, [(SERVICE, sources(2))].into());
         drop(writer);
 
         let ids = map::PINNED.map(|name| fs.map_id(name));
@@ -344,6 +355,8 @@ root_tests! {
             Op::AttachLink { ifindex },
             put_service(SERVICE),
             put_backend(SLOT, "DICOM1", GENERATION),
+            Op::PutLink { ifindex, record: link_record() },
+            Op::PutSources { service: SERVICE, sources: sources(3) },
             Op::PutTable { service: SERVICE, table: table_spec(Filling::RoundRobin, &[(SLOT, 1)]) },
             Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
             Op::SetFilter { addresses: [vip()].into(), servers: BTreeSet::new() },
@@ -352,6 +365,7 @@ root_tests! {
             Op::ClearService { service: SERVICE },
             Op::ClearBackend { slot: SLOT },
             Op::DetachLink { ifindex },
+            Op::PutLink { ifindex, record: LinkRecord::default() },
         ];
         for op in &ops {
             apply(&mut writer, std::slice::from_ref(op));
@@ -360,7 +374,7 @@ root_tests! {
             assert_eq!(*writer.installed(), once, "{op:?}");
         }
         let left = Installed {
-            filter: Some(BTreeSet::new()),
+            filter: Some((BTreeSet::new(), BTreeSet::new())),
             generations: [(SLOT, GENERATION)].into(),
             ..Installed::default()
         };
@@ -605,108 +619,57 @@ root_tests! {
                 })
                 .collect()
         };
-        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(1), v6].into() }]);
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(1), v6].into(), servers: BTreeSet::new() }]);
         assert_eq!(there(), bits(&[vip(), rip(1), v6]));
         drop(writer);
         // The next controller does not know the addresses, but it knows the bits.
         let (mut writer, _) = fs.open();
-        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(2)].into() }]);
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip(), rip(2)].into(), servers: BTreeSet::new() }]);
         assert_eq!(there(), bits(&[vip(), rip(2)]));
+
+        let servers: BTreeSet<IpAddr> = [rip(3), v6].into();
+        apply(&mut writer, &[Op::SetFilter { addresses: [vip()].into(), servers }]);
+        let IpAddr::V4(server) = rip(3) else { unreachable!() };
+        let IpAddr::V6(v6) = v6 else { unreachable!() };
+        let seen = [filter_source_bit4(addr4(server)), filter_source_bit6(addr6(v6))].map(filter_word);
+        let expected: BTreeSet<(u32, u64)> = &bits(&[vip()]) | &seen.into();
+        assert_eq!(there(), expected);
     }
 
-    a_sweep_retires_by_time_and_by_server_and_counts_the_rest {
+    what_nat_and_snat_need_stands_in_its_maps_and_goes_with_its_owner {
         let fs = BpfFs::mount();
-        let (mut writer, mut reader) = fs.open();
+        let (mut writer, _) = fs.open();
+        let at = |slot: u16| fs.array::<Target>(map::TARGETS).get(&u32::from(slot), 0).unwrap();
+        let source = || fs.array::<Sources>(map::SOURCES).get(&u32::from(SERVICE), 0).unwrap();
         apply(&mut writer, &[
             put_service(SERVICE),
-            put_backend(SLOT, "DICOM1", GENERATION),
-            put_backend(8, "HALTED", 1),
+            nat_backend(SLOT, Some(8080), 1),
+            nat_backend(8, None, 1),
+            Op::PutSources { service: SERVICE, sources: sources(3) },
+            Op::PutLink { ifindex: 4, record: link_record() },
         ]);
-        let Op::PutBackend { slot, identity, backend } = put_backend(8, "HALTED", 1) else { unreachable!() };
-        apply(&mut writer, &[
-            Op::PutBackend { slot, identity, backend: Backend { state: state::DEAD, ..backend } },
-        ]);
-        let now = now(&mut reader, &fs);
-        let ago = |secs: u32| now.wrapping_sub(fs.settings().ticks(secs));
-        let ours = Decision::new(mode::DR, SERVICE, SLOT, GENERATION);
-        let established = [
-            // A flow that stays, and one that was idle for an hour and a minute.
-            entry4(State::Established, ago(3500), 1, ours),
-            entry4(State::Established, ago(3660), 2, ours),
-            entry4(State::Closing, ago(100), 3, ours),
-            entry4(State::Closing, ago(140), 4, ours),
-            // Its server was replaced; halted; its service is gone.
-            entry4(State::Established, ago(1), 5, Decision::new(mode::DR, SERVICE, SLOT, GENERATION - 1)),
-            entry4(State::Established, ago(1), 6, Decision::new(mode::DR, SERVICE, 8, 1)),
-            entry4(State::Datagrams, ago(1), 7, Decision::new(mode::DR, SERVICE + 1, SLOT, GENERATION)),
-            entry4(State::Datagrams, ago(1), 8, ours),
-        ];
-        let mut flows_v4 = fs.array::<Bucket4>(map::FLOWS_V4);
-        for (bucket, entries) in (100..).zip(established.chunks_exact(4)) {
-            flows_v4.set(bucket, Bucket4(entries.try_into().unwrap()), 0).unwrap();
+        let target = |slot: u16, port| Target { addr: words(rip(slot as u8)), port: wire_port(port), pad: [0; 3] };
+        assert_eq!((at(SLOT), at(8)), (target(SLOT, 8080), target(8, 0)));
+        assert_eq!(source(), sources(3));
+        assert_eq!(fs.array::<LinkRecord>(map::LINKS).get(&4, 0).unwrap(), link_record());
+        for count in [1, 16] {
+            apply(&mut writer, &[Op::PutSources { service: SERVICE, sources: sources(count) }]);
+            assert_eq!(source(), sources(count));
         }
-        let mut half_open = Bucket4([[0; 8]; 4]);
-        half_open.0[0] = entry4(State::New, ago(20), 9, ours);
-        half_open.0[1] = entry4(State::New, ago(40), 10, ours);
-        // Somebody is writing here: not ours to judge.
-        half_open.0[2] = entry4(State::Busy, ago(1000), 11, ours);
-        fs.array(map::HALF_OPEN_V4).set(0, half_open, 0).unwrap();
-        let mut v6 = Bucket6([[0; 16]; 4]);
-        let (client, vip6) = ("[2001:db8::9]:40000".parse().unwrap(), "[2001:db8::100]:11112".parse().unwrap());
-        v6.0[3][0] = Control::new(1, 2, State::Established, ago(5)).0;
-        v6.0[3][1..6].copy_from_slice(&Ends::between(client, vip6, 6).key_v6());
-        v6.0[3][6] = ours.0;
-        fs.array(map::FLOWS_V6).set(255, v6, 0).unwrap();
+        let error = writer.apply(&Op::PutLink { ifindex: 5000, record: link_record() }).unwrap_err().to_string();
+        assert!(error.contains("interface 5000 (gone): it cannot be said how replies leave by it"), "{error}");
 
-        assert_eq!(reader.flows(1).unwrap().1, 11);
-        let census = writer.sweep().unwrap();
-        assert_eq!(census.retired, 6);
-        assert_eq!((census.established_v4, census.established_v6, census.half_open), (3, 1, 1));
-        assert_eq!(census.active_by_slot, [(SLOT, 3)].into());
-        assert_eq!(census.closing_by_slot, [(SLOT, 1)].into());
-        assert_eq!(census.capacity, [4096, 1024, 1024]);
-        assert_eq!(writer.sweep().unwrap().retired, 0);
+        let cpus = nr_cpus().unwrap();
+        let mut backends: PerCpuArray<MapData, BackendTraffic> = fs.map(map::BACKEND_TRAFFIC);
+        let server = BackendTraffic { packets: 3, bytes: 200 };
+        backends.set(u32::from(SLOT), PerCpuValues::try_from(vec![server; cpus]).unwrap(), 0).unwrap();
+        apply(&mut writer, &[nat_backend(SLOT, Some(9090), 1)]);
+        assert_eq!(at(SLOT), target(SLOT, 9090));
+        assert_eq!(backends.get(&u32::from(SLOT), 0).unwrap()[0].packets, 3, "the same server goes on counting");
 
-        let (flows, total) = reader.flows(usize::MAX).unwrap();
-        assert_eq!(total, 5);
-        let ports: BTreeSet<u16> = flows.iter().map(|f| f.client.1).collect();
-        assert_eq!(ports, [1, 3, 8, 9, 40_000].into());
-        let sixth = flows.iter().find(|f| f.client.0.is_ipv6()).unwrap();
-        assert_eq!((sixth.client.0, sixth.vip.0, sixth.vip.1), (
-            "2001:db8::9".parse().unwrap(), "2001:db8::100".parse().unwrap(), 11112
-        ));
-        assert!((4000..7000).contains(&sixth.idle_millis), "{}", sixth.idle_millis);
-        // A retired entry keeps its claim counter.
-        let freed = Control(flows_v4.get(&100, 0).unwrap().0[1][0]);
-        assert_eq!((freed.seq(), freed.state()), (5, State::Free as u8));
-        // A flow whose service is cleared goes with the next sweep.
-        apply(&mut writer, &[Op::ClearService { service: SERVICE }]);
-        assert_eq!(writer.sweep().unwrap().retired, 5);
-        assert_eq!(reader.flows(9).unwrap(), (Vec::new(), 0));
-    }
-
-    a_sweep_removes_persistence_that_no_longer_counts {
-        let fs = BpfFs::mount();
-        let (mut writer, mut reader) = fs.open();
-        apply(&mut writer, &[put_service(SERVICE), put_backend(SLOT, "DICOM1", GENERATION)]);
-        let now = now(&mut reader, &fs);
-        let mut persist: HashMap<MapData, PersistKey, PersistEntry> = fs.map(map::PERSIST);
-        let good = PersistEntry { slot: SLOT, generation: GENERATION, last_seen: now };
-        let key = |client: u64, group| PersistKey { client: [client, 0], group, family: 4 };
-        let group = record().persist_group;
-        // More than one read's worth that stay.
-        for client in 0..5000 {
-            persist.insert(key(client, group), good, 0).unwrap();
-        }
-        let past = PersistEntry { last_seen: now.wrapping_sub(1100), ..good };
-        let void = PersistEntry { generation: GENERATION - 1, ..good };
-        persist.insert(key(10_001, group), past, 0).unwrap();
-        persist.insert(key(10_002, group), void, 0).unwrap();
-        persist.insert(key(10_003, group + 1), good, 0).unwrap();
-        let census = writer.sweep().unwrap();
-        assert_eq!((census.persistent, census.retired), (5000, 3));
-        assert!(persist.get(&key(10_001, group), 0).is_err());
-        assert!(persist.get(&key(77, group), 0).is_ok());
+        apply(&mut writer, &[Op::ClearBackend { slot: SLOT }, Op::ClearService { service: SERVICE }]);
+        assert_eq!((at(SLOT), source()), (Target::default(), Sources::default()));
+        assert!(writer.installed().sources.is_empty());
     }
 
     counters_are_sums_over_cpus_and_start_at_zero_for_a_new_owner {
