@@ -4,23 +4,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use lb_common::{
     counter::Reason,
-    flow::{Control, Decision, KEY_V4, KEY_V6, State, WAYS, ports_of},
+    flow::{Control, Decision, Ends, State, WAYS},
     limits::map,
-    net::{PROTO_TCP, host_port, ip4, ip6},
+    net::PROTO_TCP,
     service::{Service, mode, pick},
 };
 use lb_tests::{
     lab::require_root,
-    model::{flows::place, parse::Flow, scaled, steering_hash},
+    model::{
+        flows::place,
+        parse::Flow,
+        steer::{scaled, steering_hash},
+    },
     packet::{
         bench::{pin_to_cpu, table},
         case::at,
+        compare::flow_of,
+        cpus::{Meeting, two_cpus},
         dut::{Dut, Options, XDP_DROP, XDP_TX, live_backend},
         frame::{
             Frame,
@@ -46,58 +52,33 @@ fn loaded(options: Options, pick: u8, places: &[u16]) -> Dut {
     dut
 }
 
-/// Two CPUs of this machine. The same one twice if it has only one: then little can go wrong, and little is shown.
-fn two_cpus() -> [usize; 2] {
-    let set = rustix::thread::sched_getaffinity(None).expect("this thread runs somewhere");
-    let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
-    [cpus[0], *cpus.last().expect("at least one")]
-}
-
-/// Brings threads to the same point. It spins, because a sleeping thread would wake too late to meet the other; but
-/// not for ever, because the other may not be running.
-struct Meeting(AtomicUsize);
-
-impl Meeting {
-    fn wait(&self, threads: usize, round: usize) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        let mut spins = 0u32;
-        while self.0.load(Ordering::SeqCst) < threads * (round + 1) {
-            spins += 1;
-            if spins.is_multiple_of(10_000) {
-                thread::yield_now();
-            }
-            std::hint::spin_loop();
-        }
-    }
-}
-
 fn flow(n: usize) -> Flow {
     let (client, vip): (IpAddr, SocketAddr) = if n.is_multiple_of(2) {
         ([10, 1, (n >> 8) as u8, n as u8].into(), at(VIPS[0]))
     } else {
         ([0x2001, 0xdb8, 1, 0, 0, 0, 0, n as u16].into(), at(VIPS[1]))
     };
-    let client_port = 1000 + (n >> 16) as u16;
-    Flow { client, client_port, vip: vip.ip(), vip_port: vip.port(), proto: PROTO_TCP }
+    Flow { src: SocketAddr::new(client, 1000 + (n >> 16) as u16), dst: vip, proto: PROTO_TCP }
+}
+
+const fn from_port(flow: Flow, port: u16) -> Flow {
+    Flow { src: SocketAddr::new(flow.src.ip(), port), ..flow }
 }
 
 fn packet(flow: &Flow, flags: u8) -> Vec<u8> {
-    let client = SocketAddr::new(flow.client, flow.client_port);
-    Frame::tcp(client, SocketAddr::new(flow.vip, flow.vip_port), flags).bytes()
+    Frame::tcp(flow.src, flow.dst, flags).bytes()
 }
 
 /// The flow and the decision of an entry's words.
 fn entry_of(words: &[u64]) -> (Flow, Decision) {
-    let (client, vip, ports, decision): (IpAddr, IpAddr, u64, u64) = if words.len() == 8 {
-        let (client, vip) = (ip4(words[1] as u32), ip4((words[1] >> 32) as u32));
-        (client.into(), vip.into(), words[KEY_V4], words[1 + KEY_V4])
+    let (ends, decision) = if words.len() == 8 {
+        let [_, a, b, decision, ..] = *words else { panic!("{words:?}") };
+        (Ends::of_v4(&[a, b]), decision)
     } else {
-        let (client, vip) = (ip6([words[1], words[2]]), ip6([words[3], words[4]]));
-        (client.into(), vip.into(), words[KEY_V6], words[1 + KEY_V6])
+        let [_, a, b, c, d, e, decision, ..] = *words else { panic!("{words:?}") };
+        (Ends::of_v6(&[a, b, c, d, e]), decision)
     };
-    let (client_port, vip_port, proto) = ports_of(ports);
-    let (client_port, vip_port) = (host_port(client_port), host_port(vip_port));
-    (Flow { client, client_port, vip, vip_port, proto }, Decision(decision))
+    (flow_of(&ends), Decision(decision))
 }
 
 /// Every entry of every flow table, as control and other words.
@@ -130,7 +111,7 @@ fn entries_stay_whole_and_single_while_cpus_fight_for_full_buckets() {
     let places: Vec<u16> = (0..8 * SERVERS).map(|n| n % SERVERS).collect();
     let dut = loaded(options, pick::HASH_FLOW, &places);
     let flows: Vec<Flow> = (0..120).map(flow).collect();
-    let (meeting, done) = (Meeting(AtomicUsize::new(0)), AtomicBool::new(false));
+    let (meeting, done) = (Meeting::default(), AtomicBool::new(false));
     let cpus = two_cpus();
     let (dropped, swept) = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: usize| {
@@ -211,7 +192,7 @@ fn a_client_whose_first_flows_come_in_on_two_cpus_has_one_server() {
     let mut dut = loaded(room, pick::ROTATE, &(0..SERVERS).collect::<Vec<_>>());
     let sticky = Service { mode: mode::DR, persist_prefix: 32, persist_ticks: 100, ..Service::default() };
     dut.set_service(0, sticky);
-    let meeting = Meeting(AtomicUsize::new(0));
+    let meeting = Meeting::default();
     let cpus = two_cpus();
     let seen = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: u16| {
@@ -222,7 +203,7 @@ fn a_client_whose_first_flows_come_in_on_two_cpus_has_one_server() {
                 let mut slots = Vec::new();
                 for n in 0..CLIENTS {
                     // Even numbers are clients of IPv4.
-                    let frame = packet(&Flow { client_port: 1000 + worker, ..flow(2 * n) }, SYN);
+                    let frame = packet(&from_port(flow(2 * n), 1000 + worker), SYN);
                     meeting.wait(2, n);
                     assert_eq!(runner.run(&frame, &mut out), XDP_TX);
                     slots.push(u16::from_be_bytes([out[4], out[5]]));
@@ -246,7 +227,7 @@ fn a_flow_whose_packets_come_in_on_two_cpus_has_one_server() {
     let room = Options { flows_v4: 1 << 18, flows_v6: 1 << 18, half_open: 1 << 18, ..Options::default() };
     // Round robin: two decisions for one flow would differ.
     let dut = loaded(room, pick::ROTATE, &(0..SERVERS).collect::<Vec<_>>());
-    let meeting = Meeting(AtomicUsize::new(0));
+    let meeting = Meeting::default();
     let cpus = two_cpus();
     let seen = thread::scope(|scope| {
         let workers = [0, 1].map(|worker: usize| {

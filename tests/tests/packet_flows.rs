@@ -382,13 +382,7 @@ fn a_flow_that_another_cpu_is_writing_is_not_split_between_two_servers() {
     let options = one_bucket(4);
     let mut dut = three_servers(options).dut;
     let [client, vip] = [at("10.1.0.1:1"), at(VIP)];
-    let flow = Flow {
-        client: client.ip(),
-        client_port: client.port(),
-        vip: vip.ip(),
-        vip_port: vip.port(),
-        proto: PROTO_TCP,
-    };
+    let flow = Flow { src: client, dst: vip, proto: PROTO_TCP };
     let tag = (place(options.seed, &flow) >> 56) as u8;
     let frame = tcp("10.1.0.1:1", SYN);
     // As if other CPUs had claimed every way of the bucket for this flow and not published yet.
@@ -412,14 +406,14 @@ fn events_that_find_no_room_are_counted_and_cost_no_packet() {
     let mut bench = three_servers(Options { event_bytes: 4096, ..Options::default() });
     bench.set(&Op::Table(0, vec![]));
     for n in 1..=100 {
-        bench.dut.forget_event_ticks();
+        bench.dut.forget_ticks();
         bench.dut.run(&tcp(&format!("10.1.0.1:{n}"), SYN));
     }
     let counted = bench.counted().reasons;
     let told = bench.dut.events().len() as u64;
     assert_eq!(counted[&Reason::NoServerReject], 100);
     assert!(told > 0 && counted[&Reason::EventLost] == 100 - told, "{told} told, {counted:?}");
-    bench.dut.forget_event_ticks();
+    bench.dut.forget_ticks();
     bench.dut.run(&tcp("10.1.0.2:1", SYN));
     assert_eq!(bench.dut.events().len(), 1, "an emptied ring takes events again");
 }

@@ -11,7 +11,7 @@ use lb_tests::{
     packet::{
         bench::Bench,
         case::{Case, at, bench, to_slot},
-        dut::{Options, XDP_PASS, XDP_TX},
+        dut::{Options, XDP_PASS},
         frame::{Frame, Transport, flags},
     },
 };
@@ -43,8 +43,8 @@ fn bent(frame: &Frame, changes: &[(usize, u8)]) -> Vec<u8> {
     bytes
 }
 
-fn passes(what: &'static str, frame: Vec<u8>, reason: &'static [Reason]) -> Case {
-    Case { what, output: frame.clone(), frame, verdict: XDP_PASS, reasons: reason }
+fn passes(what: &str, frame: Vec<u8>, reason: &'static [Reason]) -> Case {
+    Case::passed(what, frame, reason)
 }
 
 #[test]
@@ -63,11 +63,13 @@ fn what_is_not_ours_is_left_to_the_kernel_and_counted() {
     let three = vec![(0x88a8, 1), (0x8100, 2), (0x8100, 3)];
     let elsewhere_v4 = Frame::tcp(at(V4[0]), at("10.0.0.200:104"), flags::SYN);
     let elsewhere_v6 = Frame::tcp(at(V6[0]), at("[2001:db8::200]:104"), flags::SYN);
-    let fragment = |bits: u16| Frame { fragment: bits, ..syn(V4) }.bytes();
+    let later_ping =
+        Frame { extensions: vec![(44, 8)], fragment: 0x0004, payload: vec![0; 64], ..other(58, V6) }.bytes();
+    let nested = Frame { extensions: vec![(44, 8), (44, 8)], fragment: 0x2000, ..syn(V6) }.bytes();
     let extended = |chain: &[(u8, usize)]| Frame { extensions: chain.to_vec(), ..syn(V6) }.bytes();
-    use Reason::{
-        ExtensionHeader, FragmentUnknown, Malformed, NoService, NotIp, NotTcpUdp, NotVip, VlanDepth,
-    };
+    let chained = Frame { extensions: vec![(60, 8)], ..syn(V6) };
+    let bent_chain = |len: u8| bent(&chained, &[(5, len)]);
+    use Reason::{ExtensionHeader, Malformed, NoService, NotIp, NotTcpUdp, NotVip, VlanDepth};
     let cases = [
         passes("ARP", arp, &[NotIp]),
         passes("ARP with a tag", tagged_arp, &[NotIp]),
@@ -81,16 +83,14 @@ fn what_is_not_ours_is_left_to_the_kernel_and_counted() {
         passes("an IPv6 ping", other(58, V6).bytes(), &[NotTcpUdp]),
         passes("SCTP", other(132, V4).bytes(), &[NotTcpUdp]),
         passes("IPv6 without anything next", other(59, V6).bytes(), &[NotTcpUdp]),
-        passes("a first fragment", fragment(0x2000), &[FragmentUnknown]),
-        passes("a middle fragment", fragment(0x2004), &[FragmentUnknown]),
-        passes("a last fragment", fragment(0x0004), &[FragmentUnknown]),
-        passes("a fragment with the reserved bit", fragment(0xa000), &[FragmentUnknown]),
-        passes("a fragment of a ping", bent(&other(1, V4), &[(6, 0x20)]), &[FragmentUnknown]),
-        passes("an IPv6 fragment", extended(&[(44, 8)]), &[FragmentUnknown]),
-        passes("hop-by-hop options", extended(&[(0, 8)]), &[ExtensionHeader]),
-        passes("a routing header", extended(&[(43, 24)]), &[ExtensionHeader]),
-        passes("destination options", extended(&[(60, 16)]), &[ExtensionHeader]),
-        passes("two extension headers", extended(&[(0, 8), (60, 8)]), &[ExtensionHeader]),
+        passes("a middle fragment of a ping", bent(&other(1, V4), &[(7, 0x04)]), &[NotTcpUdp]),
+        passes("a first fragment of a ping", bent(&other(1, V4), &[(6, 0x20)]), &[NotTcpUdp]),
+        passes("a later IPv6 fragment of a ping", later_ping, &[NotTcpUdp]),
+        passes("mobility", extended(&[(135, 8)]), &[ExtensionHeader]),
+        passes("host identity behind hop-by-hop options", extended(&[(0, 8), (139, 8)]), &[ExtensionHeader]),
+        passes("seven extension headers", extended(&[(60, 8); 7]), &[ExtensionHeader]),
+        passes("a fragment within a fragment", nested, &[ExtensionHeader]),
+        passes("a chain of more than a kilobyte", extended(&[(60, 1000)]), &[ExtensionHeader]),
         passes("an encrypted packet", other(50, V6).bytes(), &[ExtensionHeader]),
         passes("an authenticated packet", other(51, V6).bytes(), &[ExtensionHeader]),
         passes("IPv4 that says version 6", bent(&syn(V4), &[(0, 0x65)]), &[Malformed]),
@@ -103,12 +103,56 @@ fn what_is_not_ours_is_left_to_the_kernel_and_counted() {
         passes("a total length below the header's", bent(&syn(V4), &[(3, 19)]), &[Malformed]),
         passes("a total length without room for TCP", bent(&syn(V4), &[(3, 39)]), &[Malformed]),
         passes("a payload length without room for TCP", bent(&syn(V6), &[(5, 19)]), &[Malformed]),
+        passes("a payload length below the extension headers'", bent_chain(7), &[Malformed]),
+        passes("a payload length without room for TCP behind them", bent_chain(8 + 19), &[Malformed]),
         passes("a jumbogram's payload length", bent(&syn(V6), &[(4, 0), (5, 0)]), &[Malformed]),
     ];
     for case in &cases {
         case.check(&mut bench);
     }
     assert_eq!(bench.counted().backends.len(), 0, "nothing was forwarded");
+}
+
+#[test]
+fn later_fragments_of_what_was_not_seen_are_dropped() {
+    if !require_root("packet_parse") {
+        return;
+    }
+    let mut bench = one_server();
+    for bits in [0x2004, 0x0004, 0xa004, 0x1fff] {
+        let frame = Frame { fragment: bits, ..syn(V4) }.bytes();
+        Case::dropped(format!("IPv4 {bits:#x}"), frame, &[Reason::FragmentUnknown]).check(&mut bench);
+        let frame = Frame { fragment: bits, extensions: vec![(44, 8)], ..syn(V6) }.bytes();
+        Case::dropped(format!("IPv6 {bits:#x}"), frame, &[Reason::FragmentUnknown]).check(&mut bench);
+    }
+}
+
+#[test]
+fn headers_on_the_way_to_the_ports_are_passed_over() {
+    if !require_root("packet_parse") {
+        return;
+    }
+    let mut bench = one_server();
+    let chains: [&[(u8, usize)]; 8] = [
+        &[(0, 8)],
+        &[(43, 24)],
+        &[(60, 16)],
+        &[(44, 8)],
+        &[(0, 8), (60, 8), (43, 8), (44, 8), (60, 8), (60, 8)],
+        &[(60, 8); 6],
+        &[(60, 256), (60, 256), (60, 256)],
+        &[(0, 984)],
+    ];
+    for (port, chain) in (1..).zip(chains) {
+        let client = std::net::SocketAddr::new(at(V6[0]).ip(), port);
+        let frame = Frame { extensions: chain.to_vec(), ..Frame::tcp(client, at(V6[1]), flags::SYN) };
+        Case::sent(format!("{chain:?}"), frame.bytes(), to_slot(&frame, 0), &[]).check(&mut bench);
+    }
+    // A first fragment shows its ports as a whole packet does.
+    for bits in [0x2000, 0xa000] {
+        let frame = Frame { fragment: bits, ..syn(V4) };
+        Case::sent("a first fragment", frame.bytes(), to_slot(&frame, 0), &[]).check(&mut bench);
+    }
 }
 
 #[test]
@@ -131,7 +175,7 @@ fn oddities_that_the_server_should_judge_are_forwarded() {
     for (what, frame, changes) in rows {
         let input = bent(&frame, &changes);
         let output = [&to_slot(&frame, 0)[..14], &input[14..]].concat();
-        Case { what, frame: input, verdict: XDP_TX, output, reasons: &[] }.check(&mut bench);
+        Case::sent(what, input, output, &[]).check(&mut bench);
     }
 }
 
@@ -151,6 +195,7 @@ fn no_cut_of_a_frame_is_forwarded_before_its_transport_header_is_whole() {
         syn(V6),
         Frame { tags, ..syn(V6) },
         Frame::udp(at(V6[0]), at(V6[1]), b""),
+        Frame { extensions: vec![(0, 8), (60, 24)], ..syn(V6) },
     ];
     for frame in frames {
         let whole = frame.bytes();
@@ -171,7 +216,8 @@ fn every_byte_of_the_headers_may_be_anything() {
     }
     let mut bench = one_server();
     let tags = vec![(0x8100, 5)];
-    for frame in [Frame { tags, options: vec![1; 4], ..syn(V4) }, syn(V6)] {
+    let chained = Frame { extensions: vec![(0, 8), (44, 8), (60, 16)], ..syn(V6) };
+    for frame in [Frame { tags, options: vec![1; 4], ..syn(V4) }, syn(V6), chained] {
         let whole = frame.bytes();
         for at in 12..whole.len() {
             for byte in [0, 1, 0x0f, 0x44, 0x45, 0x60, 0x7f, 0x80, 0xff, whole[at] ^ 1, whole[at] ^ 0x80] {

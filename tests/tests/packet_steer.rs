@@ -9,7 +9,7 @@ use lb_common::{
     flow::Ends,
     hash,
     maglev::{self, Entrant, Walk},
-    net::{PROTO_TCP, PROTO_UDP, addr4, mapped, wire_port},
+    net::{PROTO_TCP, PROTO_UDP, mapped},
     service::{Service, mode, no_server, pick},
 };
 use lb_tests::{

@@ -2,21 +2,32 @@
 //! contract, so that a full bucket is full for the model too.
 
 use lb_common::{
-    flow::{State, WAYS},
+    flow::{Hop, State, WAYS},
     hash,
 };
 
 use super::parse::Flow;
 
-/// Whom a flow goes to.
+/// Whom a flow goes to, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Choice {
+    /// One of [`lb_common::flow::kind`].
+    pub kind: u8,
     /// Service id.
     pub service: u16,
     /// Backend slot.
     pub slot: u16,
     /// Backend's generation at the time.
     pub generation: u16,
+}
+
+/// What becomes of a NAT or SNAT flow's packets in one direction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rewrite {
+    /// What they show afterwards.
+    pub flow: Flow,
+    /// Way to the client, in both directions' entries.
+    pub hop: Hop,
 }
 
 /// A remembered flow.
@@ -26,17 +37,27 @@ pub struct Entry {
     pub flow: Flow,
     /// Where it goes.
     pub choice: Choice,
+    /// What its packets become; `None` under direct routing.
+    pub rewrite: Option<Rewrite>,
     /// How far it is.
     pub state: State,
     /// When it was seen last, to within a second.
     pub last_seen: u64,
 }
 
+impl Entry {
+    /// Key of the entry for the other direction.
+    #[must_use]
+    pub fn sibling(&self) -> Option<Flow> {
+        self.rewrite.map(|rewrite| rewrite.flow.reversed())
+    }
+}
+
 /// Where a flow is looked for: bits from 32 up pick the bucket, bits 54 and 55 the first way.
 #[must_use]
 pub fn place(seed: u64, flow: &Flow) -> u64 {
     let ends = flow.ends();
-    if flow.client.is_ipv4() {
+    if flow.src.is_ipv4() {
         let [addrs, ports] = ends.key_v4();
         hash::flow4(seed, addrs, ports)
     } else {
@@ -106,6 +127,11 @@ impl FlowTable {
     /// True when all ways of this flow's bucket are taken by flows seen less than `young` ticks ago.
     pub fn is_crowded(&mut self, flow: &Flow, now: u64, young: u64) -> bool {
         self.bucket(flow).0.iter().all(|way| way.is_some_and(|entry| now - entry.last_seen < young))
+    }
+
+    /// True when all ways of this flow's bucket are taken.
+    pub fn is_full(&mut self, flow: &Flow) -> bool {
+        self.bucket(flow).0.iter().all(Option::is_some)
     }
 
     /// Every flow.

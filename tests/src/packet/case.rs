@@ -9,14 +9,14 @@ use lb_common::counter::Reason;
 
 use super::{
     bench::{Bench, hex},
-    dut::{Options, Ran, XDP_TX, live_backend},
+    dut::{Options, Ran, XDP_DROP, XDP_PASS, XDP_TX, live_backend},
     frame::Frame,
 };
 
 /// A frame and what must become of it.
 pub struct Case {
     /// What it shows, in words.
-    pub what: &'static str,
+    pub what: String,
     /// The frame.
     pub frame: Vec<u8>,
     /// `XDP_*`.
@@ -28,6 +28,26 @@ pub struct Case {
 }
 
 impl Case {
+    /// A frame that goes out by the interface it came in by, as `output`.
+    pub fn sent(
+        what: impl Into<String>,
+        frame: Vec<u8>,
+        output: Vec<u8>,
+        reasons: &'static [Reason],
+    ) -> Self {
+        Self { what: what.into(), frame, verdict: XDP_TX, output, reasons }
+    }
+
+    /// A frame that is left to the kernel as it came.
+    pub fn passed(what: impl Into<String>, frame: Vec<u8>, reasons: &'static [Reason]) -> Self {
+        Self { what: what.into(), output: frame.clone(), frame, verdict: XDP_PASS, reasons }
+    }
+
+    /// A frame that is dropped.
+    pub fn dropped(what: impl Into<String>, frame: Vec<u8>, reasons: &'static [Reason]) -> Self {
+        Self { what: what.into(), output: Vec::new(), frame, verdict: XDP_DROP, reasons }
+    }
+
     /// Runs it.
     ///
     /// # Panics
@@ -36,9 +56,11 @@ impl Case {
     pub fn check(&self, bench: &mut Bench) {
         let before = bench.counted().reasons;
         let ran = bench.run(&self.frame);
-        let what = self.what;
+        let what = &self.what;
         assert_eq!(ran.verdict, self.verdict, "{what}: verdict");
-        assert_eq!(hex(&ran.frame), hex(&self.output), "{what}: frame");
+        if ran.verdict != XDP_DROP {
+            assert_eq!(hex(&ran.frame), hex(&self.output), "{what}: frame");
+        }
         for &reason in Reason::ALL {
             let count = |reasons: &BTreeMap<Reason, u64>| reasons.get(&reason).copied().unwrap_or_default();
             let counted = count(&bench.counted().reasons) - count(&before);

@@ -7,21 +7,21 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, ArrayOfMaps, DevMap, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, MapData},
     programs::Xdp,
 };
 use lb_common::{
-    backend::{Backend, state},
-    counter::{BackendTraffic, Reason, ServiceTraffic},
-    event::{Event, EventKind},
-    flow::{Bucket4, Bucket6, Control, WAYS, WORDS_V4, WORDS_V6},
+    backend::{Backend, LinkRecord, Target, state},
+    flow::WAYS,
     limits::{self, FILTER_WORDS, map},
     maglev::{self, Entrant, Walk},
-    net::{Mac, mapped},
-    persist::{PersistEntry, PersistKey},
-    service::{Service, ServiceKey4, ServiceKey6, ServiceRef, Table, filter_bit4, filter_bit6, filter_word},
+    net::{Mac, addr4, addr6, mapped, wire_port, words},
+    service::{
+        Service, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4, filter_bit6,
+        filter_source_bit4, filter_source_bit6, filter_word,
+    },
 };
-use zerocopy::{FromBytes as _, FromZeros as _};
+use zerocopy::FromZeros as _;
 
 /// The object that the build script made.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb.o"));
@@ -53,6 +53,8 @@ pub struct Options {
     pub seed: u64,
     /// 63 stops the clock at tick 0, so that runs repeat exactly; time then passes by [`Dut::age`].
     pub tick_shift: u32,
+    /// Ticks that a fragmented datagram is remembered.
+    pub fragment_ticks: u32,
     /// Room for persistence entries.
     pub persist: u32,
     /// Bytes of the event ring; a power of two, at least a page.
@@ -67,6 +69,7 @@ impl Default for Options {
             half_open: 1024,
             seed: 0x5eed,
             tick_shift: 63,
+            fragment_ticks: 240,
             persist: 1024,
             event_bytes: limits::EVENT_BYTES,
         }
@@ -75,10 +78,11 @@ impl Default for Options {
 
 /// The loaded program and its maps.
 pub struct Dut {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     /// What it was loaded with.
     pub options: Options,
     filter: BTreeMap<IpAddr, u32>,
+    servers: BTreeMap<u16, IpAddr>,
 }
 
 /// What a run gave.
@@ -88,6 +92,14 @@ pub struct Ran {
     pub verdict: u32,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+}
+
+impl Ran {
+    /// True if both say the same. What a dropped frame looks like is nobody's business.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.verdict == other.verdict && (self.verdict == XDP_DROP || self.frame == other.frame)
+    }
 }
 
 /// The program, for as many threads as want to run it.
@@ -123,6 +135,7 @@ impl Dut {
         let ebpf = EbpfLoader::new()
             .override_global("FLOW_SEED", &options.seed, true)
             .override_global("TICK_SHIFT", &options.tick_shift, true)
+            .override_global("FRAGMENT_TICKS", &options.fragment_ticks, true)
             .override_global("BUCKET_MASK_V4", &mask(options.flows_v4), true)
             .override_global("BUCKET_MASK_V6", &mask(options.flows_v6), true)
             .override_global("BUCKET_MASK_HALF_V4", &mask(options.half_open), true)
@@ -135,7 +148,7 @@ impl Dut {
             .map_max_entries(map::EVENTS, options.event_bytes)
             .load(OBJECT)
             .unwrap_or_else(|e| panic!("the object does not load: {e:#?}"));
-        let mut dut = Self { ebpf, options, filter: BTreeMap::new() };
+        let mut dut = Self { ebpf, options, filter: BTreeMap::new(), servers: BTreeMap::new() };
         dut.program().load().unwrap_or_else(|e| panic!("the verifier refuses the program: {e:#?}"));
         let mut devices: DevMap<&mut MapData> = dut.ebpf.map_mut(map::DEVICES).unwrap().try_into().unwrap();
         devices.set(OTHER, 1, None, 0).unwrap();
@@ -143,7 +156,7 @@ impl Dut {
     }
 
     /// Lets frames leave by an interface of this thread's network namespace.
-    pub fn lead_to(&mut self, ifindex: u32) {
+    pub fn allow(&mut self, ifindex: u32) {
         let mut devices: DevMap<&mut MapData> = self.ebpf.map_mut(map::DEVICES).unwrap().try_into().unwrap();
         devices.set(ifindex, ifindex, None, 0).unwrap();
     }
@@ -170,7 +183,7 @@ impl Dut {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
 
-    fn read<T: aya::Pod>(&self, name: &str) -> Array<&MapData, T> {
+    pub(super) fn read<T: aya::Pod>(&self, name: &str) -> Array<&MapData, T> {
         self.ebpf.map(name).unwrap().try_into().unwrap()
     }
 
@@ -187,6 +200,24 @@ impl Dut {
     /// Writes a service's record.
     pub fn set_service(&mut self, service: u16, record: Service) {
         self.array(map::SERVICES).set(u32::from(service), record, 0).unwrap();
+    }
+
+    /// Says where NAT and SNAT send the flows of a slot, and marks the address as a server's.
+    pub fn set_target(&mut self, slot: u16, server: SocketAddr) {
+        let target = Target { addr: words(server.ip()), port: wire_port(server.port()), pad: [0; 3] };
+        self.array(map::TARGETS).set(u32::from(slot), target, 0).unwrap();
+        self.servers.insert(slot, server.ip());
+        self.write_filter();
+    }
+
+    /// Writes a service's source addresses and ports.
+    pub fn set_sources(&mut self, service: u16, sources: Sources) {
+        self.array(map::SOURCES).set(u32::from(service), sources, 0).unwrap();
+    }
+
+    /// Writes an interface's record.
+    pub fn set_link(&mut self, ifindex: u32, link: LinkRecord) {
+        self.array(map::LINKS).set(ifindex, link, 0).unwrap();
     }
 
     /// Leads a VIP address, port and protocol to a service, and marks the address as balanced.
@@ -229,19 +260,22 @@ impl Dut {
     }
 
     fn write_filter(&mut self) {
+        let vips = self.filter.keys().map(|ip| match ip {
+            IpAddr::V4(ip) => filter_bit4(addr4(*ip)),
+            IpAddr::V6(ip) => filter_bit6(addr6(*ip)),
+        });
+        let servers = self.servers.values().map(|ip| match ip {
+            IpAddr::V4(ip) => filter_source_bit4(addr4(*ip)),
+            IpAddr::V6(ip) => filter_source_bit6(addr6(*ip)),
+        });
         let mut words = [0u64; FILTER_WORDS];
-        for ip in self.filter.keys() {
-            let bit = match ip {
-                IpAddr::V4(ip) => filter_bit4(lb_common::net::addr4(*ip)),
-                IpAddr::V6(ip) => filter_bit6(lb_common::net::addr6(*ip)),
-            };
-            let (word, mask) = filter_word(bit);
+        for (word, mask) in vips.chain(servers).map(filter_word) {
             words[word as usize] |= mask;
         }
         self.array::<[u64; FILTER_WORDS]>(map::FILTER).set(0, words, 0).unwrap();
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+    pub(super) fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
 
@@ -253,133 +287,6 @@ impl Dut {
         let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, Table>> =
             self.ebpf.map_mut(map::TABLES).unwrap().try_into().unwrap();
         tables.set(u32::from(service), &inner, 0).unwrap();
-    }
-
-    /// Sums of a service's counters over the CPUs.
-    pub fn service_traffic(&mut self, service: u16) -> ServiceTraffic {
-        let map: PerCpuArray<&MapData, ServiceTraffic> =
-            self.ebpf.map(map::SERVICE_TRAFFIC).unwrap().try_into().unwrap();
-        let mut sum = ServiceTraffic::default();
-        for cpu in map.get(&u32::from(service), 0).unwrap().iter() {
-            sum.flows += cpu.flows;
-        }
-        sum
-    }
-
-    /// Sums of a backend's counters over the CPUs.
-    pub fn backend_traffic(&mut self, slot: u16) -> BackendTraffic {
-        let map: PerCpuArray<&MapData, BackendTraffic> =
-            self.ebpf.map(map::BACKEND_TRAFFIC).unwrap().try_into().unwrap();
-        let mut sum = BackendTraffic::default();
-        for cpu in map.get(&u32::from(slot), 0).unwrap().iter() {
-            sum.packets += cpu.packets;
-            sum.bytes += cpu.bytes;
-        }
-        sum
-    }
-
-    /// Sums of the reason counters that are not zero.
-    pub fn reasons(&mut self) -> BTreeMap<Reason, u64> {
-        let map: PerCpuArray<&MapData, u64> = self.ebpf.map(map::REASONS).unwrap().try_into().unwrap();
-        Reason::ALL
-            .iter()
-            .map(|&reason| (reason, map.get(&(reason as u32), 0).unwrap().iter().sum()))
-            .filter(|&(_, count)| count != 0)
-            .collect()
-    }
-
-    /// Events since the last call.
-    pub fn events(&mut self) -> Vec<Event> {
-        let mut ring: RingBuf<&mut MapData> = self.ebpf.map_mut(map::EVENTS).unwrap().try_into().unwrap();
-        let mut events = Vec::new();
-        while let Some(item) = ring.next() {
-            events.push(Event::read_from_bytes(&item).unwrap());
-        }
-        events
-    }
-
-    /// Persistence entries.
-    pub fn persisted(&mut self) -> Vec<(PersistKey, PersistEntry)> {
-        self.hash::<PersistKey, PersistEntry>(map::PERSIST).iter().map(Result::unwrap).collect()
-    }
-
-    /// Lets events of this tick be sent again: one of each kind per tick is the rule, and the clock may stand.
-    pub fn forget_event_ticks(&mut self) {
-        let mut map: PerCpuArray<&mut MapData, u64> =
-            self.ebpf.map_mut(map::EVENT_TICKS).unwrap().try_into().unwrap();
-        for kind in 0..EventKind::COUNT {
-            let cpus = map.get(&kind, 0).unwrap().iter().map(|_| 0).collect::<Vec<u64>>();
-            map.set(kind, cpus.try_into().unwrap(), 0).unwrap();
-        }
-    }
-
-    /// Every entry of a table of IPv4 flows (`map::FLOWS_V4`, `map::HALF_OPEN_V4`), bucket by bucket.
-    #[must_use]
-    pub fn words_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
-        self.read::<Bucket4>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
-    }
-
-    /// Every entry of a table of IPv6 flows (`map::FLOWS_V6`, `map::HALF_OPEN_V6`), bucket by bucket.
-    #[must_use]
-    pub fn words_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
-        self.read::<Bucket6>(name).iter().flat_map(|bucket| bucket.unwrap().0).collect()
-    }
-
-    /// Live entries of a table of IPv4 flows.
-    #[must_use]
-    pub fn entries_v4(&self, name: &str) -> Vec<[u64; WORDS_V4]> {
-        let mut words = self.words_v4(name);
-        words.retain(|entry| Control(entry[0]).is_live());
-        words
-    }
-
-    /// Live entries of a table of IPv6 flows.
-    #[must_use]
-    pub fn entries_v6(&self, name: &str) -> Vec<[u64; WORDS_V6]> {
-        let mut words = self.words_v6(name);
-        words.retain(|entry| Control(entry[0]).is_live());
-        words
-    }
-
-    /// Writes every control word of a table of IPv4 flows anew.
-    pub fn set_controls_v4(&mut self, name: &str, new: impl Fn(Control) -> Control) {
-        let mut map = self.array::<Bucket4>(name);
-        for i in 0..map.len() {
-            let mut bucket = map.get(&i, 0).unwrap();
-            bucket.0.iter_mut().for_each(|words| words[0] = new(Control(words[0])).0);
-            map.set(i, bucket, 0).unwrap();
-        }
-    }
-
-    /// Lets `ticks` pass for every flow and every persistence entry.
-    pub fn age(&mut self, ticks: u32) {
-        let aged = |words: &mut [u64]| {
-            words[0] = words[0] & !0xffff_ffff | u64::from((words[0] as u32).wrapping_sub(ticks));
-        };
-        for name in [map::FLOWS_V4, map::HALF_OPEN_V4] {
-            let mut map = self.array::<Bucket4>(name);
-            for i in 0..map.len() {
-                let mut bucket = map.get(&i, 0).unwrap();
-                if bucket.0.iter().any(|words| words[0] != 0) {
-                    bucket.0.iter_mut().for_each(|words| aged(words));
-                    map.set(i, bucket, 0).unwrap();
-                }
-            }
-        }
-        for name in [map::FLOWS_V6, map::HALF_OPEN_V6] {
-            let mut map = self.array::<Bucket6>(name);
-            for i in 0..map.len() {
-                let mut bucket = map.get(&i, 0).unwrap();
-                if bucket.0.iter().any(|words| words[0] != 0) {
-                    bucket.0.iter_mut().for_each(|words| aged(words));
-                    map.set(i, bucket, 0).unwrap();
-                }
-            }
-        }
-        for (key, entry) in self.persisted() {
-            let last_seen = entry.last_seen.wrapping_sub(ticks);
-            self.hash(map::PERSIST).insert(key, PersistEntry { last_seen, ..entry }, 0).unwrap();
-        }
     }
 }
 

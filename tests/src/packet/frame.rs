@@ -19,12 +19,19 @@ pub struct Frame {
     pub transport: Transport,
     /// IPv4 options; a multiple of four bytes.
     pub options: Vec<u8>,
-    /// IPv6 extension headers: number, and length in bytes, a multiple of eight.
+    /// IPv6 extension headers: number, and length in bytes, a multiple of eight. One of number 44 carries `fragment`
+    /// and `id`.
     pub extensions: Vec<(u8, usize)>,
-    /// IPv4 flags and fragment offset.
+    /// IPv4 flags and fragment offset; an IPv6 fragment header says the same.
     pub fragment: u16,
+    /// Identification; IPv4 has room for the lower half.
+    pub id: u32,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// TCP's sequence number.
+    pub seq: u32,
+    /// TCP's acknowledgement number.
+    pub ack: u32,
     /// Payload.
     pub payload: Vec<u8>,
 }
@@ -36,6 +43,8 @@ pub enum Transport {
     Tcp(u8),
     /// UDP.
     Udp,
+    /// ICMP or ICMPv6, whichever the addresses ask for: type, code, and the four bytes behind the checksum.
+    Icmp(u8, u8, [u8; 4]),
     /// Any other protocol number; the payload follows the IP header.
     Other(u8),
 }
@@ -68,7 +77,10 @@ impl Frame {
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: 0x4000,
+            id: 0x1234,
             ttl: 64,
+            seq: 1,
+            ack: 2,
             payload: Vec::new(),
         }
     }
@@ -77,6 +89,60 @@ impl Frame {
     #[must_use]
     pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Self {
         Self { transport: Transport::Udp, payload: payload.to_vec(), ..Self::tcp(src, dst, 0) }
+    }
+
+    /// An ICMP error from a router or host about a packet, of which so many bytes are quoted from its IP header on.
+    #[must_use]
+    pub fn error(src: IpAddr, dst: IpAddr, kind: u8, code: u8, about: &[u8], quoted: usize) -> Self {
+        let l3 = l3_of(about);
+        let payload = about[l3..about.len().min(l3 + quoted)].to_vec();
+        let [src, dst] = [src, dst].map(|address| SocketAddr::new(address, 0));
+        Self {
+            transport: Transport::Icmp(kind, code, [0; 4]),
+            fragment: 0,
+            payload,
+            ..Self::tcp(src, dst, 0)
+        }
+    }
+
+    /// The packet as fragments of at most `room` bytes of what IP carries, a multiple of eight: one checksum over all.
+    ///
+    /// # Panics
+    ///
+    /// For an IPv6 packet without a fragment header.
+    #[must_use]
+    pub fn fragments(&self, room: usize) -> Vec<Vec<u8>> {
+        let whole = Self { fragment: 0, ..self.clone() }.bytes();
+        let l3 = self.l2_len();
+        let is_ipv4 = self.src.is_ipv4();
+        let l4 = if is_ipv4 {
+            l3 + 20 + self.options.len()
+        } else {
+            l3 + 40 + self.extensions.iter().map(|(_, len)| len).sum::<usize>()
+        };
+        let header = (!is_ipv4).then(|| {
+            let before = self.extensions.iter().take_while(|(number, _)| *number != 44);
+            l3 + 40 + before.map(|(_, len)| len).sum::<usize>()
+        });
+        let from = header.map_or(l4, |header| header + 8);
+        let pieces: Vec<&[u8]> = whole[from..].chunks(room).collect();
+        let cut = |(n, piece): (usize, &&[u8])| {
+            let mut out = [&whole[..from], piece].concat();
+            let (offset, more) = ((n * room / 8) as u16, n + 1 < pieces.len());
+            let length = (out.len() - l3) as u16;
+            if let Some(header) = header {
+                out[l3 + 4..l3 + 6].copy_from_slice(&(length - 40).to_be_bytes());
+                out[header + 2..header + 4].copy_from_slice(&(offset << 3 | u16::from(more)).to_be_bytes());
+            } else {
+                out[l3 + 2..l3 + 4].copy_from_slice(&length.to_be_bytes());
+                out[l3 + 6..l3 + 8].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
+                out[l3 + 10..l3 + 12].fill(0);
+                let sum = checksum(&out[l3..l4]);
+                out[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+            }
+            out
+        };
+        pieces.iter().enumerate().map(cut).collect()
     }
 
     /// The bytes.
@@ -115,7 +181,7 @@ impl Frame {
         out.push(0x40 | (header / 4) as u8);
         out.push(0);
         out.extend(((header + l4.len()) as u16).to_be_bytes());
-        out.extend([0x12, 0x34]);
+        out.extend((self.id as u16).to_be_bytes());
         out.extend(self.fragment.to_be_bytes());
         out.extend([self.ttl, proto, 0, 0]);
         out.extend(src.octets());
@@ -130,8 +196,15 @@ impl Frame {
         let (proto, l4) = self.l4(&[&src.octets()[..], &dst.octets()].concat());
         let numbers: Vec<u8> = self.extensions.iter().map(|(number, _)| *number).chain([proto]).collect();
         let mut chain = Vec::new();
-        for ((_, len), next) in self.extensions.iter().zip(&numbers[1..]) {
+        for ((number, len), next) in self.extensions.iter().zip(&numbers[1..]) {
             let start = chain.len();
+            if *number == 44 {
+                let more = self.fragment >> 13 & 1;
+                chain.extend([*next, 0]);
+                chain.extend(((self.fragment & 0x1fff) << 3 | more).to_be_bytes());
+                chain.extend(self.id.to_be_bytes());
+                continue;
+            }
             chain.extend([*next, (len / 8 - 1) as u8]);
             chain.resize(start + len, 0);
         }
@@ -151,7 +224,9 @@ impl Frame {
         let (proto, mut l4, at) = match self.transport {
             Transport::Tcp(flags) => {
                 let mut tcp = ports;
-                tcp.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+                tcp.extend(self.seq.to_be_bytes());
+                tcp.extend(self.ack.to_be_bytes());
+                tcp.extend([0x50, flags, 0x20, 0, 0, 0, 0, 0]);
                 (6, tcp, 16)
             }
             Transport::Udp => {
@@ -160,16 +235,36 @@ impl Frame {
                 udp.extend([0, 0]);
                 (17, udp, 6)
             }
+            Transport::Icmp(kind, code, rest) => {
+                let icmp = [&[kind, code, 0, 0], &rest[..]].concat();
+                (if self.src.is_ipv4() { 1 } else { 58 }, icmp, 2)
+            }
             Transport::Other(proto) => return (proto, self.payload.clone()),
         };
         l4.extend(&self.payload);
-        let mut summed = addresses.to_vec();
-        summed.extend((l4.len() as u32).to_be_bytes());
-        summed.extend([0, 0, 0, proto]);
+        // ICMP's alone is without addresses.
+        let mut summed = if proto == 1 { Vec::new() } else { addresses.to_vec() };
+        if proto != 1 {
+            summed.extend((l4.len() as u32).to_be_bytes());
+            summed.extend([0, 0, 0, proto]);
+        }
         summed.extend(&l4);
         let sum = checksum(&summed);
         l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         (proto, l4)
+    }
+}
+
+/// Where the IP header of a frame starts.
+#[must_use]
+pub fn l3_of(frame: &[u8]) -> usize {
+    let tagged = |at: usize| matches!([frame[at], frame[at + 1]], [0x81, 0x00] | [0x88, 0xa8]);
+    if !tagged(12) {
+        14
+    } else if !tagged(16) {
+        18
+    } else {
+        22
     }
 }
 

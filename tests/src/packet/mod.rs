@@ -3,5 +3,9 @@
 
 pub mod bench;
 pub mod case;
+pub mod compare;
+pub mod cpus;
 pub mod dut;
 pub mod frame;
+pub mod memory;
+pub mod talk;

@@ -168,7 +168,7 @@ pub(super) fn ours(line: &Line, mode: u8, out: Port, on: &[Port]) -> Dut {
     dut.add_key((VIP, VIP_PORT).into(), PROTO_TCP, 0);
     line.middle.enter(|| {
         for port in [ENTRY, EXIT] {
-            dut.lead_to(port.ifindex);
+            dut.allow(port.ifindex);
         }
         for port in on {
             attach(dut.program(), *port);
