@@ -57,7 +57,8 @@ struct Ratio {
 const FLOWS: [Option<u32>; 2] = [Some(1024), Some(65_536)];
 
 fn nanoseconds(args: &Args) -> Result<()> {
-    let ways = [Way::Drop, Way::Reflect, Way::Touch, Way::Direct, Way::Route, Way::Nftables];
+    let ways =
+        [Way::Drop, Way::Reflect, Way::Touch, Way::Direct, Way::Nat, Way::Snat, Way::Route, Way::Nftables];
     let extent = if args.quick {
         Extent { rounds: 5, packets: 100_000 }
     } else {
@@ -70,7 +71,7 @@ fn nanoseconds(args: &Args) -> Result<()> {
     write_table(&packets, "ns", &mut io::stdout())?;
     println!();
 
-    let ways = [Way::Direct, Way::Route, Way::Nftables, Way::Haproxy];
+    let ways = [Way::Direct, Way::Nat, Way::Snat, Way::Route, Way::Nftables, Way::Haproxy];
     let extent = if args.quick {
         connections::Extent { rounds: 1, seconds: 1 }
     } else {
@@ -97,11 +98,16 @@ fn ratios(packets: &[Row], connections: &[Figures]) -> Vec<Ratio> {
             is: cost(Way::Direct) / cost(Way::Reflect),
             goal: "at most 1.2".to_owned(),
         });
+        ratios.push(Ratio {
+            what: format!("cost of a packet, nftables to our NAT, {count} flows"),
+            is: cost(Way::Nftables) / cost(Way::Nat),
+            goal: "at least 4".to_owned(),
+        });
     }
     let rate = |way: Way| {
         connections.iter().find(|f| f.name == way.name()).map_or(f64::NAN, |f| f.connections_per_second)
     };
-    for way in [Way::Direct] {
+    for way in [Way::Direct, Way::Nat, Way::Snat] {
         ratios.push(Ratio {
             what: format!("connections per second, {} to HAProxy", way.name()),
             is: rate(way) / rate(Way::Haproxy),
@@ -111,8 +117,8 @@ fn ratios(packets: &[Row], connections: &[Figures]) -> Vec<Ratio> {
     ratios
 }
 
-/// The most instructions that a packet of ours may take, generator and veth included.
-const MAX_DIRECT: f64 = 1500.0;
+/// The most instructions that a packet of an established flow may take, generator and veths included.
+const MOST: [(Way, f64); 2] = [(Way::Direct, 1500.0), (Way::Nat, 1600.0)];
 
 fn instructions() -> Result<()> {
     stay_on_this_cpu();
@@ -120,10 +126,9 @@ fn instructions() -> Result<()> {
     let rows = measure(&ways, &[Some(1), None], Extent { rounds: 1, packets: 20_000 });
     write_table(&rows, "insns", &mut io::stdout())?;
     println!("{}", serde_json::to_string(&rows)?);
-    let direct = median_of(&rows, Way::Direct, Some(1)).unwrap_or(f64::NAN);
-    ensure!(
-        direct <= MAX_DIRECT,
-        "direct routing takes {direct} instructions a packet, more than {MAX_DIRECT}"
-    );
+    for (way, most) in MOST {
+        let is = median_of(&rows, way, Some(1)).unwrap_or(f64::NAN);
+        ensure!(is <= most, "{} takes {is:.0} instructions a packet, more than {most}", way.name());
+    }
     Ok(())
 }

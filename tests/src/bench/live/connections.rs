@@ -123,6 +123,8 @@ impl Road {
                 past_the_box(&line);
                 dut = Some(ours(&line, mode::DR, EXIT, &[ENTRY]));
             }
+            Way::Nat => dut = Some(ours(&line, mode::NAT, EXIT, &[ENTRY, EXIT])),
+            Way::Snat => dut = Some(ours(&line, mode::SNAT, EXIT, &[ENTRY, EXIT])),
             Way::Route | Way::Nftables => {
                 line.far.ip(&format!("addr add {VIP}/32 dev lo"));
                 by_the_kernel(&line, way);
@@ -149,7 +151,7 @@ impl Road {
     fn serve_http(&mut self) {
         let conf = self.dir.path().join("nginx.conf");
         let text = format!(
-            "daemon off; user root; worker_processes 1; pid {0}/nginx.pid; error_log stderr;\n\
+            "daemon off; master_process off; user root; pid {0}/nginx.pid; error_log stderr;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; server {{ listen {1} backlog=4096; location / {{ return 200 ok; }} }} }}\n",
             self.dir.path().display(),
@@ -158,23 +160,21 @@ impl Road {
         fs::write(&conf, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", conf.display()));
         let mut command = self.line.far.command("nginx");
         command.arg("-e").arg("stderr").arg("-p").arg(self.dir.path()).arg("-c").arg(&conf);
-        self.start("nginx", command);
+        let mut server = Proc::spawn("nginx", &self.line.far, self.dir.path(), &mut command);
+        let vip = SocketAddr::from((VIP, VIP_PORT));
+        server.wait_ready(|_| {
+            self.line.near.enter(|| TcpStream::connect_timeout(&vip, Duration::from_millis(200)).is_ok())
+        });
+        self.server = Some(server);
     }
 
     fn serve_bulk(&mut self) {
         self.server = None;
         let mut command = self.line.far.command("iperf3");
-        command.args(["-s", "-p", &self.port().to_string()]);
-        self.start("iperf3", command);
-    }
-
-    /// Starts the server, and waits until it is reached through the middle.
-    fn start(&mut self, name: &str, mut command: std::process::Command) {
-        let mut server = Proc::spawn(name, &self.line.far, self.dir.path(), &mut command);
-        let vip = SocketAddr::from((VIP, VIP_PORT));
-        server.wait_ready(|_| {
-            self.line.near.enter(|| TcpStream::connect_timeout(&vip, Duration::from_millis(200)).is_ok())
-        });
+        command.args(["-s", "--forceflush", "-p", &self.port().to_string()]);
+        let mut server = Proc::spawn("iperf3", &self.line.far, self.dir.path(), &mut command);
+        // It takes whoever connects for a client that measures, so it is not asked.
+        server.wait_ready(|server| server.log_text().contains("Server listening"));
         self.server = Some(server);
     }
 

@@ -5,10 +5,10 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use lb_common::{
-    backend::{Backend, state},
+    backend::{Backend, LinkRecord, state},
     limits,
-    net::PROTO_TCP,
-    service::{Service, mode, pick},
+    net::{PROTO_TCP, words},
+    service::{Service, Sources, mode, pick},
 };
 
 use super::{
@@ -35,6 +35,10 @@ pub enum Way {
     Touch,
     /// Our direct routing, back by the interface it came in by.
     Direct,
+    /// Our address translation, on to the server's interface.
+    Nat,
+    /// The same with one of our own source addresses.
+    Snat,
     /// Routed by the kernel.
     Route,
     /// The kernel's address translation with connection tracking.
@@ -56,6 +60,8 @@ impl Way {
             Self::Reflect => "xdp_tx",
             Self::Touch => "parse_tx",
             Self::Direct => "dr",
+            Self::Nat => "nat",
+            Self::Snat => "snat",
             Self::Route => "kernel_routing",
             Self::Nftables => "nftables_dnat",
             Self::IpvsDirect => "ipvs_dr",
@@ -105,6 +111,8 @@ impl Street {
             }
             Way::Touch => Middle::Program(Box::new(attached(DRIVE, "floor", &line.middle, &[ENTRY]))),
             Way::Direct => Middle::Ours(Box::new(ours(&line, mode::DR, ENTRY, &[ENTRY]))),
+            Way::Nat => Middle::Ours(Box::new(ours(&line, mode::NAT, EXIT, &[ENTRY]))),
+            Way::Snat => Middle::Ours(Box::new(ours(&line, mode::SNAT, EXIT, &[ENTRY]))),
             Way::Haproxy => panic!("single packets do not get through a proxy"),
             Way::Route | Way::Nftables | Way::IpvsDirect | Way::IpvsNat => {
                 by_the_kernel(&line, way);
@@ -123,6 +131,8 @@ impl Street {
     }
 }
 
+/// Largest IP packet that a veth takes.
+const MTU: u16 = 1500;
 /// Slots of our service. All are the one server at the far end, so that choosing is not free.
 const SERVERS: u16 = 16;
 
@@ -158,9 +168,13 @@ pub(super) fn ours(line: &Line, mode: u8, out: Port, on: &[Port]) -> Dut {
                 ifindex: out.ifindex,
                 dst_mac: FAR.mac,
                 src_mac: out.mac,
+                mtu: MTU,
                 ..Backend::default()
             },
         );
+    }
+    if mode != mode::DR {
+        translate(&mut dut);
     }
     let servers: Vec<_> = (0..SERVERS).map(|slot| (slot, [10, 2, 0, slot as u8].into())).collect();
     dut.set_service(0, Service { mode, pick: pick::HASH_FLOW, ..Service::default() });
@@ -175,6 +189,19 @@ pub(super) fn ours(line: &Line, mode: u8, out: Port, on: &[Port]) -> Dut {
         }
     });
     dut
+}
+
+/// What address translation has to know beside.
+fn translate(dut: &mut Dut) {
+    (0..SERVERS).for_each(|slot| dut.set_target(slot, (FAR.ip, SERVER_PORT).into()));
+    for port in [ENTRY, EXIT] {
+        dut.set_link(port.ifindex, LinkRecord { mac: port.mac, mtu: MTU });
+    }
+    let mut sources = Sources { count: 4, first_port: 1024, ports: 64_000, ..Sources::default() };
+    for (number, addr) in (1..).zip(&mut sources.addrs[..4]) {
+        *addr = words([10, 9, 3, number].into());
+    }
+    dut.set_sources(0, sources);
 }
 
 /// Puts a program on an interface of the namespace that this thread is in, in its driver.
@@ -214,7 +241,7 @@ pub(super) fn by_the_kernel(line: &Line, way: Way) {
         ),
         Way::IpvsDirect => ipvs("-g", VIP_PORT),
         Way::IpvsNat => ipvs("-m", SERVER_PORT),
-        Way::Drop | Way::Reflect | Way::Touch | Way::Direct | Way::Haproxy => {
+        Way::Drop | Way::Reflect | Way::Touch | Way::Direct | Way::Nat | Way::Snat | Way::Haproxy => {
             panic!("{} is not done by the kernel", way.name())
         }
     }
