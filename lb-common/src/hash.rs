@@ -18,6 +18,14 @@ pub const fn mix(h: u64, word: u64) -> u64 {
     x ^ x >> 32
 }
 
+/// The step before the ports. A product's upper bytes know every bit of the word, its lower ones little; turned round,
+/// they are where the next product spreads them from. Folded onto the lower half instead, the last byte of a NAT
+/// reply's client would fall on the port's, and the two would pick from a few thousand buckets only.
+#[inline(always)]
+const fn turn(h: u64, word: u64) -> u64 {
+    (h ^ word).wrapping_mul(K1).swap_bytes()
+}
+
 /// Last step: every input bit reaches every output bit.
 #[inline(always)]
 #[must_use]
@@ -38,14 +46,14 @@ pub const fn fold_bits(product: u64) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn flow4(seed: u64, addrs: u64, ports: u64) -> u64 {
-    (mix(seed, addrs) ^ ports).wrapping_mul(K1)
+    (turn(seed, addrs) ^ ports).wrapping_mul(K1)
 }
 
 /// Hash of an IPv6 flow key, likewise.
 #[inline(always)]
 #[must_use]
 pub const fn flow6(seed: u64, client: [u64; 2], vip: [u64; 2], ports: u64) -> u64 {
-    (mix(mix(mix(mix(seed, client[0]), client[1]), vip[0]), vip[1]) ^ ports).wrapping_mul(K1)
+    (turn(mix(mix(mix(seed, client[0]), client[1]), vip[0]), vip[1]) ^ ports).wrapping_mul(K1)
 }
 
 /// Hash of both ends of a flow that picks a server: every bit well mixed.
@@ -102,6 +110,28 @@ mod tests {
         }
         assert!(*buckets.iter().max().unwrap() < 40);
         assert!(*buckets.iter().min().unwrap() > 1);
+    }
+
+    #[test]
+    fn flows_of_neighbours_and_their_replies_spread_over_the_table() {
+        // 32 neighbours with 2,048 ports each, there and, as NAT's replies have them, back.
+        let port = |n: u64| (0x8000 | n & 0x7ff_u64).swap_bytes() >> 48;
+        let client = |n: u64| u64::from(u32::from_le_bytes([10, 64, 0, (n >> 11) as u8]));
+        let (vip, server) = (0x0909_090a_u64, 0x0102_090a_u64);
+        let there = |n| flow4(42, client(n) | vip << 32, port(n) | 0x5000 << 16 | 6 << 32);
+        let back = |n| flow4(42, server | client(n) << 32, 0x901f | port(n) << 16 | 6 << 32);
+        let back6 = |n| {
+            let client = [0xb80d_0120, client(n) << 32];
+            flow6(42, [0xb80d_0120, server << 32], client, 0x901f | port(n) << 16 | 6 << 32)
+        };
+        let used = |hash: &dyn Fn(u64) -> u64| {
+            let mut buckets = vec![0u8; 1 << 18];
+            (0..65_536).for_each(|n| buckets[(hash(n) >> 32) as usize & ((1 << 18) - 1)] += 1);
+            buckets.iter().map(|&count| u32::from(count.min(4))).sum::<u32>()
+        };
+        for (name, places) in [("there", used(&there)), ("back", used(&back)), ("back, IPv6", used(&back6))] {
+            assert!(places > 65_000, "{name}: room for {places} of 65,536 flows");
+        }
     }
 
     #[test]
