@@ -122,7 +122,18 @@ const MOST: [(Way, f64); 2] = [(Way::Direct, 1500.0), (Way::Nat, 1600.0)];
 
 fn instructions() -> Result<()> {
     stay_on_this_cpu();
-    let ways = [Way::Drop, Way::Touch, Way::Direct, Way::Route, Way::IpvsDirect, Way::IpvsNat, Way::Nftables];
+    let ways = [
+        Way::Drop,
+        Way::Reflect,
+        Way::Touch,
+        Way::Direct,
+        Way::Nat,
+        Way::Snat,
+        Way::Route,
+        Way::IpvsDirect,
+        Way::IpvsNat,
+        Way::Nftables,
+    ];
     let rows = measure(&ways, &[Some(1), None], Extent { rounds: 1, packets: 20_000 });
     write_table(&rows, "insns", &mut io::stdout())?;
     println!("{}", serde_json::to_string(&rows)?);
