@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::{
     api::server,
@@ -11,8 +11,9 @@ use crate::{
     config,
     control::ConfigStore as _,
     dataplane::bpf,
-    edges::{self, Files, Machine},
+    edges::{self, Files, Machine, Wire},
     model::config::Sources,
+    routing,
     shutdown::Signals,
     state_file::lock_directory,
 };
@@ -76,8 +77,10 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
         writer: Box::new(opened.writer),
         reader: Box::new(opened.reader),
         book: Machine,
+        post: Wire::default(),
         network: edges::network,
         checks: edges::checks,
+        routing: routing::run,
     });
     app.run(signals, edges::notify).await?;
     tracing::info!("stopped; the kernel goes on forwarding (lbd --detach removes everything)");
@@ -96,6 +99,9 @@ pub async fn detach(places: &Places) -> anyhow::Result<Vec<String>> {
     let (_, owned) = app::open_state(&places.state_dir)?;
     let pin_dir = places.pin_dir.clone();
     let mut removed = app::detach(&Machine, owned, move || bpf::detach(&pin_dir)).await?;
+    if routing::nft::remove().await.map_err(|text| anyhow!(text))? {
+        removed.push("removed the nftables table inet lbd".to_owned());
+    }
     if removed.is_empty() {
         let (pins, state) = (places.pin_dir.display(), places.state_dir.display());
         removed.push(format!("nothing to remove under {pins} and {state}"));

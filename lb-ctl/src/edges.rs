@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt::Display,
     os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr, unix::net::UnixDatagram},
     path::Path,
@@ -24,8 +25,10 @@ use crate::{
         health::{HealthMap, Targets},
         net::{NetFacts, VipAddress, Watched},
     },
-    net::{addresses, watch as network_watch},
+    net::{PacketSocket, addresses, watch as network_watch},
+    reset::Post,
     shutdown::Shutdown,
+    source_ports,
 };
 
 /// The configuration on disk.
@@ -34,7 +37,9 @@ pub struct Files(pub Sources);
 
 impl ConfigStore for Files {
     fn load(&self) -> Result<LoadedConfig, Refused> {
-        config::load(&self.0).map(in_short).map_err(invalid)
+        let loaded = config::load(&self.0).map_err(invalid)?;
+        source_ports_are_free(&loaded.config)?;
+        Ok(in_short(loaded))
     }
 
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
@@ -43,6 +48,7 @@ impl ConfigStore for Files {
             EditError::Invalid(errors) => invalid(errors),
             EditError::Refused(line) => Refused::Invalid(line),
         })?;
+        source_ports_are_free(&edited.loaded.config)?;
         if !dry_run {
             for rewrite in &edited.rewrites {
                 rewrite.write().map_err(|error| Refused::Failed(error.to_string()))?;
@@ -69,6 +75,19 @@ fn in_short(loaded: config::Loaded) -> LoadedConfig {
     }
 }
 
+/// Refuses a configuration whose source ports somebody on this machine uses.
+fn source_ports_are_free(config: &Config) -> Result<(), Refused> {
+    if !source_ports::concern(config) {
+        return Ok(());
+    }
+    let facts = source_ports::gather().map_err(|error| {
+        Refused::Failed(format!("{error}: source ports of SNAT cannot be checked; is /proc mounted?"))
+    })?;
+    let conflicts: Vec<String> =
+        source_ports::conflicts(config, &facts).iter().map(ToString::to_string).collect();
+    if conflicts.is_empty() { Ok(()) } else { Err(Refused::Invalid(conflicts.join("\n"))) }
+}
+
 fn invalid(error: impl Display) -> Refused {
     Refused::Invalid(error.to_string())
 }
@@ -88,6 +107,28 @@ impl AddressBook for Machine {
 
     async fn remove(&self, address: VipAddress) -> Result<(), String> {
         addresses::remove(address).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Interfaces of this machine as sockets that frames leave by, each opened when it is needed.
+#[derive(Default)]
+pub struct Wire(BTreeMap<u32, PacketSocket>);
+
+impl Post for Wire {
+    async fn send(&mut self, ifindex: u32, frame: &[u8]) -> Result<(), String> {
+        let failed = |error| format!("sending by interface {ifindex}: {error}");
+        let socket = match self.0.entry(ifindex) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(PacketSocket::open(ifindex, PacketSocket::RECEIVES_NOTHING).map_err(failed)?)
+            }
+        };
+        let sent = socket.send(frame).await;
+        if sent.is_err() {
+            // The interface may have gone and come back: another try opens it anew.
+            self.0.remove(&ifindex);
+        }
+        sent.map_err(failed)
     }
 }
 

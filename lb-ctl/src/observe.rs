@@ -24,6 +24,7 @@ use crate::{
         },
     },
     reconcile::Reconciled,
+    routing,
 };
 
 /// Share of a flow table in use, in percent, from which on it is a problem: a flow has four places to be in, and
@@ -48,6 +49,8 @@ pub struct Observer {
     pub health: watch::Receiver<HealthMap>,
     /// Network.
     pub facts: watch::Receiver<NetFacts>,
+    /// What keeps the machine from being the router that it should be.
+    pub routing: watch::Receiver<routing::Problems>,
     /// Data plane.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
     /// Flows.
@@ -82,13 +85,15 @@ impl Observer {
         let served = vips.iter().filter(|v| v.enabled);
         let worst = served.clone().map(|v| v.colour).max().unwrap_or(Colour::Green);
         let detached = links.is_empty() && served.count() > 0;
+        let mut problems = scene.problems(&links, &vips, detached);
+        problems.extend(self.routing.borrow().iter().cloned());
         Status {
             node: view.config.node.name.clone().unwrap_or_else(|| self.host.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             at_epoch_secs: since(SystemTime::UNIX_EPOCH, now),
             uptime_secs: self.started.elapsed().as_secs(),
             health: if detached { Colour::Red } else { worst },
-            problems: scene.problems(&links, &vips, detached),
+            problems,
             flows: scene.flows(),
             reasons: reasons(&counters),
             links,
@@ -276,6 +281,7 @@ impl Scene<'_> {
         RipStatus {
             name: rip.name.clone(),
             ip: rip.ip,
+            port: rip.port,
             weight: rip.weight,
             state,
             operator: self.view.operator.get(&id).copied().unwrap_or_default(),

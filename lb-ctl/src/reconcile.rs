@@ -1,7 +1,8 @@
 //! The one owner of the data plane's writer: makes the kernel hold what is desired, again and again.
 //!
-//! A round: VIP addresses that must go are removed, the plan is carried out, VIP addresses whose service and link
-//! are in place are added. What fails is told, and tried again with growing pauses; it stops nobody else.
+//! A round: addresses that must go are removed, the plan is carried out, servers that died by it are passed on so that
+//! the ends of their connections are told, addresses whose service and link are in place are added. What fails is
+//! told, and tried again with growing pauses; it stops nobody else.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -25,6 +26,7 @@ use crate::{
         net::{NetFacts, VipAddress},
     },
     plan::{self, Plan},
+    reset::{self, Death},
     shutdown::Shutdown,
 };
 
@@ -57,41 +59,44 @@ pub struct Reconciled {
     pub installed: Arc<Installed>,
     /// By VIP name: what of it the data plane does not hold, with the cure.
     pub vips: BTreeMap<String, String>,
-    /// By VIP address: why this machine does not have it, with the cure.
+    /// By address: why this machine does not have it, with the cure.
     pub addresses: BTreeMap<IpAddr, String>,
     /// What else failed, a line each.
     pub problems: Vec<String>,
-    /// What is wrong though no step failed, a line each: a program that something took off, sweeps that fail.
+    /// What is wrong though no step failed, a line each: a program that something took off, sweeps that fail, addresses
+    /// other than VIPs that this machine does not have.
     pub notices: Vec<String>,
+}
+
+/// What the task is connected to.
+pub struct Connections {
+    /// From the controller.
+    pub goal: watch::Receiver<Arc<Goal>>,
+    /// From netlink.
+    pub facts: watch::Receiver<NetFacts>,
+    /// To those who show it.
+    pub published: watch::Sender<Arc<Reconciled>>,
+    /// To those who show it.
+    pub census: watch::Sender<Arc<FlowCensus>>,
+    /// To the task that tells the ends of connections.
+    pub deaths: mpsc::Sender<Vec<Death>>,
 }
 
 /// The actor.
 pub struct Reconciler<A> {
     writer: Lent<Box<dyn Writer>>,
-    goal: watch::Receiver<Arc<Goal>>,
-    facts: watch::Receiver<NetFacts>,
-    published: watch::Sender<Arc<Reconciled>>,
-    census: watch::Sender<Arc<FlowCensus>>,
     claims: Claims<A>,
     losses: Losses,
     /// Why the last look at the kernel's tables and links failed, if it did.
     blind: Option<String>,
+    to: Connections,
 }
 
 impl<A: AddressBook> Reconciler<A> {
-    /// An actor that follows `goal`. `owned` are the addresses that earlier daemons added.
-    pub fn new(
-        writer: Box<dyn Writer>,
-        goal: watch::Receiver<Arc<Goal>>,
-        facts: watch::Receiver<NetFacts>,
-        published: watch::Sender<Arc<Reconciled>>,
-        census: watch::Sender<Arc<FlowCensus>>,
-        book: A,
-        owned: Owned,
-    ) -> Self {
+    /// An actor that makes the kernel hold the goal. `owned` are the addresses that earlier daemons added.
+    pub fn new(writer: Box<dyn Writer>, book: A, owned: Owned, to: Connections) -> Self {
         let (losses, blind) = (Losses::default(), None);
-        let claims = Claims::new(book, owned);
-        Self { writer: Lent::new(writer), goal, facts, published, census, claims, losses, blind }
+        Self { writer: Lent::new(writer), claims: Claims::new(book, owned), losses, blind, to }
     }
 
     /// Runs until shutdown, and leaves the kernel as it is then.
@@ -110,9 +115,9 @@ impl<A: AddressBook> Reconciler<A> {
             tokio::select! {
                 biased;
                 () = &mut ended => return Ok(()),
-                changed = self.goal.changed() => changed?,
+                changed = self.to.goal.changed() => changed?,
                 done = self.claims.next_done() => {
-                    let facts = self.facts.borrow().clone();
+                    let facts = self.to.facts.borrow().clone();
                     if let Some(problem) = self.claims.note(done, &facts, Instant::now()).await {
                         tracing::error!("{problem}");
                     }
@@ -136,45 +141,72 @@ impl<A: AddressBook> Reconciler<A> {
 
     /// One round; false when something failed that is worth another try.
     async fn round(&mut self) -> bool {
-        let goal = Arc::clone(&self.goal.borrow_and_update());
+        let goal = Arc::clone(&self.to.goal.borrow_and_update());
         if goal.number == 0 {
             return true;
         }
-        let facts = self.facts.borrow().clone();
+        let facts = self.to.facts.borrow().clone();
         let wanted: BTreeSet<VipAddress> = goal.state.addresses.keys().copied().collect();
         let mut problems = self.claims.release(&wanted, &facts).await;
 
         let state = Arc::clone(&goal);
-        let (applied, installed) = self
+        let (mut applied, installed) = self
             .writer
             .with(move |writer| {
                 let applied = reach(writer.as_mut(), &state.state);
                 (applied, writer.installed().clone())
             })
             .await;
+        self.tell(std::mem::take(&mut applied.deaths));
         let ready = ready(&goal.state, &installed);
         problems.extend(self.claims.acquire(&ready, &facts, Instant::now()).await);
-        report(&applied, &installed, &facts, &self.published.borrow());
+        report(&applied, &installed, &facts, &self.to.published.borrow());
 
+        let vips = vip_addresses(&goal.state);
         let done = applied.failures.is_empty() && problems.is_empty();
         problems.extend(applied.failures);
-        self.published.send_replace(Arc::new(Reconciled {
+        self.to.published.send_replace(Arc::new(Reconciled {
             number: goal.number,
             settled: self.claims.settled(&ready),
             vips: applied.vips,
             addresses: self.claims.problems(),
             problems,
-            notices: self.losses.lines(&installed, &facts).chain(self.blind.clone()).collect(),
+            notices: self
+                .losses
+                .lines(&installed, &facts)
+                .chain(self.blind.clone())
+                .chain(
+                    self.claims
+                        .problems()
+                        .into_iter()
+                        .filter(|(ip, _)| !vips.contains(ip))
+                        .map(|(_, text)| text),
+                )
+                .collect(),
             installed: Arc::new(installed),
         }));
         done
     }
 
+    /// Leaves deaths to be told. Never waits: a queue that is full has hundreds of rounds in it.
+    fn tell(&self, deaths: Vec<Death>) {
+        if deaths.is_empty() {
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(deaths)) = self.to.deaths.try_send(deaths) {
+            let who: Vec<String> = deaths.into_iter().map(|death| death.who).collect();
+            tracing::warn!(
+                "connections of {} are not told that their server is gone: too many servers went at a time",
+                who.join(", ")
+            );
+        }
+    }
+
     /// True when an address that should be there is not, and may be tried.
     fn address_is_due(&self) -> bool {
-        let goal = self.goal.borrow();
-        let ready = ready(&goal.state, &self.published.borrow().installed);
-        goal.number > 0 && self.claims.any_due(&ready, &self.facts.borrow(), Instant::now())
+        let goal = self.to.goal.borrow();
+        let ready = ready(&goal.state, &self.to.published.borrow().installed);
+        goal.number > 0 && self.claims.any_due(&ready, &self.to.facts.borrow(), Instant::now())
     }
 
     /// Sweeps the flow tables and looks whether the program still runs where it should. True when what is
@@ -183,7 +215,7 @@ impl<A: AddressBook> Reconciler<A> {
         let (census, lost) = self.writer.with(|writer| (writer.sweep(), writer.lost_links())).await;
         let mut blind = None;
         match census {
-            Ok(census) => drop(self.census.send_replace(Arc::new(census))),
+            Ok(census) => drop(self.to.census.send_replace(Arc::new(census))),
             Err(error) => blind = Some(error.line()),
         }
         let lost = lost.unwrap_or_else(|error| {
@@ -199,7 +231,7 @@ impl<A: AddressBook> Reconciler<A> {
         let changed = self.losses.expire(now) || !lost.is_empty() || blind != self.blind;
         self.blind = blind;
         for ifindex in lost {
-            tracing::error!("something took the program off {}", self.facts.borrow().link_name(ifindex));
+            tracing::error!("something took the program off {}", self.to.facts.borrow().link_name(ifindex));
             self.losses.note(ifindex, now);
         }
         changed
@@ -240,6 +272,7 @@ impl Losses {
 struct Applied {
     vips: BTreeMap<String, String>,
     failures: Vec<String>,
+    deaths: Vec<Death>,
 }
 
 /// Plans and applies until nothing is left to do, or nothing more can be done.
@@ -273,7 +306,9 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
             // A step that failed left a key or a server standing: its address must stay too.
             continue;
         }
+        let death = reset::death(&step.op, writer.installed());
         let Err(error) = writer.apply(&step.op) else {
+            applied.deaths.extend(death);
             continue;
         };
         all = false;
@@ -299,13 +334,17 @@ fn is_too_narrow(installed: &Installed, addresses: &BTreeSet<IpAddr>, servers: &
 
 /// Addresses whose link runs the program and, if a VIP has them, whose service has keys.
 fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> {
-    let wanted = desired.services.values().flat_map(|service| &service.keys);
-    let vips: BTreeSet<IpAddr> = wanted.map(|key| key.ip).collect();
+    let vips = vip_addresses(desired);
     let served: BTreeSet<IpAddr> = installed.keys.keys().map(|key| key.ip).collect();
     let has_service = |a: &VipAddress| !vips.contains(&a.ip) || served.contains(&a.ip);
     let addresses = desired.addresses.iter();
     let ready = addresses.filter(|(a, link)| has_service(a) && installed.links.contains_key(link));
     ready.map(|(address, _)| *address).collect()
+}
+
+/// Addresses that clients connect to.
+fn vip_addresses(desired: &DesiredState) -> BTreeSet<IpAddr> {
+    desired.services.values().flat_map(|service| service.keys.iter().map(|key| key.ip)).collect()
 }
 
 /// Says in the log what is new.
@@ -338,7 +377,7 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
 mod tests {
     use lb_common::{
         net::Mac,
-        service::{Service, Sources, mode},
+        service::{Service, Sources, flags, mode},
     };
 
     use super::*;
@@ -378,6 +417,28 @@ mod tests {
             links: [2].into(),
             services: [("WEB".to_owned(), service)].into(),
             ..DesiredState::default()
+        }
+    }
+
+    #[test]
+    fn a_server_that_goes_down_or_away_is_told_once_with_the_record_it_had() {
+        for goes_away in [false, true] {
+            let (mut writer, _reader) = Fake::default().open();
+            let mut desired = state(mode::NAT);
+            desired.services.get_mut("WEB").unwrap().record.flags = flags::RESET;
+            assert_eq!(reach(&mut writer, &desired).deaths, []);
+            let (slot, (_, before)) = writer.installed().backends.first_key_value().unwrap();
+            let told = Death { who: "WEB/R1".to_owned(), slot: *slot, backend: *before };
+
+            let service = desired.services.get_mut("WEB").unwrap();
+            service.entrants.clear();
+            if goes_away {
+                service.backends.clear();
+            } else {
+                service.backends.get_mut("R1").unwrap().forward = None;
+            }
+            assert_eq!(reach(&mut writer, &desired).deaths, [told]);
+            assert_eq!(reach(&mut writer, &desired).deaths, []);
         }
     }
 

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use lb_ctl::{
-    config::{Loaded, Texts, load, load_texts, show},
-    model::config::{Check, CheckKind, Fallback, Mode, Persist, Protocol, Rip, Scheduler, Sources, Vip},
+    config::{Code, Loaded, Texts, load, load_texts, show},
+    model::config::{
+        Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
+        Rip, Scheduler, Source, SourceAddresses, Sources, Vip,
+    },
 };
 
 fn load_example(name: &str) -> Loaded {
@@ -20,7 +23,11 @@ fn load_example(name: &str) -> Loaded {
 }
 
 fn rip(name: &str, ip: &str) -> Rip {
-    Rip { name: name.into(), ip: ip.parse().unwrap(), weight: 100 }
+    Rip { name: name.into(), ip: ip.parse().unwrap(), port: None, weight: 100 }
+}
+
+fn numbered(ports: &[u16]) -> Ports {
+    Ports::Ranges(ports.iter().map(|port| *port..=*port).collect())
 }
 
 /// A layer-4 service of the guide: persistence 3600 s, everything else by default (R10 to R13).
@@ -29,8 +36,8 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         name: name.into(),
         mode: Mode::L4Dr,
         ip: ip.parse().unwrap(),
-        ports: ports.to_vec(),
-        protocol: Protocol::Tcp,
+        ports: numbered(ports),
+        protocols: Protocols::Tcp,
         interface: None,
         scheduler: Scheduler::Wrr,
         persist: Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(3600) },
@@ -44,6 +51,9 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
         enabled: true,
         rips: vec![server],
     }
@@ -63,7 +73,7 @@ fn the_demo_is_what_the_lab_builds() {
     let vips = load_example("demo.toml").config.vips;
     let [vip] = vips.as_slice() else { panic!("{vips:?}") };
     assert_eq!((vip.name.as_str(), vip.mode, vip.scheduler), ("DICOM", Mode::L4Dr, Scheduler::Wrr));
-    assert_eq!((vip.ip, vip.ports.as_slice()), ("10.10.0.100".parse().unwrap(), &[104, 11112][..]));
+    assert_eq!((vip.ip, &vip.ports), ("10.10.0.100".parse().unwrap(), &numbered(&[104, 11112])));
     assert_eq!(vip.rips, [rip("PACS1", "10.10.0.11"), rip("PACS2", "10.10.0.12")]);
     let check = Check {
         kind: CheckKind::DicomEcho { calling_aet: "LBD".into(), called_aet: "ORTHANC".into() },
@@ -76,13 +86,85 @@ fn the_demo_is_what_the_lab_builds() {
     assert_eq!(vip.check, check);
 }
 
+/// What the two examples say of a service beyond its mode.
+fn shape(vip: &Vip) -> (&str, String, Protocols, Vec<String>) {
+    let server = |rip: &Rip| match rip.port {
+        Some(port) => SocketAddr::new(rip.ip, port).to_string(),
+        None => rip.ip.to_string(),
+    };
+    let at = format!("{} {}", vip.ip, vip.ports);
+    (&vip.name, at, vip.protocols, vip.rips.iter().map(server).collect())
+}
+
+#[test]
+fn servers_of_the_two_arm_example_have_a_floating_gateway() {
+    let config = load_example("deployments/two-arm-nat.toml").config;
+    let gateway =
+        GatewayAddress { ip: "192.168.114.250".parse().unwrap(), interface: Some("eth0".to_owned()) };
+    assert_eq!(config.gateway, Gateway { addresses: vec![gateway], masquerade: vec!["eth1".to_owned()] });
+    let servers = |port: &str| ["10", "11"].map(|host| format!("192.168.114.{host}{port}")).to_vec();
+    let expected = [
+        ("DICOM", "192.168.113.100 104,11112-11115".to_owned(), Protocols::Tcp, servers("")),
+        ("VIEWER", "192.168.113.101 443".to_owned(), Protocols::Tcp, servers(":8443")),
+    ];
+    assert_eq!(config.vips.iter().map(shape).collect::<Vec<_>>(), expected);
+    assert!(config.vips.iter().all(|vip| vip.mode == Mode::L4Nat));
+}
+
+#[test]
+fn the_snat_example_takes_tcp_and_udp_at_one_address() {
+    let config = load_example("deployments/snat.toml").config;
+    let servers = |servers: [&str; 2]| servers.map(str::to_owned).to_vec();
+    let audit = servers(["10.20.4.10:5514", "10.20.7.10:5514"]);
+    let hl7 = servers(["10.20.5.10", "10.20.5.11"]);
+    let expected = [
+        ("AUDIT", "10.12.1.170 514".to_owned(), Protocols::TcpUdp, audit),
+        ("HL7", "10.12.1.120 2575-2579".to_owned(), Protocols::Tcp, hl7),
+    ];
+    assert_eq!(config.vips.iter().map(shape).collect::<Vec<_>>(), expected);
+    assert!(config.vips.iter().all(|vip| vip.mode == Mode::L4Snat));
+    let pool = ["10.12.1.5", "10.12.1.6"].map(|ip| ip.parse().unwrap()).to_vec();
+    let pool = Source { addresses: SourceAddresses::Pool(pool), ports: Source::PORTS };
+    assert_eq!([&config.vips[0].source, &config.vips[1].source], [&Source::default(), &pool]);
+    assert_eq!(Source::PORTS.count(), 22_528, "the number that the example names");
+}
+
+#[test]
+fn one_word_moves_an_example_from_nat_to_snat_and_to_direct_routing() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/deployments/snat.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let moved =
+        |mode: &str, text: &str| load_texts(Texts::single("moved.toml", text.replace("l4-snat", mode)));
+    let nat = moved("l4-nat", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(nat.config.vips.iter().all(|vip| vip.mode == Mode::L4Nat && vip.source == Source::default()));
+    // Direct routing refuses what it cannot do (R01), and nothing else.
+    let errors = moved("l4-dr", &text).unwrap_err().errors;
+    assert_eq!(errors.iter().map(|error| error.code).collect::<Vec<_>>(), [Code::DrPort]);
+    let direct = moved("l4-dr", &text.replace("rip_port", "# rip_port"));
+    assert!(direct.unwrap_or_else(|errors| panic!("{errors}")).config.vips.iter().all(|vip| vip.reset));
+}
+
 #[test]
 fn the_commented_example_states_true_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/lbd.toml");
     let text = std::fs::read_to_string(path).unwrap();
     // With each commented default made live the meaning must be the same, but for what has no default.
     let live: String = text.lines().map(|line| format!("{}\n", uncomment(line))).collect();
-    for key in ["scheduler", "idle_timeout", "fallback", "enabled", "protocol", "flows_v4", "half_open"] {
+    for key in [
+        "scheduler",
+        "idle_timeout",
+        "fallback",
+        "enabled",
+        "protocol",
+        "flows_v4",
+        "half_open",
+        "addresses",
+        "masquerade",
+        "source",
+        "source_ports",
+        "return",
+        "reset",
+    ] {
         assert!(live.contains(&format!("\n{key} ")), "{key} is not among the defaults:\n{live}");
     }
     let before = load_example("lbd.toml").config;

@@ -30,6 +30,7 @@ where
 {
     let Some(s) = env.scratch() else { return Next::Drop };
     s.now = env.now();
+    s.moved = 0;
     match decide_in::<E, WORDS, KEY>(env, s) {
         Ok(next) => next,
         Err(reason) => Next::because(env, reason),

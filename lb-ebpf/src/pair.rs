@@ -17,7 +17,7 @@ use crate::{
     action::way,
     env::{Env, Tables},
     first,
-    flow_table::{self, Bucket, Entry, Inserted, Key, Take},
+    flow_table::{self, Bucket, Entry, Hit, Inserted, Key, Take, Word},
     life::{self, PairStep, Step, TOUCH_TICKS},
     scratch::Scratch,
     steer,
@@ -164,10 +164,12 @@ where
     E: Env + Tables<WORDS, KEY>,
 {
     let Some(s) = env.scratch() else { return Next::Drop };
-    let claimed = match claim_in::<E, WORDS, KEY>(env, s) {
-        Err(Reason::ReplyClash) => adopt::<E, WORDS, KEY>(env, s),
-        claimed => claimed,
-    };
+    let mut claimed = claim_in::<E, WORDS, KEY>(env, s);
+    // An entry that is there already may be this flow's own, whose other half was lost.
+    if matches!(claimed, Err(Reason::ReplyClash)) && retire_reply::<E, WORDS, KEY>(env, s) {
+        env.count(Reason::HalfPair);
+        claimed = claim_in::<E, WORDS, KEY>(env, s);
+    }
     match claimed {
         Ok(()) => Next::Go,
         Err(reason) => Next::because(env, reason),
@@ -240,30 +242,6 @@ where
     }
 }
 
-/// A reply entry that is there already may be this flow's own, whose other half was lost.
-#[inline(always)]
-fn adopt<E, const WORDS: usize, const KEY: usize>(env: &E, s: &mut Scratch) -> Result<(), Reason>
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    let reply = reply_key::<E, WORDS, KEY>(env, s).ok_or(Reason::StaleTable)?;
-    let half = Tables::<WORDS, KEY>::half_open(env, reply.hash).ok_or(Reason::StaleTable)?;
-    let flows = Tables::<WORDS, KEY>::established(env, reply.hash).ok_or(Reason::StaleTable)?;
-    let bucket = if flow_table::find_into(half, reply, &mut s.hit) {
-        half
-    } else if flow_table::find_into(flows, reply, &mut s.hit) {
-        flows
-    } else {
-        return Err(Reason::TwinPacket);
-    };
-    let back = flow_table::rewrite(bucket, &s.hit).ok_or(Reason::TwinPacket)?;
-    if back.sibling(&s.reply) != s.seen.ends || s.hit.decision != reply_decision(Decision(s.decision)) {
-        return Err(Reason::ReplyClash);
-    }
-    env.count(Reason::HalfPair);
-    Ok(())
-}
-
 /// The n-th source address and port (host order) for a client's flow; `None` when there are none at all.
 #[inline(always)]
 fn candidate(sources: &Sources, ends: &Ends, n: u32) -> Option<([u64; 2], u16)> {
@@ -282,25 +260,33 @@ const fn scaled(hash: u32, len: u32) -> u32 {
     ((hash as u64 * len as u64) >> 32) as u32
 }
 
-/// Takes back the other entry, wherever it is. Its ends stand in `s.reply`.
+/// Takes back the other entry, wherever it is, if it leads to this one. Its ends stand in `s.reply`.
 ///
 /// Not inlined, like all that is rare and called from several places.
 #[inline(never)]
-fn retire_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch)
+fn retire_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> bool
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return };
-    if let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash)
-        && let Some(hit) = flow_table::find_apart(half, reply)
-    {
-        flow_table::retire(half, &hit);
+    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return false };
+    let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
+    let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
+    let mut retired = false;
+    for bucket in [half, flows].into_iter().flatten() {
+        if let Some(hit) = flow_table::find_apart(bucket, reply)
+            && leads_back(bucket, &hit, s)
+        {
+            retired |= flow_table::retire(bucket, &hit);
+        }
     }
-    if let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash)
-        && let Some(hit) = flow_table::find_apart(flows, reply)
-    {
-        flow_table::retire(flows, &hit);
-    }
+    retired
+}
+
+/// True when the other entry, which was found, leads to this one. One whose own other half was lost may be of a flow
+/// that has begun anew with other ends.
+#[inline(never)]
+fn leads_back<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit, s: &Scratch) -> bool {
+    flow_table::rewrite(bucket, hit).is_some_and(|back| back.sibling(&s.reply) == s.seen.ends)
 }
 
 /// Steps the established pair that the packet in the scratch memory belongs to.
@@ -319,13 +305,14 @@ where
         return orphan::<E, WORDS, KEY>(env, s, flows);
     }
     let from_client = decision.kind() != kind::REPLY;
+    if from_client {
+        note_way(env, s);
+    }
     let state = s.hit.control.state();
     let step = s.seen.tcp().map_or(PairStep::Keep, |flags| life::pair(state, from_client, flags));
     match step {
         PairStep::Keep => {
-            if !(from_client && moved::<E, WORDS, KEY>(env, s))
-                && life::idle(s.now, s.hit.control.last_seen()) >= TOUCH_TICKS
-            {
+            if life::idle(s.now, s.hit.control.last_seen()) >= TOUCH_TICKS {
                 flow_table::touch(flows, &s.hit, s.now);
             }
         }
@@ -341,6 +328,7 @@ where
         PairStep::End => {
             flow_table::retire(flows, &s.hit);
             retire_reply::<E, WORDS, KEY>(env, s);
+            s.moved = 0;
         }
         PairStep::Reopen => {
             flow_table::retire(flows, &s.hit);
@@ -366,6 +354,15 @@ where
     if steer::live(env, decision).is_none() {
         return orphan::<E, WORDS, KEY>(env, s, half);
     }
+    if decision.kind() != kind::REPLY {
+        // Half-open entries make room for younger ones: without the other half there is no way back.
+        if !has_reply::<E, WORDS, KEY>(env, s) {
+            flow_table::retire(half, &s.hit);
+            env.count(Reason::HalfPair);
+            return Next::Anew;
+        }
+        note_way(env, s);
+    }
     let idle = life::idle(s.now, s.hit.control.last_seen());
     let step = match (decision.kind(), s.seen.tcp()) {
         (kind::REPLY, Some(flags)) if flags.is_rst() => Step::End,
@@ -386,6 +383,7 @@ where
         Step::End => {
             flow_table::retire(half, &s.hit);
             retire_reply::<E, WORDS, KEY>(env, s);
+            s.moved = 0;
         }
     }
     Next::Go
@@ -413,29 +411,61 @@ where
     Next::Anew
 }
 
-/// Follows a client whose packets come another way than they did: replies go where the packets come from. True if
-/// it moved.
+/// True when the other half of the half-open entry in `s` is there.
 #[inline(always)]
-fn moved<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> bool
+fn has_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> bool
 where
     E: Env + Tables<WORDS, KEY>,
 {
+    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return false };
+    let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) else { return false };
+    flow_table::find_apart(half, reply).is_some_and(|hit| leads_back(half, &hit, s))
+}
+
+/// Notes that a client's packet came another way than those before.
+#[inline(always)]
+fn note_way<E: Env>(env: &E, s: &mut Scratch) {
     let known = s.rewrite.hop_words;
     if known == NO_HOP {
-        return false;
+        return;
     }
-    let Some(came) = came_by(env, s).filter(|came| *came != known) else { return false };
+    if let Some(came) = came_by(env, s).filter(|came| *came != known) {
+        s.came = came;
+        s.moved = 1;
+    }
+}
+
+/// Follows a client whose packets come another way than they did: replies go where the packets come from.
+#[inline(always)]
+pub fn follow<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let Some(s) = env.scratch() else { return Next::Drop };
     // The other entry first: should it be lost to another CPU now, this one still says that it is to be done.
-    if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
-        && let Some(there) = Tables::<WORDS, KEY>::established(env, reply.hash)
-        && let Some(hit) = flow_table::find_apart(there, reply)
-        && flow_table::amend(there, &hit, came, s.now)
-        && let Some(flows) = Tables::<WORDS, KEY>::established(env, s.seen.hash)
-        && flow_table::amend(flows, &s.hit, came, s.now)
-    {
-        env.count(Reason::HopMoved);
+    if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) {
+        amend::<E, WORDS, KEY>(env, reply, s);
     }
-    true
+    if let Some(own) = own_key::<E, WORDS, KEY>(env, s) {
+        amend::<E, WORDS, KEY>(env, own, s);
+    }
+    env.count(Reason::HopMoved);
+    Next::Go
+}
+
+/// Writes the way that the packet came into an entry, wherever it is.
+#[inline(never)]
+fn amend<E, const WORDS: usize, const KEY: usize>(env: &E, key: &Key<KEY>, s: &Scratch)
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash);
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash);
+    for bucket in [half, flows].into_iter().flatten() {
+        if let Some(hit) = flow_table::find_apart(bucket, key) {
+            flow_table::amend(bucket, &hit, s.came, s.now);
+        }
+    }
 }
 
 /// Moves a half-open pair to the established ones, whose client proved itself by the packet in the scratch memory:
@@ -449,16 +479,11 @@ where
     let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) else { return Next::Drop };
     let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash) else { return Next::Drop };
-    if let Some(there) = flow_table::find_apart(half, reply)
-        && let Some(back) = flow_table::rewrite(half, &there)
-    {
-        s.back = back;
-    } else if !remake_back(env, s) {
-        return Next::Drop;
-    }
-    if !leads_back(s) {
-        return Next::because(env, Reason::ReplyClash);
-    }
+    let Some(back) = flow_table::find_apart(half, reply).and_then(|hit| flow_table::rewrite(half, &hit))
+    else {
+        return Next::Wait;
+    };
+    s.back = back;
     let state = if s.state == State::Closing as u32 { State::PeerClosing } else { confirmed_state(s) };
     let entry = Entry {
         decision: reply_decision(Decision(s.decision)),
@@ -472,35 +497,9 @@ where
         Inserted::Full => Next::Full,
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => Next::Wait,
-        Inserted::Exists => match flow_table::find_apart(flows, reply) {
-            Some(hit) => match flow_table::rewrite(flows, &hit) {
-                Some(back) => {
-                    s.back = back;
-                    if leads_back(s) { Next::Go } else { Next::because(env, Reason::ReplyClash) }
-                }
-                None => Next::Wait,
-            },
-            None => Next::Wait,
-        },
+        // Another CPU moves the same pair.
+        Inserted::Exists => Next::Go,
     }
-}
-
-/// True when the other entry's rewrite leads to this one.
-#[inline(never)]
-fn leads_back(s: &Scratch) -> bool {
-    s.back.sibling(&s.reply) == s.seen.ends
-}
-
-/// The other entry made room for a younger one: its rewrite, made again from what this entry knows.
-#[inline(never)]
-fn remake_back<E: Env>(env: &E, s: &mut Scratch) -> bool {
-    let mut hop = s.rewrite.hop_words;
-    if hop == NO_HOP {
-        let Some(came) = came_by(env, s) else { return false };
-        hop = route_or(env, &s.seen.ends, came);
-    }
-    s.back = Rewrite::by(&s.reply, &s.seen.ends.reversed(), hop);
-    true
 }
 
 #[inline(always)]
@@ -534,7 +533,11 @@ where
     match flow_table::insert(flows, own, &entry) {
         Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
             flow_table::retire(half, &s.hit);
-            retire_half_reply::<E, WORDS, KEY>(env, s);
+            if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
+                && let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash)
+            {
+                retire_in(half, reply, s);
+            }
             Next::Go
         }
         Inserted::Full => Next::Full,
@@ -551,19 +554,25 @@ where
 {
     let Some(s) = env.scratch() else { return Next::Drop };
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, s.seen.hash) else { return Next::Drop };
+    if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
+        && let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash)
+    {
+        retire_in(flows, reply, s);
+    }
     first::stays_half_open::<E, WORDS, KEY>(env, half, s);
     Next::Go
 }
 
-#[inline(always)]
-fn retire_half_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch)
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
-        && let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash)
-        && let Some(hit) = flow_table::find_apart(half, reply)
+/// Takes back one of the other entry's two places: the half-open one once it is established, or the other way round.
+#[inline(never)]
+fn retire_in<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    reply: &Key<KEY>,
+    s: &Scratch,
+) {
+    if let Some(hit) = flow_table::find_apart(bucket, reply)
+        && leads_back(bucket, &hit, s)
     {
-        flow_table::retire(half, &hit);
+        flow_table::retire(bucket, &hit);
     }
 }

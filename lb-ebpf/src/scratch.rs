@@ -31,6 +31,10 @@ pub struct Scratch {
     pub now: u32,
     /// Identification of the datagram that the packet is a fragment of, wire bytes.
     pub fragment_id: u32,
+    /// 1 = the client's packets come another way than they did, and `came` is it.
+    pub moved: u32,
+    /// The way that the packet came: [`lb_common::flow::Hop::words`].
+    pub came: [u64; 2],
     /// State that a half-open pair goes to: a [`lb_common::flow::State`].
     pub state: u32,
     /// [`piece`].

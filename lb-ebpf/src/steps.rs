@@ -116,6 +116,8 @@ pub trait Steps {
     fn confirm_reply(&self) -> Next;
     /// [`crate::pair::confirm`].
     fn confirm(&self) -> Next;
+    /// [`crate::pair::follow`].
+    fn follow(&self) -> Next;
     /// [`crate::pair::full`].
     fn full(&self) -> Next;
     /// [`crate::pair::prepare`].
@@ -140,9 +142,9 @@ pub trait Steps {
 
 /// A packet that the hot part left over.
 #[inline(always)]
-pub fn more<S: Steps>(steps: &S) -> u32 {
+pub fn more<E: Env, S: Steps>(env: &E, steps: &S) -> u32 {
     match steps.read() {
-        Next::Go => go(steps, settle(steps)),
+        Next::Go => go(steps, settle(env, steps)),
         next => steps.end(next),
     }
 }
@@ -153,7 +155,7 @@ pub fn odd<E: Env, S: Steps>(env: &E, steps: &S) -> u32 {
     match steps.read_odd() {
         Next::Go if odd::is_decided(env) => go(steps, Next::Go),
         Next::Go => {
-            let next = settle(steps);
+            let next = settle(env, steps);
             steps.remember(next);
             go(steps, next)
         }
@@ -181,12 +183,15 @@ fn go<S: Steps>(steps: &S, next: Next) -> u32 {
 
 /// Decides for a packet, pairs included.
 #[inline(always)]
-fn settle<S: Steps>(steps: &S) -> Next {
+fn settle<E: Env, S: Steps>(env: &E, steps: &S) -> Next {
     let mut next = steps.decide();
     if matches!(next, Next::Step | Next::HalfStep) {
         next = if next == Next::Step { steps.step() } else { steps.half_step() };
         if next == Next::Confirm {
-            return confirm(steps);
+            next = confirm(steps);
+        }
+        if next == Next::Go && env.scratch().is_some_and(|s| s.moved != 0) {
+            return steps.follow();
         }
         if next != Next::Anew {
             return next;

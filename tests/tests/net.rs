@@ -306,7 +306,7 @@ fn an_ipv4_address_in_use_is_not_claimed_and_its_owner_is_named() {
             assert_eq!(
                 error,
                 format!(
-                    "{VIP4} is already used by {MAC1} on eth0; the VIP was not claimed: free the address there or change `ip` of the VIP"
+                    "{VIP4} is already used by {MAC1} on eth0; it was not claimed: free the address there, or configure another one"
                 )
             );
             assert!(!ip_in(&lb, "address show dev eth0").contains(VIP4));

@@ -30,7 +30,9 @@ use crate::{
     },
     observe::{self, Observer},
     operator::OperatorFile,
-    reconcile::{Goal, Reconciled, Reconciler},
+    reconcile::{self, Goal, Reconciled, Reconciler},
+    reset::{Post, Resets},
+    routing,
     shutdown::{self, Asked, Shutdown, Signals, Trigger},
     telemetry::Telemetry,
 };
@@ -41,7 +43,7 @@ const QUEUE: usize = 64;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the daemon is made of.
-pub struct Parts<A, N, H> {
+pub struct Parts<A, P, N, H, R> {
     /// Where configurations come from.
     pub store: Arc<dyn ConfigStore>,
     /// The first one.
@@ -58,10 +60,14 @@ pub struct Parts<A, N, H> {
     pub reader: Box<dyn Reader>,
     /// Puts addresses onto interfaces.
     pub book: A,
+    /// Puts frames on the wire.
+    pub post: P,
     /// Task that resolves addresses and publishes facts, until shutdown.
     pub network: N,
     /// Task that checks targets and publishes verdicts, until shutdown.
     pub checks: H,
+    /// Task that makes the machine the router that servers need, until shutdown.
+    pub routing: R,
 }
 
 /// The running daemon.
@@ -74,17 +80,22 @@ pub struct App {
 
 impl App {
     /// Spawns every task. Must be called on a Tokio runtime.
-    pub fn start<A, N, NF, H, HF>(parts: Parts<A, N, H>) -> Self
+    pub fn start<A, P, N, NF, H, HF, R, RF>(parts: Parts<A, P, N, H, R>) -> Self
     where
         A: AddressBook,
+        P: Post,
         N: FnOnce(watch::Receiver<Watched>, watch::Sender<NetFacts>, Shutdown) -> NF,
         NF: Future<Output = anyhow::Result<()>> + Send + 'static,
         H: FnOnce(watch::Receiver<Targets>, watch::Sender<HealthMap>, Shutdown) -> HF,
         HF: Future<Output = anyhow::Result<()>> + Send + 'static,
+        R: FnOnce(routing::Connections, Shutdown) -> RF,
+        RF: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
         let (flows, flows_in) = mpsc::channel(QUEUE);
+        let (deaths, deaths_in) = mpsc::channel(QUEUE);
+        let (problems, problems_in) = watch::channel(routing::Problems::default());
         let (watched, watched_in) = watch::channel(Watched::default());
         let (facts, facts_in) = watch::channel(NetFacts::default());
         let (targets, targets_in) = watch::channel(Targets::default());
@@ -118,14 +129,13 @@ impl App {
                 view,
             },
         );
+        let resets = Resets::new(parts.writer.pairs(), deaths_in, facts_in.clone(), parts.post);
+        let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
         let reconciler = Reconciler::new(
             parts.writer,
-            goal_in,
-            facts_in.clone(),
-            published,
-            census,
             parts.book,
             parts.owned,
+            reconcile::Connections { goal: goal_in, facts: facts_in.clone(), published, census, deaths },
         );
         let telemetry = Telemetry::new(parts.reader, counters, flows_in);
         let api = Api {
@@ -135,6 +145,7 @@ impl App {
                 view: view_in,
                 health: health_in,
                 facts: facts_in,
+                routing: problems_in,
                 reconciled: reconciled.clone(),
                 census: census_in,
                 counters: counters_in,
@@ -149,6 +160,8 @@ impl App {
         tasks.spawn("checks", (parts.checks)(targets_in, health, shutdown.clone()));
         tasks.spawn("controller", controller.run(shutdown.clone()));
         tasks.spawn("reconciler", reconciler.run(shutdown.clone()));
+        tasks.spawn("resets", resets.run(shutdown.clone()));
+        tasks.spawn("routing", (parts.routing)(router, shutdown.clone()));
         tasks.spawn("telemetry", telemetry.run(shutdown.clone()));
         tasks.spawn("api", server::serve(parts.listener, api, shutdown));
         Self { tasks: tasks.0, trigger, requests, reconciled }

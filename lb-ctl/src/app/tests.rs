@@ -272,13 +272,30 @@ impl World {
             writer: Box::new(writer),
             reader: Box::new(reader),
             book: self.lan.clone(),
+            post: Unsent,
             network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
             checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
+            routing: |_connections, shutdown| idle(shutdown),
         });
         let mut reconciled = app.reconciled.clone();
         drop(timeout(DEADLINE, reconciled.wait_for(|r| r.number > 0)).await.unwrap().unwrap());
         Daemon { app, socket, health }
     }
+}
+
+/// No frames: servers of these tests have no connections.
+struct Unsent;
+
+impl Post for Unsent {
+    async fn send(&mut self, _ifindex: u32, _frame: &[u8]) -> Result<(), String> {
+        Err("nothing is sent here".to_owned())
+    }
+}
+
+/// A machine that is never asked to be a router.
+async fn idle(shutdown: Shutdown) -> anyhow::Result<()> {
+    shutdown.requested().await;
+    Ok(())
 }
 
 /// The checks of a test: verdicts as the test says them.

@@ -11,13 +11,13 @@ use super::{
     args::ListForm,
     overview::{rip_health, vip_cells, vip_columns, vip_health},
     text::{
-        Columns, NONE, bytes, cell, method_and_mode, painted, plain, plural, protocol, protocols, rip_look,
-        span, vip_look,
+        Columns, NONE, address, bytes, cell, method_and_mode, painted, plain, plural, protocol, protocols,
+        rip_look, span, vip_look,
     },
 };
 use crate::model::{
     health::Step,
-    status::{CountBy, FlowCount, FlowList, RipStatus, VipStatus},
+    status::{CountBy, FlowCount, FlowList, FlowStatus, RipStatus, VipStatus},
 };
 
 /// Prints what the API gave, for programs.
@@ -91,7 +91,7 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
         columns.push(vec![
             painted(look.symbol, look),
             painted(&rip.name, look),
-            cell(rip.ip.to_string()),
+            cell(address(rip.ip, rip.port)),
             cell(rip.mac.as_deref().unwrap_or(NONE)),
             cell(rip.weight.to_string()),
             cell(connections(rip.connections, rip.closing)),
@@ -157,7 +157,7 @@ pub fn rips_into(
             painted(look.symbol, look),
             cell(vip),
             painted(&rip.name, look),
-            cell(rip.ip.to_string()),
+            cell(address(rip.ip, rip.port)),
             cell(rip.weight.to_string()),
             cell(rip.connections.to_string()),
         ];
@@ -179,18 +179,27 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
     if list.flows.is_empty() {
         return writeln!(out, "No flows.");
     }
-    let header = ["PROTO", "CLIENT", "VIRTUAL", "VIRTUAL SERVICE", "REAL SERVER", "STATE", "IDLE"];
+    // Columns that only translated flows fill.
+    let server = list.flows.iter().any(|flow| flow.server.is_some());
+    let source = list.flows.iter().any(|flow| given_source(flow).is_some());
+    let more = [server.then_some("SERVER"), source.then_some("SOURCE")];
+    let mut header = vec!["PROTO", "CLIENT", "VIRTUAL", "VIRTUAL SERVICE", "REAL SERVER"];
+    header.extend(more.iter().flatten());
+    header.extend(["STATE", "IDLE"]);
     let mut columns = Columns::new(&header, &[], colour);
     for flow in &list.flows {
-        columns.push(vec![
+        let end = |end: Option<SocketAddr>| cell(end.map_or_else(|| NONE.to_owned(), |end| end.to_string()));
+        let mut cells = vec![
             cell(protocol(flow.protocol)),
             cell(SocketAddr::new(flow.client, flow.client_port).to_string()),
             cell(SocketAddr::new(flow.vip_ip, flow.vip_port).to_string()),
             cell(flow.vip.as_deref().unwrap_or(NONE)),
             cell(flow.rip.as_deref().unwrap_or(NONE)),
-            cell(&flow.state),
-            cell(span(flow.idle_secs)),
-        ]);
+        ];
+        cells.extend(server.then(|| end(flow.server)));
+        cells.extend(source.then(|| end(given_source(flow))));
+        cells.extend([cell(&flow.state), cell(span(flow.idle_secs))]);
+        columns.push(cells);
     }
     columns.write_into(out)?;
     let listed = list.flows.len() as u64;
@@ -198,6 +207,11 @@ pub fn flows_into(out: &mut impl Write, list: &FlowList, colour: bool) -> io::Re
         writeln!(out, "{listed} of {} flows; see more with --limit", list.total)?;
     }
     Ok(())
+}
+
+/// Whom the server sees, if not the client.
+fn given_source(flow: &FlowStatus) -> Option<SocketAddr> {
+    flow.source.filter(|source| *source != SocketAddr::new(flow.client, flow.client_port))
 }
 
 /// `lbctl flows count`.

@@ -26,7 +26,7 @@ pub use self::{
 };
 use self::{
     args::{
-        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, RipTarget, RipTargets, RipVerb, Verb,
+        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, NamedIp, RipTarget, RipTargets, RipVerb, Verb,
         VipAddArgs, VipVerb,
     },
     names::{expand, find_vip, id_of},
@@ -181,7 +181,9 @@ async fn vip(
             }
             Ok(Done::Well)
         }
-        VipVerb::Add(args) => edit(client, terminal, Edit::VipAdd(vip_spec(args)), args.dry_run).await,
+        VipVerb::Add(args) => {
+            edit(client, terminal, Edit::VipAdd(Box::new(vip_spec(args))), args.dry_run).await
+        }
         VipVerb::Set { vip, assignments, dry_run } => {
             let change = Edit::VipSet { vip: vip.clone(), assignments: assignments.clone() };
             edit(client, terminal, change, *dry_run).await
@@ -212,8 +214,8 @@ async fn rip(
             Ok(Done::Well)
         }
         RipVerb::Add { vip, rip, weight, dry_run } => {
-            let change =
-                Edit::RipAdd { vip: vip.clone(), rip: rip.name.clone(), ip: rip.ip, weight: *weight };
+            let NamedIp { name, ip, port } = rip.clone();
+            let change = Edit::RipAdd { vip: vip.clone(), rip: name, ip, port, weight: *weight };
             edit(client, terminal, change, *dry_run).await
         }
         RipVerb::Set { rip, assignments, dry_run } => {
@@ -344,6 +346,10 @@ fn vip_spec(args: &VipAddArgs) -> VipSpec {
         check: args.check.clone(),
         calling_aet: args.calling_aet.clone(),
         called_aet: args.called_aet.clone(),
+        source: args.source.clone(),
+        source_ports: args.source_ports.clone(),
+        return_path: args.return_path.clone(),
+        reset: args.no_reset.then_some(false),
         rips: args.rips.iter().map(|rip| (rip.name.clone(), rip.address.clone())).collect(),
     }
 }

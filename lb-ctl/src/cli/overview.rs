@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::text::{
-    Columns, cell, method_and_mode, painted, plain, plural, protocols, rip_look, span, utc, vip_look,
+    Columns, address, cell, method_and_mode, painted, plain, plural, protocols, rip_look, span, utc, vip_look,
 };
 use crate::model::{
     health::Verdict,
@@ -120,13 +120,13 @@ fn problems_into(out: &mut impl Write, status: &Status) -> io::Result<()> {
     problems.try_for_each(|problem| writeln!(out, "!  {problem}"))
 }
 
-/// Cells of one real server below its VIP: PORTS holds the weight, for the ports are the VIP's.
+/// Cells of one real server below its VIP: IP holds the port if it is not the VIP's, PORTS the weight.
 fn rip_cells(rip: &RipStatus) -> Vec<comfy_table::Cell> {
     let look = rip_look(rip);
     vec![
         painted(look.symbol, look),
         painted(format!("  {}", rip.name), look),
-        cell(rip.ip.to_string()),
+        cell(address(rip.ip, rip.port)),
         cell(format!("w{}", rip.weight)),
         cell(rip.connections.to_string()),
         cell(""),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    net::{IpAddr, SocketAddr},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -157,6 +158,11 @@ pub(super) fn bytes(count: u64) -> String {
 /// `1 flow`, `2 flows`.
 pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `10.12.1.110`, or with its port if packets are sent to one: `10.12.1.110:8080`.
+pub(super) fn address(ip: IpAddr, port: Option<u16>) -> String {
+    port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string())
 }
 
 /// `TCP`.

@@ -4,12 +4,12 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     diag::{Code, Report},
-    file::{Entry, Span, Table},
+    file::{At, Entry, Span, Table},
     read::{self, Times, missing, wrong_type},
     sections::{has_meaning, typed},
     service::{MAX_IDLE, Part},
 };
-use crate::model::config::{Check, CheckKind, Persist, Protocol};
+use crate::model::config::{Check, CheckKind, Persist};
 
 /// Default time from check to check.
 const INTERVAL: Duration = Duration::from_secs(4);
@@ -43,9 +43,8 @@ pub(super) fn read_check(
     entry: Option<&Entry>,
     part: Part,
     named: Span,
-    protocol: Option<Protocol>,
     report: &mut Report<'_>,
-) -> Option<Check> {
+) -> Option<At<Check>> {
     let table = match entry {
         Some(entry) => match typed(&entry.node) {
             Some(table) => table,
@@ -66,7 +65,7 @@ pub(super) fn read_check(
     let rise = count(&table, "rise", report);
     let fall = count(&table, "fall", report);
     let port = match table.get("port") {
-        Some(port) => Some(read::port(&port.node, report)?),
+        Some(port) => Some(read::port_of(port, report)?),
         None => None,
     };
     let (interval, timeout) = times(&table, part, place, report);
@@ -75,17 +74,8 @@ pub(super) fn read_check(
         CheckWord::DicomEcho => dicom_echo(&table, part, place, report),
         CheckWord::Off => Some(CheckKind::Off),
     };
-    let needs_port = protocol == Some(Protocol::Udp) && word != CheckWord::Off && port.is_none();
-    if needs_port && part == Part::Whole {
-        report.error(
-            Code::CheckUdp,
-            place,
-            "a UDP service cannot be checked by connecting to its own port",
-            "write the TCP port to ask, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`",
-        );
-        return None;
-    }
-    Some(Check { kind: kind?, port, interval: interval?, timeout: timeout?, rise: rise?, fall: fall? })
+    let value = Check { kind: kind?, port, interval: interval?, timeout: timeout?, rise: rise?, fall: fall? };
+    Some(At { value, span: place })
 }
 
 /// Keys that another type of check or persistence would take.
@@ -240,10 +230,7 @@ pub(super) fn read_persist(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        file::{At, Value},
-        source::Text,
-    };
+    use crate::config::{file::Value, source::Text};
 
     fn title(text: &str) -> bool {
         let files = [Text { path: "t".into(), text: String::new() }];

@@ -21,6 +21,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// Port translation of a VIP with every port.
+    AllPorts = "all-ports",
     /// Every server of a VIP has weight 0.
     AllWeightsZero = "all-weights-zero",
     /// An address that cannot be a VIP or a server.
@@ -37,6 +39,8 @@ codes! {
     CheckOff = "check-off",
     /// A check that cannot end before the next one begins.
     CheckTimeout = "check-timeout",
+    /// A check of a VIP with every port, without a port of its own.
+    CheckPort = "check-port",
     /// A TCP check of a UDP service without a port of its own.
     CheckUdp = "check-udp",
     /// Port translation with direct routing (R01).
@@ -75,6 +79,8 @@ codes! {
     TooMany = "too-many",
     /// A file cannot be read.
     Unreadable = "unreadable",
+    /// A gateway or SNAT source address that is something else besides.
+    TwoRoles = "two-roles",
     /// A key that does not exist.
     UnknownKey = "unknown-key",
     /// A pool or profile that does not exist.

@@ -1,15 +1,22 @@
 //! What an operator sees of a change before and after it is made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use super::show::{Setting, node_keys, vip_keys};
+use super::show::{Setting, gateway_keys, node_keys, vip_keys};
 use crate::model::config::{Config, Rip, Vip};
+
+/// Stands for the value of a key that has none.
+const NOT_SET: &str = "(not set)";
 
 /// The difference, a line each: `vip DICOM: scheduler wrr -> maglev`, `vip DICOM: + DICOM2 10.12.1.111 w100`. Empty
 /// when the two are equal, and only then.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<String> {
     let mut lines = settings("node", node_keys(&old.node), node_keys(&new.node));
+    lines.extend(settings("gateway", gateway_keys(&old.gateway), gateway_keys(&new.gateway)));
     let names = |config: &Config| config.vips.iter().map(|vip| vip.name.clone()).collect::<Vec<_>>();
     let before: BTreeMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
     let after: BTreeMap<_, _> = new.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
@@ -43,15 +50,19 @@ fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {
 fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
     let mut lines = Vec::new();
     for was in old.iter().filter(|was| new.iter().all(|rip| rip.name != was.name)) {
-        lines.push(format!("vip {vip}: - {} {} w{}", was.name, was.ip, was.weight));
+        lines.push(format!("vip {vip}: - {}", server(was)));
     }
     for rip in new {
         let Some(was) = old.iter().find(|was| was.name == rip.name) else {
-            lines.push(format!("vip {vip}: + {} {} w{}", rip.name, rip.ip, rip.weight));
+            lines.push(format!("vip {vip}: + {}", server(rip)));
             continue;
         };
         if was.ip != rip.ip {
             lines.push(format!("vip {vip}: {} ip {} -> {}", rip.name, was.ip, rip.ip));
+        }
+        if was.port != rip.port {
+            let port = |port: Option<u16>| port.map_or_else(|| NOT_SET.to_owned(), |port| port.to_string());
+            lines.push(format!("vip {vip}: {} port {} -> {}", rip.name, port(was.port), port(rip.port)));
         }
         if was.weight != rip.weight {
             lines.push(format!("vip {vip}: {} weight {} -> {}", rip.name, was.weight, rip.weight));
@@ -60,6 +71,13 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
     let names = |rips: &[Rip]| rips.iter().map(|rip| rip.name.clone()).collect::<Vec<_>>();
     lines.extend(order(&format!("vip {vip}: order of servers"), &names(old), &names(new)));
     lines
+}
+
+/// `DICOM2 10.12.1.111:11112 w100`.
+fn server(rip: &Rip) -> String {
+    let Rip { name, ip, port, weight } = rip;
+    let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
+    format!("{name} {address} w{weight}")
 }
 
 /// A line when the names common to both stand in another order.
@@ -79,11 +97,11 @@ fn settings(owner: &str, old: Vec<Setting>, new: Vec<Setting>) -> Vec<String> {
     for (key, is) in &new {
         let was = value(&old, key);
         if was.as_ref() != Some(is) {
-            lines.push(format!("{owner}: {key} {} -> {is}", was.as_deref().unwrap_or("(not set)")));
+            lines.push(format!("{owner}: {key} {} -> {is}", was.as_deref().unwrap_or(NOT_SET)));
         }
     }
     for (key, was) in old.iter().filter(|(key, _)| value(&new, key).is_none()) {
-        lines.push(format!("{owner}: {key} {was} -> (not set)"));
+        lines.push(format!("{owner}: {key} {was} -> {NOT_SET}"));
     }
     lines
 }

@@ -11,9 +11,13 @@
 //! on another. `check = "connect"` is short for `check = { type = "connect" }`; where the types of VIP and profile
 //! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`.
 //!
+//! **Modes.** One word moves a deployment from direct routing to NAT to SNAT. Keys that mean nothing in a VIP's mode
+//! are checked and then left alone, with a warning; only ports of servers are refused with direct routing (R01).
+//!
 //! **Defaults.** `protocol` tcp, `scheduler` wrr, `persist` none (`source-ip`: 300 s, whole address), `check` connect
-//! to the first port (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2, calling AE title
-//! LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `enabled` true, `weight` 100.
+//! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2,
+//! calling AE title LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `source` interface, `source_ports`
+//! 10240-32767, `return` last-hop, `reset` true, `enabled` true, `weight` 100.
 
 #![forbid(unsafe_code)]
 
@@ -23,15 +27,19 @@ mod diag;
 mod diff;
 mod edit;
 mod file;
+mod gateway;
 mod node;
+mod ports;
 mod read;
 mod rules;
 mod sections;
+mod server;
 mod service;
 mod show;
 mod source;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 pub use self::{
     diag::{Code, ConfigErrors, Diagnostic, Place, Severity},
@@ -44,7 +52,7 @@ pub use self::{
 use std::fmt;
 
 use self::{diag::Report, sections::Sections};
-use crate::model::config::{Config, Gateway, Sources};
+use crate::model::config::{Config, Sources};
 
 /// A configuration that was read and understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -116,11 +124,12 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
     }
     let drafts: Vec<_> =
         sections.vips.iter().map(|vip| service::read_vip(vip, &sections, &pools, report)).collect();
-    rules::check(&drafts, report);
+    let gateway = gateway::read_gateway(sections.gateway.as_ref(), report);
+    rules::check(&drafts, &gateway, report);
     sections.advise_unused(report);
     Config {
         node: node::read_node(sections.node.as_ref(), report),
-        gateway: Gateway::default(),
+        gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
     }
 }

@@ -3,8 +3,8 @@
 use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN, FLOWS_RANGE};
 
 use super::{
-    diag::{Code, Report},
-    file::{At, Entry, Value},
+    diag::Report,
+    file::{At, Entry},
     read,
     sections::entries,
 };
@@ -36,7 +36,7 @@ pub(super) fn read_node(section: Option<&Entry>, report: &mut Report<'_>) -> Nod
         node.name = read::check_name(&at, "node", report).then_some(at.value);
     }
     if let Some(interfaces) = table.get("interfaces") {
-        node.interfaces = read_interfaces(interfaces, report);
+        node.interfaces = read::interfaces(interfaces, report);
     }
     for (key, flows) in [
         ("flows_v4", &mut node.flows_v4),
@@ -48,35 +48,4 @@ pub(super) fn read_node(section: Option<&Entry>, report: &mut Report<'_>) -> Nod
         }
     }
     node
-}
-
-fn read_interfaces(entry: &Entry, report: &mut Report<'_>) -> Vec<String> {
-    let Value::Array(items) = &entry.node.value else {
-        read::wrong_type(entry, "a list of names", "[\"eth0\"]", report);
-        return Vec::new();
-    };
-    let mut names: Vec<(String, super::file::Span)> = Vec::new();
-    for item in items {
-        let Value::String(text) = &item.value else {
-            let message = format!("an interface must be a name, not {}", item.value.kind());
-            report.error(Code::WrongType, item.span, message, "write `interfaces = [\"eth0\"]`");
-            continue;
-        };
-        let Some(name) = read::interface(text, item.span, report) else {
-            continue;
-        };
-        if let Some((_, first)) = names.iter().find(|(earlier, _)| *earlier == name) {
-            let message = format!("interface \"{name}\" is there twice");
-            report.error_also(
-                Code::DuplicateName,
-                item.span,
-                (*first, "first here"),
-                message,
-                "remove one of them",
-            );
-        } else {
-            names.push((name, item.span));
-        }
-    }
-    names.into_iter().map(|(name, _)| name).collect()
 }

@@ -115,7 +115,16 @@ pub(super) fn number(entry: &Entry, range: RangeInclusive<u32>, report: &mut Rep
     fits
 }
 
-/// A port.
+/// A key that takes one port.
+pub(super) fn port_of(entry: &Entry, report: &mut Report<'_>) -> Option<u16> {
+    if !matches!(entry.node.value, Value::Integer(_)) {
+        wrong_type(entry, "a port", "104", report);
+        return None;
+    }
+    port(&entry.node, report)
+}
+
+/// One port of a list.
 pub(super) fn port(node: &At<Value>, report: &mut Report<'_>) -> Option<u16> {
     let Value::Integer(number) = node.value else {
         report.error(
@@ -311,4 +320,37 @@ pub(super) fn interface(text: &str, span: Span, report: &mut Report<'_>) -> Opti
         return None;
     }
     Some(text.to_owned())
+}
+
+/// Names of interfaces, none twice.
+pub(super) fn interfaces(entry: &Entry, report: &mut Report<'_>) -> Vec<String> {
+    let Value::Array(items) = &entry.node.value else {
+        wrong_type(entry, "a list of names", "[\"eth0\"]", report);
+        return Vec::new();
+    };
+    let mut names: Vec<(String, Span)> = Vec::new();
+    for item in items {
+        let Value::String(text) = &item.value else {
+            let message = format!("an interface must be a name, not {}", item.value.kind());
+            let help = format!("write `{} = [\"eth0\"]`", entry.key.value);
+            report.error(Code::WrongType, item.span, message, help);
+            continue;
+        };
+        let Some(name) = interface(text, item.span, report) else {
+            continue;
+        };
+        if let Some((_, first)) = names.iter().find(|(earlier, _)| *earlier == name) {
+            let message = format!("interface \"{name}\" is there twice");
+            report.error_also(
+                Code::DuplicateName,
+                item.span,
+                (*first, "first here"),
+                message,
+                "remove one of them",
+            );
+        } else {
+            names.push((name, item.span));
+        }
+    }
+    names.into_iter().map(|(name, _)| name).collect()
 }

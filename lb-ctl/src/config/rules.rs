@@ -1,63 +1,203 @@
 //! Rules between values: within a VIP, between VIPs, and the limits of the kernel's tables.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_common::limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES};
 
 use super::{
     diag::{Code, Report},
-    file::Span,
-    service::{Draft, DraftRip},
+    file::{At, Span},
+    gateway::DraftGateway,
+    ports::{DraftPorts, Taken},
+    server::DraftRip,
+    service::Draft,
 };
-use crate::model::config::{CheckKind, Persist, Scheduler};
+use crate::model::config::{CheckKind, Mode, Persist, Protocols, Scheduler};
+
+/// By address: whose it is, and where that is said.
+type Owners<'v> = HashMap<IpAddr, (&'v str, Span)>;
 
 /// Applies all of them.
-pub(super) fn check(vips: &[Draft], report: &mut Report<'_>) {
-    let addresses: HashMap<IpAddr, (&str, Span)> = vips
+pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, report: &mut Report<'_>) {
+    let addresses: Owners<'_> = vips
         .iter()
         .filter_map(|vip| vip.ip.as_ref().map(|ip| (ip.value, (vip.name.value.as_str(), ip.span))))
         .collect();
     for vip in vips {
         servers(vip, &addresses, report);
+        server_ports(vip, report);
+        check_port(vip, report);
         advise(vip, report);
     }
+    roles(vips, &addresses, gateway, report);
     overlaps(vips, report);
     capacity(vips, report);
 }
 
-fn servers(vip: &Draft, vips: &HashMap<IpAddr, (&str, Span)>, report: &mut Report<'_>) {
+fn servers(vip: &Draft, vips: &Owners<'_>, report: &mut Report<'_>) {
     let rips = vip.rips.as_deref().unwrap_or_default();
-    let mut seen: HashMap<IpAddr, Span> = HashMap::new();
+    let rip_port = vip.translation.rip_port.as_ref().map(|port| port.value);
+    let mut seen: HashMap<(IpAddr, Option<u16>), Span> = HashMap::new();
     for rip in rips {
         let Some(ip) = &rip.ip else { continue };
         let (address, span) = (ip.value, ip.span);
-        if let Some(first) = seen.insert(address, span) {
-            let message = format!("{address} is there twice in vip `{}`", vip.name.value);
+        // Two ports of one machine are two servers; direct routing takes no ports.
+        let port = rip.port.as_ref().map(|port| port.value).or(rip_port);
+        if let Some(first) = seen.insert((address, port), span) {
+            let shown =
+                port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string());
+            let message = format!("{shown} is there twice in vip `{}`", vip.name.value);
             let help = "remove one of them, or raise the weight of the other";
             report.error_also(Code::DuplicateAddress, span, (first, "first here"), message, help);
         }
         if let Some((owner, place)) = vips.get(&address) {
+            let help = match vip.mode {
+                Some(Mode::L4Nat | Mode::L4Snat) => "write the server's own address",
+                None | Some(Mode::L4Dr) => {
+                    "write the server's own address; the VIP goes on its loopback interface"
+                }
+            };
             report.error_also(
                 Code::ServerIsVip,
                 span,
                 (*place, "the virtual address"),
                 format!("server `{}` has the address of vip `{owner}`", rip.name.value),
-                "write the server's own address; the VIP goes on its loopback interface",
+                help,
             );
         }
-        if let Some(virtual_ip) = &vip.ip
-            && virtual_ip.value.is_ipv4() != address.is_ipv4()
-        {
-            report.error_also(
-                Code::FamilyMismatch,
-                span,
-                (virtual_ip.span, "the virtual address"),
-                format!("vip `{}` and server {address} are not both IPv4 or both IPv6", vip.name.value),
-                "write an address of the same family; direct routing translates nothing",
-            );
-        }
+        same_family(vip, "server", ip, report);
     }
     all_zero(vip, rips, report);
+}
+
+fn same_family(vip: &Draft, what: &str, ip: &At<IpAddr>, report: &mut Report<'_>) {
+    if let Some(virtual_ip) = &vip.ip
+        && virtual_ip.value.is_ipv4() != ip.value.is_ipv4()
+    {
+        report.error_also(
+            Code::FamilyMismatch,
+            ip.span,
+            (virtual_ip.span, "the virtual address"),
+            format!("vip `{}` and {what} {} are not both IPv4 or both IPv6", vip.name.value, ip.value),
+            "write an address of the same family; no mode translates one into the other",
+        );
+    }
+}
+
+/// Who may have a port of its own: no server with direct routing (R01), none where every port is served.
+fn server_ports(vip: &Draft, report: &mut Report<'_>) {
+    let rips = vip.rips.as_deref().unwrap_or_default();
+    if vip.mode == Some(Mode::L4Dr) {
+        dr_ports(vip, rips, report);
+        return;
+    }
+    let Some(DraftPorts::All(all)) = vip.ports else { return };
+    let of_servers = rips.iter().filter_map(|rip| rip.port.as_ref().map(|port| (port.value, port.span)));
+    let of_vip = vip.translation.rip_port.as_ref().map(|port| (port.value, port.span));
+    for (port, span) in of_servers.chain(of_vip) {
+        report.error_also(
+            Code::AllPorts,
+            span,
+            (all, "every port"),
+            format!("vip `{}` would lead every port to port {port} of its servers", vip.name.value),
+            "remove the port, or write the ports that are meant: `ports = [80]`",
+        );
+    }
+}
+
+fn dr_ports(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
+    if let Some(port) = &vip.translation.rip_port {
+        report.error(
+            Code::DrPort,
+            port.span,
+            "direct routing cannot translate ports: `rip_port` has no meaning here",
+            "remove `rip_port` and let the servers listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\"",
+        );
+    }
+    for rip in rips {
+        let (Some(port), Some(ip)) = (&rip.port, &rip.ip) else {
+            continue;
+        };
+        let (message, help) = if port.in_address {
+            let typed = SocketAddr::new(ip.value, port.value);
+            (format!("\"{typed}\" names port {}", port.value), format!("write \"{}\"", ip.value))
+        } else {
+            (format!("server `{}` has a `port`", rip.name.value), "remove `port`".to_owned())
+        };
+        report.error(
+            Code::DrPort,
+            port.span,
+            format!("{message}: direct routing cannot translate ports"),
+            format!(
+                "{help} and let the server listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""
+            ),
+        );
+    }
+}
+
+/// A check needs a port that answers TCP.
+fn check_port(vip: &Draft, report: &mut Report<'_>) {
+    let Some(check) = &vip.check else { return };
+    if check.value.kind == CheckKind::Off || check.value.port.is_some() {
+        return;
+    }
+    if vip.protocols == Some(Protocols::Udp) {
+        report.error(
+            Code::CheckUdp,
+            check.span,
+            "a UDP service cannot be checked by connecting to its own port",
+            "write the TCP port to ask, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`",
+        );
+    } else if matches!(vip.ports, Some(DraftPorts::All(_))) {
+        report.error(
+            Code::CheckPort,
+            check.span,
+            format!("vip `{}` has every port, so its check must name the one to ask", vip.name.value),
+            "write it, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`",
+        );
+    }
+}
+
+/// Gateway addresses and SNAT sources are this machine's, and nothing else's.
+fn roles(vips: &[Draft], virtual_ips: &Owners<'_>, gateway: &DraftGateway, report: &mut Report<'_>) {
+    let rips = vips.iter().flat_map(|vip| vip.rips.iter().flatten());
+    let servers: Owners<'_> = rips
+        .filter_map(|rip| rip.ip.as_ref().map(|ip| (ip.value, (rip.name.value.as_str(), ip.span))))
+        .collect();
+    let mut sources: Owners<'_> = HashMap::new();
+    let mut refuse = |what: &str, ip: &At<IpAddr>, role: &str, owners: &Owners<'_>, cure: &str| {
+        let Some((owner, place)) = owners.get(&ip.value) else {
+            return;
+        };
+        report.error_also(
+            Code::TwoRoles,
+            ip.span,
+            (*place, "also here"),
+            format!("{what} {} is the address of {role} `{owner}`", ip.value),
+            cure,
+        );
+    };
+    for vip in vips.iter().filter(|vip| vip.mode == Some(Mode::L4Snat)) {
+        for source in &vip.translation.pool {
+            let cure = "write an address that no server has";
+            refuse("source", source, "server", &servers, cure);
+            sources.insert(source.value, (vip.name.value.as_str(), source.span));
+        }
+    }
+    for address in &gateway.addresses {
+        let cure = "write an address that nothing else has";
+        refuse("gateway", &address.ip, "vip", virtual_ips, cure);
+        refuse("gateway", &address.ip, "server", &servers, cure);
+        refuse("gateway", &address.ip, "a source of vip", &sources, cure);
+    }
+    for vip in vips.iter().filter(|vip| vip.mode == Some(Mode::L4Snat)) {
+        for source in &vip.translation.pool {
+            same_family(vip, "source", source, report);
+        }
+    }
 }
 
 fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
@@ -78,7 +218,7 @@ fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
 /// Warnings.
 fn advise(vip: &Draft, report: &mut Report<'_>) {
     let (name, span) = (&vip.name.value, vip.name.span);
-    if vip.check.as_ref().is_some_and(|check| check.kind == CheckKind::Off) {
+    if vip.check.as_ref().is_some_and(|check| check.value.kind == CheckKind::Off) {
         report.warning(
             Code::CheckOff,
             span,
@@ -117,53 +257,75 @@ fn advise(vip: &Draft, report: &mut Report<'_>) {
     }
 }
 
-/// A VIP that is not enabled claims nothing, so it may stand by with the address and ports of another.
+/// A VIP that is not enabled claims nothing, so it may stand by with the address and ports of another. A port that is
+/// named wins over `all` of another VIP, so only two of the same kind are in each other's way.
 fn overlaps(vips: &[Draft], report: &mut Report<'_>) {
-    let mut taken = HashMap::new();
+    let cure = "give one of them another address or port, or write `enabled = false` for it";
+    let mut named: HashMap<_, Taken<_>> = HashMap::new();
+    let mut all = HashMap::new();
     for vip in vips.iter().filter(|vip| vip.enabled) {
-        let (Some(ip), Some(protocol)) = (&vip.ip, vip.protocol) else {
+        let (Some(ip), Some(protocols), Some(ports)) = (&vip.ip, vip.protocols, &vip.ports) else {
             continue;
         };
-        for port in &vip.ports {
-            let key = (ip.value, port.value, protocol);
-            let Some((other, span)) = taken.insert(key, (&vip.name.value, port.span)) else {
-                continue;
-            };
-            report.error_also(
-                Code::VipOverlap,
-                port.span,
-                (span, "and here"),
-                format!("vips `{other}` and `{}` are both {} port {}", vip.name.value, ip.value, port.value),
-                "give one of them another address or port, or write `enabled = false` for it",
-            );
+        let name = vip.name.value.as_str();
+        for protocol in protocols.each() {
+            let key = (ip.value, *protocol);
+            match ports {
+                DraftPorts::All(span) => {
+                    if let Some((other, first)) = all.insert(key, (name, *span)) {
+                        let message =
+                            format!("vips `{other}` and `{name}` both have every port of {}", ip.value);
+                        report.error_also(Code::VipOverlap, *span, (first, "and here"), message, cure);
+                    }
+                }
+                DraftPorts::Ranges(ranges) => {
+                    let taken = named.entry(key).or_default();
+                    for range in ranges {
+                        if let Some((port, (other, first))) = taken.put(&range.value, (name, range.span)) {
+                            let message =
+                                format!("vips `{other}` and `{name}` are both {} port {port}", ip.value);
+                            report.error_also(
+                                Code::VipOverlap,
+                                range.span,
+                                (first, "and here"),
+                                message,
+                                cure,
+                            );
+                        }
+                    }
+                }
+            }
         }
     }
 }
 
 fn capacity(vips: &[Draft], report: &mut Report<'_>) {
     let (mut services, mut backends, mut keys) = (0usize, 0usize, [0usize; 2]);
-    let mut limit = |what: &str, count: usize, most: u32, vip: &Draft| {
+    let split = "remove some, or split them over two load balancers";
+    let mut limit = |what: &str, count: usize, most: u32, vip: &Draft, cure: &str| {
         if count <= most as usize {
             return false;
         }
         let message = format!("vip `{}` brings the {what} to {count}, the limit is {most}", vip.name.value);
-        report.error(
-            Code::TooMany,
-            vip.name.span,
-            message,
-            "remove some, or split them over two load balancers",
-        );
+        report.error(Code::TooMany, vip.name.span, message, cure);
         true
     };
     for vip in vips {
         services += 1;
         backends += vip.rips.as_ref().map_or(0, Vec::len);
         let family = usize::from(vip.ip.as_ref().is_some_and(|ip| ip.value.is_ipv6()));
-        keys[family] += vip.ports.len();
+        let protocols = vip.protocols.map_or(0, |protocols| protocols.each().len());
+        keys[family] += vip.ports.as_ref().map_or(0, DraftPorts::keys) * protocols;
         let full = [
-            limit("VIPs", services, MAX_SERVICES, vip),
-            limit("real servers", backends, MAX_BACKENDS, vip),
-            limit("ports of VIPs", keys[family], MAX_SERVICE_KEYS, vip),
+            limit("VIPs", services, MAX_SERVICES, vip, split),
+            limit("real servers", backends, MAX_BACKENDS, vip, split),
+            limit(
+                "ports of VIPs",
+                keys[family],
+                MAX_SERVICE_KEYS,
+                vip,
+                "remove some, or write `ports = \"all\"`",
+            ),
         ];
         // The VIP that crosses a limit is told, not the thousand after it.
         if full.contains(&true) {

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Keys of a VIP; a profile has the same but `servers`.
-pub(super) const VIP_KEYS: [&str; 14] = [
+pub(super) const VIP_KEYS: [&str; 19] = [
     "profile",
     "mode",
     "ip",
@@ -21,6 +21,11 @@ pub(super) const VIP_KEYS: [&str; 14] = [
     "check",
     "idle_timeout",
     "fallback",
+    "source",
+    "source_ports",
+    "return",
+    "reset",
+    "rip_port",
     "enabled",
     "pool",
     "servers",
@@ -43,13 +48,14 @@ const CHECK_KEYS_LATER: [&str; 9] =
     ["path", "host", "sni", "client_cert", "body", "status", "script", "any", "all"];
 pub(super) const PERSIST_KEYS: [&str; 3] = ["type", "timeout", "prefix"];
 const PERSIST_KEYS_LATER: [&str; 3] = ["name", "entries", "key_len"];
-const SECTIONS: [&str; 4] = ["node", "pool", "profile", "vip"];
+const SECTIONS: [&str; 5] = ["node", "gateway", "pool", "profile", "vip"];
 const SECTIONS_LATER: [&str; 6] = ["alerts", "cluster", "http", "pki", "snmp", "web"];
 
 /// What all files say together, by section. Names are unique.
 #[derive(Default)]
 pub(super) struct Sections {
     pub(super) node: Option<Entry>,
+    pub(super) gateway: Option<Entry>,
     pub(super) pools: Vec<Entry>,
     pub(super) profiles: Vec<Entry>,
     pub(super) vips: Vec<Entry>,
@@ -65,7 +71,10 @@ impl Sections {
             check_keys(&file.table, "the file", &SECTIONS, &SECTIONS_LATER, report);
             for entry in file.table.entries {
                 match entry.key.value.as_str() {
-                    "node" => sections.set_node(entry, report),
+                    "node" => set_once(&mut sections.node, entry, "{ name = \"lb1\" }", report),
+                    "gateway" => {
+                        set_once(&mut sections.gateway, entry, "{ addresses = [\"10.12.1.250\"] }", report);
+                    }
                     "pool" => gather(entry, "pool", &mut sections.pools, report),
                     "profile" => gather(entry, "profile", &mut sections.profiles, report),
                     "vip" => gather(entry, "vip", &mut sections.vips, report),
@@ -88,23 +97,6 @@ impl Sections {
             check_service_keys(vip, "vip", report);
         }
         sections
-    }
-
-    fn set_node(&mut self, entry: Entry, report: &mut Report<'_>) {
-        if table(&entry, "{ name = \"lb1\" }", report).is_none() {
-            return;
-        }
-        if let Some(first) = &self.node {
-            report.error_also(
-                Code::DuplicateName,
-                entry.key.span,
-                (first.key.span, "first defined here"),
-                "section `node` is in two files",
-                "keep one of them, best in the main file",
-            );
-        } else {
-            self.node = Some(entry);
-        }
     }
 
     /// A VIP with everything that its profiles add, the nearest profile first.
@@ -197,6 +189,24 @@ pub(super) fn owner(what: &str, entry: &Entry) -> String {
     format!("{what} `{}`", entry.key.value)
 }
 
+/// Takes a section that only one file may have.
+fn set_once(section: &mut Option<Entry>, entry: Entry, example: &str, report: &mut Report<'_>) {
+    if table(&entry, example, report).is_none() {
+        return;
+    }
+    if let Some(first) = section {
+        report.error_also(
+            Code::DuplicateName,
+            entry.key.span,
+            (first.key.span, "first defined here"),
+            format!("section `{}` is in two files", entry.key.value),
+            "keep one of them, best in the main file",
+        );
+    } else {
+        *section = Some(entry);
+    }
+}
+
 fn gather(section: Entry, what: &str, list: &mut Vec<Entry>, report: &mut Report<'_>) {
     let Value::Table(named) = section.node.value else {
         wrong_type(&section, "a table of names", "{ NAME = { .. } }", report);
@@ -241,15 +251,6 @@ fn check_service_keys(service: &Entry, what: &str, report: &mut Report<'_>) {
     // Other faults have words of their own.
     let mut visible = table.clone();
     visible.entries.retain(|entry| match entry.key.value.as_str() {
-        "rip_port" => {
-            report.error(
-                Code::DrPort,
-                entry.key.span,
-                "direct routing cannot translate ports: `rip_port` has no meaning here",
-                "remove `rip_port` and let the servers listen on the VIP's port",
-            );
-            false
-        }
         "servers" if what == "profile" => {
             report.error(
                 Code::MisplacedKey,

@@ -5,24 +5,24 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     check::{read_check, read_persist},
     diag::{Code, Report},
-    file::{At, Entry, Span, Table, Value},
-    read::{self, Times, missing, wrong_type},
+    file::{At, Entry, Table},
+    ports::{DraftPorts, read_ports},
+    read::{self, Times, missing},
     sections::{Sections, entries, find, owner},
+    server::{DraftRip, SERVERS_EXAMPLE, read_servers},
+    translate::{Translated, Translation, read_translation},
 };
-use crate::model::config::{
-    Check, Fallback, Mode, Persist, Ports, Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, Vip,
-};
+use crate::model::config::{Check, Fallback, Mode, Persist, Protocols, Scheduler, Vip};
 
 /// Default idle time of an established flow.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Default weight (R13).
-const WEIGHT: u16 = 100;
-/// Largest weight.
-const MAX_WEIGHT: u16 = 256;
 /// Longest idle time of a flow or a persistence entry.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const MODES_LATER: [&str; 6] = ["l4-nat", "l4-snat", "l4-tun", "l7-http", "l7-snat", "l7-tcp"];
+const MODES: [(&str, Mode); 3] = [("l4-dr", Mode::L4Dr), ("l4-nat", Mode::L4Nat), ("l4-snat", Mode::L4Snat)];
+const MODES_LATER: [&str; 4] = ["l4-tun", "l7-http", "l7-snat", "l7-tcp"];
+const PROTOCOLS: [(&str, Protocols); 3] =
+    [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::TcpUdp)];
 const SCHEDULERS_LATER: [&str; 3] = ["leastconn", "rr", "wlc"];
 const SCHEDULERS: [(&str, Scheduler); 4] = [
     ("wrr", Scheduler::Wrr),
@@ -30,60 +30,50 @@ const SCHEDULERS: [(&str, Scheduler); 4] = [
     ("source-hash", Scheduler::SourceHash),
     ("first", Scheduler::First),
 ];
-const SERVERS_EXAMPLE: &str = "{ NAME = \"10.12.1.110\" }";
 
 /// A VIP as far as it could be read; every part that lacks was reported.
 pub(super) struct Draft {
     pub(super) name: At<String>,
     pub(super) ip: Option<At<IpAddr>>,
-    pub(super) ports: Vec<At<u16>>,
-    pub(super) protocol: Option<Protocol>,
+    pub(super) ports: Option<DraftPorts>,
+    pub(super) protocols: Option<Protocols>,
+    pub(super) mode: Option<Mode>,
     pub(super) enabled: bool,
     pub(super) scheduler: Option<Scheduler>,
     pub(super) persist: Option<Persist>,
-    pub(super) check: Option<Check>,
+    /// With the place of `check`, or of the VIP's name.
+    pub(super) check: Option<At<Check>>,
     /// Its own servers or its pool's.
     pub(super) rips: Option<Vec<DraftRip>>,
-    mode: Option<Mode>,
+    pub(super) translation: Translation,
     interface: Option<String>,
     idle_timeout: Option<Duration>,
     fallback: Option<Fallback>,
 }
 
-/// A real server as far as it could be read.
-#[derive(Clone)]
-pub(super) struct DraftRip {
-    pub(super) name: At<String>,
-    pub(super) ip: Option<At<IpAddr>>,
-    pub(super) weight: Option<At<u16>>,
-}
-
 impl Draft {
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
-        let rip = |rip: DraftRip| {
-            Some(Rip { name: rip.name.value, ip: rip.ip?.value, port: None, weight: rip.weight?.value })
-        };
+        let mode = self.mode?;
+        let port = self.translation.rip_port.as_ref().map(|port| port.value);
+        let Translated { source, return_path, reset } = self.translation.finish(mode)?;
         Some(Vip {
             name: self.name.value,
-            mode: self.mode?,
+            mode,
             ip: self.ip?.value,
-            ports: Ports::Ranges(self.ports.into_iter().map(|port| port.value..=port.value).collect()),
-            protocols: match self.protocol? {
-                Protocol::Tcp => Protocols::Tcp,
-                Protocol::Udp => Protocols::Udp,
-            },
+            ports: self.ports?.finish(),
+            protocols: self.protocols?,
             interface: self.interface,
             scheduler: self.scheduler?,
             persist: self.persist?,
-            check: self.check?,
+            check: self.check?.value,
             idle_timeout: self.idle_timeout?,
             fallback: self.fallback?,
-            source: Source::default(),
-            return_path: ReturnPath::default(),
-            reset: true,
+            source,
+            return_path,
+            reset,
             enabled: self.enabled,
-            rips: self.rips?.into_iter().map(rip).collect::<Option<_>>()?,
+            rips: self.rips?.into_iter().map(|rip| rip.finish(port)).collect::<Option<_>>()?,
         })
     }
 }
@@ -104,6 +94,7 @@ pub(super) fn read_vip(
         }
     }
     let mut draft = read_service(&table, vip, Part::Whole, report);
+    advise_meaningless(&table, &named, draft.mode, report);
     draft.rips = if let Some(servers) = table.get("servers") {
         read_servers(servers, report)
     } else if let Some(pool) = table.get("pool") {
@@ -159,14 +150,12 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
         Some(At { value: read::host_address(&ip.value, "a vip", ip.span, report)?, span: ip.span })
     });
     let interface = text("interface", "\"eth0\"", report);
-    let mode =
-        table.get("mode").and_then(|entry| read::word(entry, &[("l4-dr", Mode::L4Dr)], &MODES_LATER, report));
-    let protocol = match table.get("protocol") {
-        Some(entry) => {
-            read::word(entry, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)], &["sctp"], report)
-        }
-        None => Some(Protocol::Tcp),
+    let mode = table.get("mode").and_then(|entry| read::word(entry, &MODES, &MODES_LATER, report));
+    let protocols = match table.get("protocol") {
+        Some(entry) => read::word(entry, &PROTOCOLS, &["sctp"], report),
+        None => Some(Protocols::Tcp),
     };
+    let ports = table.get("ports").and_then(|entry| read_ports(entry, report));
     let scheduler = match table.get("scheduler") {
         Some(entry) => read::word(entry, &SCHEDULERS, &SCHEDULERS_LATER, report),
         None => Some(Scheduler::Wrr),
@@ -186,134 +175,40 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
     let enabled = table.get("enabled").map(|entry| read::boolean(entry, report));
     Draft {
         name: named.key.clone(),
-        ports: table.get("ports").map(|entry| read_ports(entry, report)).unwrap_or_default(),
         persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report),
-        check: read_check(table.get("check"), part, named.key.span, protocol, report),
+        check: read_check(table.get("check"), part, named.key.span, report),
+        translation: read_translation(table, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
         enabled: enabled.flatten().unwrap_or(true),
         rips: None,
         ip,
+        ports,
         mode,
-        protocol,
+        protocols,
         scheduler,
         fallback,
         idle_timeout,
     }
 }
 
-fn read_ports(entry: &Entry, report: &mut Report<'_>) -> Vec<At<u16>> {
-    let Value::Array(items) = &entry.node.value else {
-        let example = match &entry.node.value {
-            Value::Integer(Some(port)) => format!("[{port}]"),
-            Value::String(ports) if ports.bytes().all(|b| b.is_ascii_digit() || matches!(b, b',' | b' ')) => {
-                format!("[{}]", ports.split(',').map(str::trim).collect::<Vec<_>>().join(", "))
-            }
-            Value::Array(_)
-            | Value::Boolean(_)
-            | Value::Integer(_)
-            | Value::Other(_)
-            | Value::String(_)
-            | Value::Table(_) => "[104, 11112]".to_owned(),
-        };
-        wrong_type(entry, "a list of numbers", &example, report);
-        return Vec::new();
+/// Warns of keys that mean nothing in the VIP's mode: a wish that is not fulfilled.
+fn advise_meaningless(table: &Table, named: &str, mode: Option<Mode>, report: &mut Report<'_>) {
+    let Some(mode) = mode else { return };
+    let (keys, cure): (&[&str], _) = match mode {
+        Mode::L4Dr => (
+            &["source", "source_ports", "return", "reset"],
+            "with direct routing servers answer clients themselves",
+        ),
+        Mode::L4Nat => (&["source", "source_ports"], "NAT keeps the client's address"),
+        Mode::L4Snat => return,
     };
-    if items.is_empty() {
-        let help = "write at least one port: `ports = [104]`";
-        report.error(Code::BadPort, entry.node.span, "`ports` is empty", help);
-    }
-    let mut ports: Vec<At<u16>> = Vec::new();
-    for item in items {
-        let Some(port) = read::port(item, report) else {
-            continue;
-        };
-        if let Some(first) = ports.iter().find(|first| first.value == port) {
-            let message = format!("port {port} is there twice");
-            report.error_also(
-                Code::DuplicatePort,
-                item.span,
-                (first.span, "first here"),
-                message,
-                "remove one of them",
-            );
-        } else {
-            ports.push(At { value: port, span: item.span });
-        }
-    }
-    ports
-}
-
-fn read_servers(servers: &Entry, report: &mut Report<'_>) -> Option<Vec<DraftRip>> {
-    let table = read::table(servers, SERVERS_EXAMPLE, report)?;
-    Some(table.entries.iter().map(|entry| read_server(entry, report)).collect())
-}
-
-fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
-    let named = owner("server", entry);
-    read::check_name(&entry.key, "server", report);
-    let default = At { value: WEIGHT, span: entry.key.span };
-    let mut rip = DraftRip { name: entry.key.clone(), ip: None, weight: Some(default) };
-    match &entry.node.value {
-        Value::String(text) => rip.ip = server_address(text, entry.node.span, report),
-        Value::Table(table) => {
-            read_server_table(table, &named, &mut rip, report);
-        }
-        Value::Array(_) | Value::Boolean(_) | Value::Integer(_) | Value::Other(_) => {
-            wrong_type(entry, "an address or a table", "{ ip = \"10.12.1.110\", weight = 100 }", report);
-        }
-    }
-    rip
-}
-
-fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mut Report<'_>) {
-    let known = ["ip", "weight", "min_connections", "max_connections"];
-    let (ports, others): (Vec<_>, Vec<_>) =
-        table.entries.iter().partition(|entry| matches!(entry.key.value.as_str(), "port" | "rip_port"));
-    for port in ports {
-        let message = format!("{named} has a `{}`: direct routing cannot translate ports", port.key.value);
-        let help = format!("remove `{}` and let the server listen on the VIP's port", port.key.value);
-        report.error(Code::DrPort, port.key.span, message, help);
-    }
-    let others = Table { entries: others.into_iter().cloned().collect() };
-    read::check_keys(&others, named, &known, &["backup", "tls"], report);
-    match table.get("ip") {
-        Some(ip) => {
-            let text = read::string(ip, "\"10.12.1.110\"", report);
-            rip.ip = text.and_then(|text| server_address(text, ip.node.span, report));
-        }
-        None => missing("ip", named, rip.name.span, "\"10.12.1.110\"", report),
-    }
-    if let Some(weight) = table.get("weight") {
-        let number = read::number(weight, 0..=u32::from(MAX_WEIGHT), report);
-        let number = number.and_then(|number| u16::try_from(number).ok());
-        rip.weight = number.map(|value| At { value, span: weight.node.span });
-    }
-    for key in ["min_connections", "max_connections"] {
-        if let Some(entry) = table.get(key)
-            && read::number(entry, 0..=u32::MAX, report).is_some_and(|limit| limit != 0)
-        {
-            let message = format!("`{key}` is not enforced by this version");
-            report.error(
-                Code::NotEnforced,
-                entry.node.span,
-                message,
-                format!("write 0 (unlimited), or remove `{key}`"),
-            );
-        }
-    }
-}
-
-/// A server's address; with a port it is R01's fault, not just any bad address.
-fn server_address(text: &str, span: Span, report: &mut Report<'_>) -> Option<At<IpAddr>> {
-    if let Ok(with_port) = text.parse::<std::net::SocketAddr>() {
-        let (ip, port) = (with_port.ip(), with_port.port());
-        report.error(
-            Code::DrPort,
-            span,
-            format!("\"{text}\" names port {port}: direct routing cannot translate ports"),
-            format!("write \"{ip}\" and let the server listen on the VIP's port"),
+    for Entry { key, .. } in keys.iter().filter_map(|key| table.get(key)) {
+        let name = &key.value;
+        report.warning(
+            Code::Redundant,
+            key.span,
+            format!("`{name}` means nothing in mode \"{}\" of {named}: {cure}", mode.name()),
+            format!("remove `{name}`, or leave it for a mode that has it"),
         );
-        return None;
     }
-    Some(At { value: read::host_address(text, "a server", span, report)?, span })
 }

@@ -4,20 +4,26 @@ use std::{fmt::Display, time::Duration};
 
 use toml_edit::{Key, Value};
 
-use crate::model::config::{Check, CheckKind, Config, Fallback, Node, Persist, Rip, Vip};
+use crate::model::config::{
+    Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses,
+    Vip,
+};
 
 /// The whole configuration as one TOML text.
 #[must_use]
 pub fn show(config: &Config) -> String {
     let mut text = String::from("[node]\n");
     write_keys(&mut text, &node_keys(&config.node));
+    text.push_str("\n[gateway]\n");
+    write_keys(&mut text, &gateway_keys(&config.gateway));
     for vip in &config.vips {
         let name = Key::new(&vip.name);
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port: _, weight } in &vip.rips {
-            text.push_str(&format!("{} = {{ ip = \"{ip}\", weight = {weight} }}\n", Key::new(name)));
+        for Rip { name, ip, port, weight } in &vip.rips {
+            let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
+            text.push_str(&format!("{} = {{ ip = \"{ip}\"{port}, weight = {weight} }}\n", Key::new(name)));
         }
     }
     text
@@ -35,21 +41,31 @@ pub(super) fn node_keys(node: &Node) -> Vec<Setting> {
     if let Some(name) = &node.name {
         keys.push(Setting::Plain("name", quoted(name)));
     }
-    let interfaces: Vec<_> = node.interfaces.iter().map(quoted).collect();
-    keys.push(Setting::Plain("interfaces", format!("[{}]", interfaces.join(", "))));
+    keys.push(Setting::Plain("interfaces", list(node.interfaces.iter().map(quoted))));
     keys.push(Setting::Plain("flows_v4", node.flows_v4.to_string()));
     keys.push(Setting::Plain("flows_v6", node.flows_v6.to_string()));
     keys.push(Setting::Plain("half_open", node.half_open.to_string()));
     keys
 }
 
-/// Keys of a VIP but its servers.
+/// Keys of `[gateway]`.
+pub(super) fn gateway_keys(gateway: &Gateway) -> Vec<Setting> {
+    let addresses = gateway.addresses.iter().map(|address| match &address.interface {
+        Some(interface) => format!("{{ ip = \"{}\", interface = {} }}", address.ip, quoted(interface)),
+        None => quoted(address.ip),
+    });
+    vec![
+        Setting::Plain("addresses", list(addresses)),
+        Setting::Plain("masquerade", list(gateway.masquerade.iter().map(quoted))),
+    ]
+}
+
+/// Keys of a VIP but its servers; those that mean nothing in its mode are left out.
 pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
-    let ports: Vec<_> = vip.ports.keys().map(|port| port.to_string()).collect();
     let mut keys = vec![
         Setting::Plain("mode", quoted(vip.mode.name())),
         Setting::Plain("ip", quoted(vip.ip)),
-        Setting::Plain("ports", format!("[{}]", ports.join(", "))),
+        Setting::Plain("ports", ports(&vip.ports)),
         Setting::Plain("protocol", quoted(vip.protocols.name())),
     ];
     if let Some(interface) = &vip.interface {
@@ -64,8 +80,35 @@ pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
         Fallback::Reject => "reject",
     };
     keys.push(Setting::Plain("fallback", quoted(fallback)));
+    if vip.mode == Mode::L4Snat {
+        keys.extend(source_keys(&vip.source));
+    }
+    if vip.mode != Mode::L4Dr {
+        keys.push(Setting::Plain("return", quoted(vip.return_path.name())));
+        keys.push(Setting::Plain("reset", vip.reset.to_string()));
+    }
     keys.push(Setting::Plain("enabled", vip.enabled.to_string()));
     keys
+}
+
+fn ports(ports: &Ports) -> String {
+    let Ports::Ranges(ranges) = ports else {
+        return quoted(ports);
+    };
+    list(ranges.iter().map(|range| match (range.start(), range.end()) {
+        (low, high) if low == high => low.to_string(),
+        (low, high) => quoted(format!("{low}-{high}")),
+    }))
+}
+
+fn source_keys(source: &Source) -> [Setting; 2] {
+    let addresses = match &source.addresses {
+        SourceAddresses::Interface => quoted("interface"),
+        SourceAddresses::Vip => quoted("vip"),
+        SourceAddresses::Pool(pool) => list(pool.iter().map(quoted)),
+    };
+    let (low, high) = (source.ports.start(), source.ports.end());
+    [Setting::Plain("source", addresses), Setting::Plain("source_ports", quoted(format!("{low}-{high}")))]
 }
 
 fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
@@ -108,6 +151,10 @@ fn write_keys(text: &mut String, keys: &[Setting]) {
             }
         }
     }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 fn quoted(text: impl Display) -> String {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Code, Loaded, Texts, load_texts};
-use crate::model::config::{CheckKind, Persist, Vip};
+use crate::model::config::{
+    CheckKind, Mode, Persist, Ports, Protocols, ReturnPath, Source, SourceAddresses, Vip,
+};
 
 fn load(text: &str) -> Loaded {
     load_texts(Texts::single("lbd.toml", text)).unwrap_or_else(|errors| panic!("{errors}"))
@@ -106,4 +108,130 @@ fn more_vips_than_the_tables_hold_are_refused_once() {
     let errors = load_texts(Texts::single("lbd.toml", text(2060))).unwrap_err().errors;
     let seen: Vec<_> = errors.iter().map(|error| (error.code, error.place.line)).collect();
     assert_eq!(seen, [(Code::TooMany, 2050)]);
+}
+
+/// A VIP of this mode with these keys; its servers are `A` and `B`.
+fn of_mode(mode: &str, keys: &str) -> Loaded {
+    load(&format!(
+        "[vip.V]\nmode = '{mode}'\nip = '10.0.0.100'\nports = [80]\nservers = {{ A = '10.0.0.1', B = '10.0.0.2' }}\n{keys}\n"
+    ))
+}
+
+const TRANSLATION: &str =
+    "source = ['10.0.0.5']\nsource_ports = '20000-29999'\nreturn = 'route'\nreset = false";
+
+#[test]
+fn one_word_moves_a_deployment_and_what_has_no_meaning_there_is_warned_of() {
+    let meaning = |mode: &str| {
+        let Loaded { config, warnings, .. } = of_mode(mode, TRANSLATION);
+        let lines: Vec<_> = warnings.iter().map(|warning| (warning.code, warning.place.line)).collect();
+        let vip = &config.vips[0];
+        (lines, vip.mode, vip.source == Source::default(), vip.return_path, vip.reset)
+    };
+    let warned = |lines: &[usize]| lines.iter().map(|line| (Code::Redundant, *line)).collect::<Vec<_>>();
+    assert_eq!(meaning("l4-dr"), (warned(&[6, 7, 8, 9]), Mode::L4Dr, true, ReturnPath::LastHop, true));
+    assert_eq!(meaning("l4-nat"), (warned(&[6, 7]), Mode::L4Nat, true, ReturnPath::Route, false));
+    assert_eq!(meaning("l4-snat"), (warned(&[]), Mode::L4Snat, false, ReturnPath::Route, false));
+    for mode in ["l4-dr", "l4-nat", "l4-snat"] {
+        assert!(of_mode(mode, "").warnings.is_empty(), "{mode}");
+    }
+}
+
+#[test]
+fn a_warning_of_a_key_without_meaning_names_it_the_mode_and_why() {
+    let warnings = of_mode("l4-nat", "source = 'vip'").warnings;
+    let said: Vec<_> =
+        warnings.iter().map(|warning| (warning.message.as_str(), warning.help.as_str())).collect();
+    let expected = (
+        "`source` means nothing in mode \"l4-nat\" of vip `V`: NAT keeps the client's address",
+        "remove `source`, or leave it for a mode that has it",
+    );
+    assert_eq!(said, [expected]);
+}
+
+#[test]
+fn sources_are_this_machine_the_vip_or_a_list() {
+    let source = |keys: &str| of_mode("l4-snat", keys).config.vips.remove(0).source;
+    assert_eq!(source(""), Source { addresses: SourceAddresses::Interface, ports: 10_240..=32_767 });
+    assert_eq!(source("source = 'vip'").addresses, SourceAddresses::Vip);
+    let pool = ["10.0.0.6", "10.0.0.5"].map(|ip| ip.parse().unwrap());
+    let expected = Source { addresses: SourceAddresses::Pool(pool.to_vec()), ports: 20_000..=20_000 };
+    assert_eq!(source("source = ['10.0.0.6', '10.0.0.5']\nsource_ports = '20000-20000'"), expected);
+}
+
+#[test]
+fn servers_have_a_port_of_their_own_or_the_vip_s_for_all_or_the_one_asked_for() {
+    let ports = |keys: &str| {
+        let text = format!("[vip.V]\nmode = 'l4-nat'\nip = '2001:db8::100'\nports = [80]\n{keys}\n");
+        load(&text).config.vips.remove(0).rips.iter().map(|rip| rip.port).collect::<Vec<_>>()
+    };
+    let servers =
+        "servers = { A = '2001:db8::1', B = '[2001:db8::2]:81', C = { ip = '2001:db8::2', port = 82 } }";
+    assert_eq!(ports(servers), [None, Some(81), Some(82)]);
+    assert_eq!(ports(&format!("rip_port = 8080\n{servers}")), [Some(8080), Some(81), Some(82)]);
+}
+
+#[test]
+fn a_pool_with_ports_serves_nat_and_refuses_direct_routing_alone() {
+    let text = "[pool.p]\nservers = { A = '10.0.0.1:8080' }\n[vip]\nN = { mode = 'l4-nat', ip = '10.0.0.100', ports = [80], \
+                pool = 'p' }\n";
+    assert_eq!(load(text).config.vips[0].rips[0].port, Some(8080));
+    let both = format!("{text}D = {{ mode = 'l4-dr', ip = '10.0.0.101', ports = [80], pool = 'p' }}\n");
+    let errors = load_texts(Texts::single("lbd.toml", both)).unwrap_err().errors;
+    let seen: Vec<_> = errors.iter().map(|error| (error.code, error.place.line)).collect();
+    assert_eq!(seen, [(Code::DrPort, 2)]);
+}
+
+#[test]
+fn a_port_that_is_named_wins_over_every_port_and_protocols_stand_apart() {
+    let vip = |name: &str, keys: &str| {
+        format!(
+            "{name} = {{ mode = 'l4-nat', ip = '10.0.0.100', check = 'off', {keys}, servers = {{ S = '10.0.0.1' }} }}\n"
+        )
+    };
+    let text = [
+        "[vip]\n".to_owned(),
+        vip("ALL", "ports = 'all', protocol = 'tcp+udp'"),
+        vip("WEB", "ports = [80, '8080-8089'], protocol = 'tcp'"),
+        vip("SYSLOG", "ports = [80, 514], protocol = 'udp'"),
+    ]
+    .concat();
+    let vips = load(&text).config.vips;
+    assert_eq!((&vips[0].ports, vips[0].protocols), (&Ports::All, Protocols::TcpUdp));
+    assert_eq!(vips[1].ports, Ports::Ranges(vec![80..=80, 8080..=8089]));
+}
+
+#[test]
+fn keys_are_counted_over_ranges_and_protocols() {
+    let text = |high: u16| {
+        format!(
+            "[vip.V]\nmode = 'l4-nat'\nip = '10.0.0.100'\nprotocol = 'tcp+udp'\nports = ['1-{high}']\nservers = {{}}\n"
+        )
+    };
+    assert_eq!(load(&text(8192)).config.vips[0].ports.first(), Some(1));
+    let errors = load_texts(Texts::single("lbd.toml", text(8193))).unwrap_err().errors;
+    assert_eq!(errors.iter().map(|error| error.code).collect::<Vec<_>>(), [Code::TooMany]);
+}
+
+#[test]
+fn gateway_addresses_float_by_subnet_or_by_the_interface_named() {
+    let gateway = load(
+        "[gateway]\naddresses = ['192.168.114.250', { ip = '2001:db8::250', interface = 'eth0' }]\nmasquerade = ['eth1']\n",
+    )
+    .config
+    .gateway;
+    let said: Vec<_> = gateway
+        .addresses
+        .iter()
+        .map(|address| (address.ip.to_string(), address.interface.as_deref()))
+        .collect();
+    assert_eq!(said, [("192.168.114.250".to_owned(), None), ("2001:db8::250".to_owned(), Some("eth0"))]);
+    assert_eq!(gateway.masquerade, ["eth1"]);
+    assert_eq!(load("").config.gateway, crate::model::config::Gateway::default());
+}
+
+#[test]
+fn a_service_of_both_protocols_is_checked_by_tcp() {
+    let check = of_mode("l4-snat", "protocol = 'tcp+udp'").config.vips.remove(0).check;
+    assert_eq!((check.kind, check.port), (CheckKind::Connect, None));
 }

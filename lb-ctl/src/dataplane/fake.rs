@@ -16,7 +16,9 @@ use lb_common::{
     settings::Settings,
 };
 
-use super::{Counters, Error, Flow, FlowCensus, Installed, Op, Reader, TableSpec, Writer, XdpMode};
+use super::{
+    Counters, Error, Flow, FlowCensus, Installed, Op, PairedFlow, Pairs, Reader, TableSpec, Writer, XdpMode,
+};
 
 /// What "the kernel" holds, shared by all handles.
 #[derive(Debug, Default)]
@@ -30,6 +32,7 @@ struct Kernel {
     fail_at: Option<usize>,
     refused_links: BTreeSet<u32>,
     flows: Vec<Flow>,
+    pairs: Vec<PairedFlow>,
     removed: bool,
 }
 
@@ -89,6 +92,11 @@ impl Fake {
     /// Puts flows into the tables.
     pub fn set_flows(&self, flows: Vec<Flow>) {
         self.lock().flows = flows;
+    }
+
+    /// Puts pairs of NAT and SNAT into the tables.
+    pub fn set_pairs(&self, pairs: Vec<PairedFlow>) {
+        self.lock().pairs = pairs;
     }
 
     /// Ops applied so far; the list starts anew.
@@ -297,10 +305,28 @@ impl Writer for FakeWriter {
         Ok(census)
     }
 
+    fn pairs(&self) -> Arc<dyn Pairs> {
+        Arc::new(self.fake.clone())
+    }
+
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
         let mut kernel = self.fake.lock();
         *kernel = Kernel { removed: true, ..Kernel::default() };
         Ok(())
+    }
+}
+
+impl Pairs for Fake {
+    fn flows_of(&self, dead: &BTreeSet<(u16, u16)>, limit: usize) -> (Vec<PairedFlow>, u64) {
+        let kernel = self.lock();
+        let all: Vec<PairedFlow> =
+            kernel.pairs.iter().filter(|f| dead.contains(&(f.slot, f.generation))).copied().collect();
+        let total = all.len() as u64;
+        (all.into_iter().take(limit).collect(), total)
+    }
+
+    fn stands(&self, flow: &PairedFlow) -> bool {
+        self.lock().pairs.contains(flow)
     }
 }
 

@@ -6,11 +6,13 @@ pub mod bpf;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::{
     backend::{Backend, LinkRecord},
     event::Event,
+    flow::{Ends, Hop},
     service::{Service, Sources, mode},
     settings::Settings,
 };
@@ -247,12 +249,53 @@ pub trait Writer: Send {
     /// When the clock or a map cannot be read.
     fn sweep(&mut self) -> Result<FlowCensus, Error>;
 
+    /// The flow tables, for those who look for pairs of NAT and SNAT beside the writer.
+    fn pairs(&self) -> Arc<dyn Pairs>;
+
     /// Takes everything away that a controller ever made: links, pins, maps.
     ///
     /// # Errors
     ///
     /// Names the first thing that could not be removed, after trying all.
     fn remove_all(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// Finds connections of NAT and SNAT in the flow tables. Reads memory, and may go on while others write.
+pub trait Pairs: Send + Sync {
+    /// TCP flows to servers with these slots and generations, up to `limit`; the second value says how many there
+    /// are in all. Reads whole tables.
+    fn flows_of(&self, dead: &BTreeSet<(u16, u16)>, limit: usize) -> (Vec<PairedFlow>, u64);
+
+    /// True while the entry that a flow was found in holds that very flow.
+    fn stands(&self, flow: &PairedFlow) -> bool;
+}
+
+/// A connection of NAT or SNAT as both ends see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PairedFlow {
+    /// As the client's packets come: from the client to the VIP.
+    pub client: Ends,
+    /// As they go on: from the client, or SNAT's source, to the real server.
+    pub server: Ends,
+    /// The way that the client's packets came.
+    pub hop: Hop,
+    /// Backend slot.
+    pub slot: u16,
+    /// Generation it was made with.
+    pub generation: u16,
+    /// Where it was found.
+    pub place: Place,
+}
+
+/// An entry of a flow table at one time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// Number of the table.
+    pub table: usize,
+    /// Number of the entry in it.
+    pub entry: usize,
+    /// Its control word as it was read.
+    pub control: u64,
 }
 
 /// Tells what the kernel counted.

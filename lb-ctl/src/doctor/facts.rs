@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::net::NetFacts;
+use crate::{model::net::NetFacts, source_ports::PortFacts};
 
 /// Everything gathered. `None` always means that it could not be found out.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,14 @@ pub struct Facts {
     pub capabilities: u64,
     /// Memory that could be used without swapping, in bytes.
     pub memory_available_bytes: Option<u64>,
+    /// `net.ipv4.ip_forward`.
+    pub forwarding_v4: Option<bool>,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub forwarding_v6: Option<bool>,
+    /// The program `nft` can be run.
+    pub nft: Option<bool>,
+    /// Ports in use.
+    pub ports: Option<PortFacts>,
     /// Links, addresses and ways.
     pub net: NetFacts,
     /// Why `net` is empty, if it is.
@@ -40,6 +48,21 @@ pub struct Interface {
     pub rp_filter: Option<u8>,
     /// `net.ipv4.conf.*.arp_ignore`, likewise.
     pub arp_ignore: Option<u8>,
+    /// `net.ipv4.conf.*.send_redirects`, likewise.
+    pub send_redirects: Option<u8>,
+    /// `net.ipv6.conf.*.accept_ra` of the interface.
+    pub accept_ra: Option<u8>,
+    /// What a bond does with its ports.
+    pub bond: Option<Bond>,
+}
+
+/// How a bond uses its ports, in the words of the kernel's documentation (networking/bonding).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bond {
+    /// `active-backup`, `802.3ad` ...
+    pub mode: String,
+    /// `xmit_hash_policy`: `layer2`, `layer3+4` ...
+    pub hash: String,
 }
 
 /// Whether and how an XDP program runs on a link.

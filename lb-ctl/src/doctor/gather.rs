@@ -4,20 +4,24 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+    link::{
+        BondMode, BondXmitHashPolicy, InfoBond, InfoData, LinkAttribute, LinkInfo, LinkMessage, LinkXdp,
+        XdpAttached,
+    },
 };
 use tokio::{fs, process::Command, time::timeout};
 
-use super::{Facts, Interface, Xdp};
+use super::{Bond, Facts, Interface, Xdp, addresses};
 use crate::{
-    model::{config::Config, net::Watched},
+    model::config::Config,
     net::{Error, Netlink, watch},
+    source_ports,
 };
 
 /// The kernel gives up on a neighbour after three seconds.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(4);
-/// Longest wait for one call of ethtool.
-const ETHTOOL_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest wait for one call of another program.
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Gathers the facts that matter for a configuration. Takes up to four seconds: real servers and VIPs are asked
 /// for by ARP and neighbour discovery. Changes nothing but the kernel's neighbour table.
@@ -29,6 +33,10 @@ pub async fn gather(config: &Config) -> Facts {
         bpffs: text("/proc/self/mounts").await.is_some_and(|mounts| has_bpffs(&mounts)),
         capabilities: text("/proc/self/status").await.and_then(|status| capabilities(&status)).unwrap_or(0),
         memory_available_bytes: text("/proc/meminfo").await.and_then(|meminfo| memory_available(&meminfo)),
+        forwarding_v4: number("/proc/sys/net/ipv4/ip_forward").await.map(|value| value != 0),
+        forwarding_v6: number("/proc/sys/net/ipv6/conf/all/forwarding").await.map(|value| value != 0),
+        nft: nft().await,
+        ports: tokio::task::spawn_blocking(source_ports::gather).await.ok().and_then(Result::ok),
         ..Facts::default()
     };
     if let Err(error) = gather_net(config, &mut facts).await {
@@ -38,9 +46,7 @@ pub async fn gather(config: &Config) -> Facts {
 }
 
 async fn gather_net(config: &Config, facts: &mut Facts) -> Result<(), Error> {
-    let watched: Watched =
-        config.vips.iter().flat_map(|vip| vip.rips.iter().map(|rip| rip.ip).chain([vip.ip])).collect();
-    facts.net = watch::snapshot(&watched, NEIGHBOUR_PATIENCE).await?;
+    facts.net = watch::snapshot(&addresses::watched(config), NEIGHBOUR_PATIENCE).await?;
     let links =
         Netlink::open()?.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
     for message in links {
@@ -54,6 +60,9 @@ async fn gather_net(config: &Config, facts: &mut Facts) -> Result<(), Error> {
                 offloads: offloads(&link.name).await,
                 rp_filter: sysctl(&link.name, "rp_filter").await,
                 arp_ignore: sysctl(&link.name, "arp_ignore").await,
+                send_redirects: sysctl(&link.name, "send_redirects").await,
+                accept_ra: number(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name)).await,
+                bond: bond(&message),
             };
             facts.interfaces.insert(message.header.index, interface);
         }
@@ -91,10 +100,38 @@ fn xdp(message: &LinkMessage) -> Xdp {
     }
 }
 
+fn bond(message: &LinkMessage) -> Option<Bond> {
+    let infos = message.attributes.iter().filter_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute { Some(infos) } else { None }
+    });
+    let values = infos.flatten().find_map(|info| {
+        if let LinkInfo::Data(InfoData::Bond(values)) = info { Some(values) } else { None }
+    })?;
+    let (mut mode, mut hash) = (BondMode::default(), BondXmitHashPolicy::default());
+    for value in values {
+        if let InfoBond::Mode(found) = value {
+            mode = *found;
+        } else if let InfoBond::XmitHashPolicy(found) = value {
+            hash = *found;
+        }
+    }
+    Some(Bond { mode: mode.to_string(), hash: hash.to_string() })
+}
+
+/// Whether `nft` can be run; `None` when that could not be tried.
+async fn nft() -> Option<bool> {
+    let mut command = Command::new("nft");
+    command.arg("--version").kill_on_drop(true);
+    match timeout(PROGRAM_DEADLINE, command.output()).await.ok()? {
+        Ok(output) => Some(output.status.success()),
+        Err(error) => (error.kind() == std::io::ErrorKind::NotFound).then_some(false),
+    }
+}
+
 async fn offloads(interface: &str) -> Option<BTreeMap<String, bool>> {
     let mut command = Command::new("ethtool");
     command.args(["-k", interface]).env("LC_ALL", "C").kill_on_drop(true);
-    let output = timeout(ETHTOOL_DEADLINE, command.output()).await.ok()?.ok()?;
+    let output = timeout(PROGRAM_DEADLINE, command.output()).await.ok()?.ok()?;
     output.status.success().then(|| features(&String::from_utf8_lossy(&output.stdout)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Facts, Finding, Interface, KernelVersion, Xdp, drivers};
+use super::{Facts, Finding, Interface, KernelVersion, Xdp, bonds, drivers, routing};
 use crate::{
     model::{config::Config, net::Link},
     net::subnet,
@@ -34,17 +34,21 @@ pub(super) fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
     };
     let multihomed = carriers.len() > 1;
     let above_vlan = carriers != physical;
+    let routing = routing::examine(facts, config, &carriers);
     for (link, interface) in each(carriers) {
         findings.push(state(link));
         findings.extend(rp_filter(link, interface, multihomed));
         findings.extend(arp(link, interface));
     }
     for (link, interface) in each(physical) {
+        findings.extend(bonds::port(facts, link));
         findings.push(driver(facts, link, interface));
+        findings.extend(bonds::bond(facts, link, interface));
         findings.extend(running(link, interface));
         findings.extend(mtu(facts, link, interface));
         findings.push(offloads(link, interface, above_vlan));
     }
+    findings.extend(routing);
     findings
 }
 
@@ -54,8 +58,12 @@ fn missing(facts: &Facts, config: &Config) -> Vec<Finding> {
     let of_node = config.node.interfaces.iter().map(|name| ("[node]".to_owned(), name));
     let of_vips =
         config.vips.iter().filter_map(|vip| Some((format!("VIP {}", vip.name), vip.interface.as_ref()?)));
+    let gateway = &config.gateway;
+    let of_gateway = gateway.addresses.iter().filter_map(|address| address.interface.as_ref());
+    let of_gateway = of_gateway.chain(&gateway.masquerade).map(|name| ("[gateway]".to_owned(), name));
     of_node
         .chain(of_vips)
+        .chain(of_gateway)
         .filter(|(_, name)| !exists(name))
         .map(|(place, name)| {
             let known: Vec<&str> = facts
@@ -74,7 +82,7 @@ fn missing(facts: &Facts, config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// Interfaces that are configured, or that VIPs and real servers are reached by.
+/// Interfaces that are configured, or that VIPs, real servers and servers' own traffic are reached by.
 fn used(facts: &Facts, config: &Config) -> BTreeSet<u32> {
     let by_name =
         |name: &String| facts.net.links.values().find(|link| &link.name == name).map(|link| link.index);
@@ -87,6 +95,11 @@ fn used(facts: &Facts, config: &Config) -> BTreeSet<u32> {
             used.extend(path.and_then(|path| path.ifindex));
         }
     }
+    for address in &config.gateway.addresses {
+        let connected = || subnet::connected(&facts.net, address.ip).map(|address| address.ifindex);
+        used.extend(address.interface.as_ref().map_or_else(connected, by_name));
+    }
+    used.extend(config.gateway.masquerade.iter().filter_map(by_name));
     used
 }
 
@@ -117,15 +130,15 @@ fn state(link: &Link) -> Finding {
     }
 }
 
-/// Balanced packets never meet the filter, and direct routing has no replies that pass here. What it can drop is what
-/// the packet path leaves to the kernel.
+/// Balanced packets never meet the filter, in either direction. What it can drop is what the packet path leaves to the
+/// kernel.
 fn rp_filter(link: &Link, interface: &Interface, multihomed: bool) -> Option<Finding> {
     let name = &link.name;
     match interface.rp_filter? {
         1 if multihomed => Some(Finding::note(
             "rp-filter",
             format!(
-                "{name} filters by reverse path strictly: pings to a VIP and refusals of closed ports go unanswered for clients whose way back is another interface; balanced traffic is not touched"
+                "{name} filters by reverse path strictly: pings to a VIP, refusals of closed ports and servers' own traffic are dropped where the way back is another interface; balanced traffic is not touched"
             ),
             format!("sysctl -w net.ipv4.conf.{}.rp_filter=2 (and `all` to 0 or 2)", name.replace('.', "/")),
         )),
@@ -179,11 +192,7 @@ fn driver(facts: &Facts, link: &Link, interface: &Interface) -> Finding {
     };
     match (drivers::find(driver), KernelVersion::parse(&facts.kernel_release)) {
         (Some(known), Some(kernel)) if kernel >= known.since => {
-            let condition = match driver.as_str() {
-                "bond" => " in modes active-backup, balance-rr, balance-xor and 802.3ad, if its ports can",
-                _ => "",
-            };
-            Finding::ok("driver", format!("{name}: {driver} runs XDP natively{condition}"))
+            Finding::ok("driver", format!("{name}: {driver} runs XDP natively"))
         }
         (Some(known), _) => Finding::warning(
             "driver",
@@ -250,10 +259,10 @@ fn offloads(link: &Link, interface: &Interface, above_vlan: bool) -> Finding {
         );
     }
     if above_vlan && on("rx-vlan-offload") {
-        return Finding::warning(
+        return Finding::problem(
             "offloads",
             format!(
-                "{name}: rx-vlan-offload is on: VLAN tags are taken off before the program sees them, and in generic mode put on twice"
+                "{name}: rx-vlan-offload is on: the card takes VLAN tags off before the program sees them, which then answers without; in generic mode they are put on twice"
             ),
             format!("ethtool -K {name} rxvlan off"),
         );

@@ -5,15 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod bonds;
 mod drivers;
 mod facts;
 mod gather;
 mod host;
 mod interfaces;
+mod routing;
 
 use serde::Serialize;
 
-pub use facts::{Facts, Interface, KernelVersion, Xdp};
+pub use facts::{Bond, Facts, Interface, KernelVersion, Xdp};
 pub use gather::gather;
 
 use crate::model::config::Config;
@@ -45,7 +47,7 @@ pub enum Severity {
     Problem,
 }
 
-/// Looks at everything, the host first, then interfaces, then addresses.
+/// Looks at everything, the host first, then interfaces, then the machine as a router, then addresses.
 #[must_use]
 pub fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = host::examine(facts, config);

@@ -4,17 +4,21 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use lb_common::{limits, net::Mac};
 
-use super::{Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
-use crate::model::{
-    config::{
-        Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip,
-        Scheduler, Source, Vip,
+use super::{Bond, Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
+use crate::{
+    model::{
+        config::{
+            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
+            Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Vip,
+        },
+        net::{Address, Link, Path, VlanTag},
     },
-    net::{Address, Link, Path, VlanTag},
+    source_ports::PortFacts,
 };
 
 const ETH0: u32 = 2;
 const VLAN: u32 = 5;
+const PORT: u32 = 6;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -95,6 +99,10 @@ fn healthy() -> Facts {
         bpffs: true,
         capabilities: u64::MAX,
         memory_available_bytes: Some(4 << 30),
+        forwarding_v4: Some(true),
+        forwarding_v6: Some(true),
+        nft: Some(true),
+        ports: Some(PortFacts { ephemeral: 32_768..=60_999, reserved: Vec::new(), listeners: Vec::new() }),
         ..Facts::default()
     };
     facts.net.complete = true;
@@ -108,6 +116,9 @@ fn healthy() -> Facts {
         offloads: Some(BTreeMap::from([("large-receive-offload".into(), false)])),
         rp_filter: Some(1),
         arp_ignore: Some(0),
+        send_redirects: Some(0),
+        accept_ra: Some(0),
+        bond: None,
     };
     facts.interfaces = BTreeMap::from([(ETH0, interface)]);
     facts
@@ -183,6 +194,54 @@ const CASES: &[Case] = &[
     ("server unknown yet", |f, _| server(f).mac = None, (Note, "real-server", "not known yet")),
 ];
 
+fn nat(config: &mut Config) {
+    config.vips[0].mode = Mode::L4Nat;
+}
+
+fn snat(config: &mut Config, source: Source) {
+    config.vips[0].mode = Mode::L4Snat;
+    config.vips[0].source = source;
+}
+
+fn gateway(config: &mut Config, text: &str, interface: Option<&str>) {
+    let address = GatewayAddress { ip: ip(text), interface: interface.map(str::to_owned) };
+    config.gateway.addresses.push(address);
+}
+
+/// The interface is a bond in this mode, with one port.
+fn bond(facts: &mut Facts, mode: &str, hash: &str, driver: &str) {
+    eth0(facts).kind = Some("bond".into());
+    more(facts).driver = Some("bond".into());
+    more(facts).bond = Some(Bond { mode: mode.into(), hash: hash.into() });
+    let port = Link { master: Some(ETH0), ..link(PORT, "enp1s0") };
+    facts.net.links.insert(PORT, port);
+    let interface = Interface { driver: Some(driver.into()), ..Interface::default() };
+    facts.interfaces.insert(PORT, interface);
+}
+
+/// What NAT, SNAT, gateways and bonds add.
+#[rustfmt::skip]
+const ROUTING: &[Case] = &[
+    ("replies of servers", |_, c| nat(c), (Note, "default-gateway", "real servers of DICOM reply through this machine cannot be seen")),
+    ("IPv4 is not forwarded", |f, c| { nat(c); f.forwarding_v4 = Some(false) }, (Note, "forwarding", "net.ipv4.ip_forward is off")),
+    ("IPv6 is not forwarded", |f, c| { gateway(c, "2001:db8::1", Some("eth0")); f.forwarding_v6 = Some(false) }, (Note, "forwarding", "net.ipv6.conf.all.forwarding is off")),
+    ("redirects", |f, c| { nat(c); more(f).send_redirects = Some(1) }, (Note, "redirects", "eth0: ICMP redirects are on")),
+    ("routers are listened to", |f, c| { gateway(c, "2001:db8::1", Some("eth0")); more(f).accept_ra = Some(1) }, (Warning, "router-advertisements", "eth0 takes its IPv6 default route")),
+    ("no nft for masquerading", |f, c| { c.gateway.masquerade = vec!["eth0".into()]; f.nft = Some(false) }, (Problem, "nftables", "masquerading on eth0 needs the program nft")),
+    ("no nft for redirects", |f, c| { gateway(c, "2001:db8::1", Some("eth0")); f.nft = Some(false) }, (Problem, "nftables", "keeping IPv6 redirects in needs the program nft")),
+    ("[gateway] masquerades on a ghost", |_, c| c.gateway.masquerade = vec!["eth7".into()], (Problem, "interface", "[gateway] names interface \"eth7\"")),
+    ("[gateway] has an address on a ghost", |_, c| gateway(c, "10.12.1.250", Some("eth7")), (Problem, "interface", "[gateway] names interface \"eth7\"")),
+    ("gateway address in no subnet", |_, c| gateway(c, "192.0.2.250", None), (Problem, "vip-subnet", "gateway address 192.0.2.250 is in no connected subnet")),
+    ("gateway address not claimed yet", |_, c| gateway(c, "10.12.1.250", None), (Note, "vip-address", "gateway address 10.12.1.250 is on no interface yet")),
+    ("somebody else has a source", |f, c| { snat(c, Source { addresses: SourceAddresses::Pool(vec![ip("10.12.1.7")]), ..Source::default() }); f.net.paths.insert(ip("10.12.1.7"), path()); }, (Problem, "vip-address", "source 10.12.1.7 of VIP DICOM is not on this machine, and 02:00:00:00:00:09 answers")),
+    ("ports of the kernel", |_, c| snat(c, Source { ports: 32_000..=33_000, ..Source::default() }), (Problem, "source-ports", "VIP DICOM: source ports 32000-33000 overlap 32768-60999")),
+    ("MTUs differ", |f, c| { nat(c); add_vlan(f); f.net.links.get_mut(&VLAN).unwrap().mtu = 1400 }, (Note, "mtu-mix", "1400 at eth0.104; 1500 at eth0")),
+    ("port of a bond", |f, _| { let bond = Link { kind: Some("bond".into()), ..link(PORT, "bond0") }; f.net.links.insert(PORT, bond); eth0(f).master = Some(PORT) }, (Problem, "bond", "eth0 is a port of bond0")),
+    ("mode without XDP", |f, _| bond(f, "balance-alb", "layer2", "ixgbe"), (Warning, "bond", "mode balance-alb")),
+    ("hash without XDP", |f, _| bond(f, "802.3ad", "vlan+srcmac", "ixgbe"), (Warning, "bond", "xmit_hash_policy vlan+srcmac")),
+    ("port without XDP", |f, _| bond(f, "active-backup", "layer2", "e1000e"), (Warning, "bond", "enp1s0, a port of eth0: e1000e is not known")),
+];
+
 fn wrong(facts: &Facts, config: &Config) -> Vec<Finding> {
     examine(facts, config).into_iter().filter(|finding| finding.severity > Severity::Ok).collect()
 }
@@ -216,7 +275,7 @@ fn a_healthy_machine_has_nothing_but_good_findings_of_every_check() {
 
 #[test]
 fn each_thing_that_is_wrong_is_found_alone_with_its_place_and_a_cure_in_one_line() {
-    for (what, change, (severity, check, text)) in CASES {
+    for (what, change, (severity, check, text)) in CASES.iter().chain(ROUTING) {
         let (mut facts, mut config) = (healthy(), config());
         change(&mut facts, &mut config);
         let found = wrong(&facts, &config);
@@ -244,6 +303,18 @@ fn the_program_is_looked_for_below_vlan_interfaces_and_stripped_tags_are_told() 
     let found = wrong(&facts, &config);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].text.starts_with("eth0: rx-vlan-offload is on"), "{found:#?}");
+}
+
+#[test]
+fn a_machine_fit_for_snat_and_a_good_bond_has_nothing_but_good_findings() {
+    let (mut facts, mut config) = (healthy(), config());
+    snat(&mut config, Source::default());
+    bond(&mut facts, "802.3ad", "layer3+4", "ixgbe");
+    assert_eq!(wrong(&facts, &config), []);
+    let findings = examine(&facts, &config);
+    for check in ["source-ports", "bond"] {
+        assert!(findings.iter().any(|finding| finding.check == check), "{check}: {findings:#?}");
+    }
 }
 
 #[test]

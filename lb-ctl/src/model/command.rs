@@ -41,6 +41,8 @@ pub enum Edit {
         rip: String,
         /// Address.
         ip: IpAddr,
+        /// Port; `None` = the one that the client asked for.
+        port: Option<u16>,
         /// Weight; `None` = the default.
         weight: Option<u16>,
     },
@@ -54,7 +56,7 @@ pub enum Edit {
         assignments: Vec<Assignment>,
     },
     /// Add a VIP.
-    VipAdd(VipSpec),
+    VipAdd(Box<VipSpec>),
     /// Remove a VIP.
     VipDelete {
         /// VIP's name.
@@ -83,13 +85,13 @@ pub struct Assignment {
 pub struct VipSpec {
     /// Label.
     pub name: String,
-    /// `l4-dr`.
+    /// `l4-dr`, `l4-nat`, `l4-snat`.
     pub mode: String,
     /// Virtual address.
     pub ip: String,
-    /// Ports.
-    pub ports: Vec<u16>,
-    /// `tcp` or `udp`.
+    /// Ports: `104,11112-11120`, or `all`.
+    pub ports: String,
+    /// `tcp`, `udp`, `tcp+udp`.
     pub protocol: Option<String>,
     /// Scheduler's name.
     pub scheduler: Option<String>,
@@ -99,6 +101,15 @@ pub struct VipSpec {
     pub calling_aet: Option<String>,
     /// Called AE title of a `dicom-echo` check.
     pub called_aet: Option<String>,
+    /// Source of SNAT: `interface`, `vip`, or addresses, `10.0.0.5,10.0.0.6`.
+    pub source: Option<String>,
+    /// Source ports of SNAT: `10240-32767`.
+    pub source_ports: Option<String>,
+    /// `last-hop` or `route`.
+    #[serde(rename = "return")]
+    pub return_path: Option<String>,
+    /// Whether connections with a server that fails are reset.
+    pub reset: Option<bool>,
     /// Real servers: name and address (with the port, if one was typed: it is refused for direct routing).
     pub rips: Vec<(String, String)>,
 }

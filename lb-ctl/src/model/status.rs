@@ -114,6 +114,8 @@ pub struct RipStatus {
     pub name: String,
     /// Address.
     pub ip: IpAddr,
+    /// Port; `None` = the one that the client asked for.
+    pub port: Option<u16>,
     /// Weight.
     pub weight: u16,
     /// The one word for what it is now.

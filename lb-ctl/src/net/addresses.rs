@@ -52,7 +52,7 @@ pub enum Claim {
 pub enum ClaimError {
     /// Another host has it, or is about to claim it.
     #[error(
-        "{ip} is already used by {} on {interface}; the VIP was not claimed: free the address there or change `ip` of the VIP",
+        "{ip} is already used by {} on {interface}; it was not claimed: free the address there, or configure another one",
         .mac.map_or_else(|| "another host".to_owned(), |mac| mac.to_string())
     )]
     Conflict {
@@ -75,7 +75,7 @@ pub enum ClaimError {
     },
     /// There is no such interface.
     #[error(
-        "{ip} was not claimed: there is no interface with index {ifindex}; set `interface` of the VIP to one that `ip link` lists"
+        "{ip} was not claimed: there is no interface with index {ifindex}; set `interface` to one that `ip link` lists"
     )]
     NoInterface {
         /// Address.

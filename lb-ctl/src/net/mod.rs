@@ -23,6 +23,7 @@ pub mod wire;
 
 pub use netlink::Error;
 pub(crate) use netlink::Netlink;
+pub(crate) use packet_socket::PacketSocket;
 
 #[cfg(doc)]
 use crate::model::net::NetFacts;

@@ -17,11 +17,14 @@ const _: () = assert!(
 );
 
 /// A packet socket bound to one interface and one Ethernet type.
-pub(super) struct PacketSocket(AsyncFd<Socket>);
+pub(crate) struct PacketSocket(AsyncFd<Socket>);
 
 impl PacketSocket {
+    /// The Ethernet type of a socket that is only sent by (packet(7)).
+    pub(crate) const RECEIVES_NOTHING: u16 = 0;
+
     /// Opens and binds; needs CAP_NET_RAW. `ethertype` in host order.
-    pub(super) fn open(ifindex: u32, ethertype: u16) -> io::Result<Self> {
+    pub(crate) fn open(ifindex: u32, ethertype: u16) -> io::Result<Self> {
         // Protocol 0 receives nothing, so no frame of another interface slips in before bind.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
@@ -30,7 +33,7 @@ impl PacketSocket {
     }
 
     /// Sends one frame, Ethernet header included.
-    pub(super) async fn send(&self, frame: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&self, frame: &[u8]) -> io::Result<()> {
         let sent = self.0.async_io(Interest::WRITABLE, |mut socket| socket.write(frame)).await?;
         if sent == frame.len() {
             Ok(())

@@ -2,10 +2,10 @@
 
 use lb_ctl::{
     cli::{ListForm, ListedRip, flow_counts_into, flows_into, overview_into, rips_into, vip_into, vips_into},
-    model::status::{Colour, CountBy, FlowCount, FlowList, Status, VipStatus},
+    model::status::{Colour, CountBy, FlowCount, FlowList, FlowStatus, Status, VipStatus},
 };
 
-use crate::samples::{degraded, empty, flow, green, up, vip};
+use crate::samples::{degraded, empty, flow, green, translated, up, vip};
 
 fn printed(print: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
     let mut out = Vec::new();
@@ -267,6 +267,61 @@ TCP    [fd00:12:7:aaaa:bbbb:cccc:dddd:e110]:65535  10.12.1.100:104  DICOM       
     let all = printed(|out| flows_into(out, &FlowList { flows, total: 2 }, false));
     assert!(!all.contains("--limit"), "{all}");
     assert_prints(&printed(|out| flows_into(out, &FlowList::default(), false)), "No flows.\n");
+}
+
+#[test]
+fn translated_flows_show_the_server_and_whom_it_sees_unless_it_is_the_client() {
+    let end = |text: &str| Some(text.parse().expect("an address and port"));
+    let snat = FlowStatus {
+        server: end("10.12.1.170:8000"),
+        source: end("10.12.1.5:20017"),
+        ..flow("10.12.7.4", 41_000, Some("VIEWER1"))
+    };
+    let nat = FlowStatus { source: end("10.12.7.4:41000"), ..snat.clone() };
+    let direct = flow("10.12.7.5", 41_001, Some("DICOM1"));
+    let list = |flows: Vec<FlowStatus>| FlowList { total: flows.len() as u64, flows };
+    assert_prints(
+        &printed(|out| flows_into(out, &list(vec![snat, nat.clone(), direct.clone()]), false)),
+        r"
+PROTO  CLIENT           VIRTUAL          VIRTUAL SERVICE  REAL SERVER  SERVER            SOURCE           STATE        IDLE
+TCP    10.12.7.4:41000  10.12.1.100:104  DICOM            VIEWER1      10.12.1.170:8000  10.12.1.5:20017  established  1m
+TCP    10.12.7.4:41000  10.12.1.100:104  DICOM            VIEWER1      10.12.1.170:8000  -                established  1m
+TCP    10.12.7.5:41001  10.12.1.100:104  DICOM            DICOM1       -                 -                established  1m
+",
+    );
+    assert_prints(
+        &printed(|out| flows_into(out, &list(vec![nat]), false)),
+        r"
+PROTO  CLIENT           VIRTUAL          VIRTUAL SERVICE  REAL SERVER  SERVER            STATE        IDLE
+TCP    10.12.7.4:41000  10.12.1.100:104  DICOM            VIEWER1      10.12.1.170:8000  established  1m
+",
+    );
+}
+
+#[test]
+fn a_server_at_a_port_of_its_own_shows_it() {
+    let status = Status { vips: vec![translated()], ..empty() };
+    let overview = overview(&status);
+    assert_prints(
+        overview.split_once("half-open\n").expect("the flow tables").1,
+        r"
+   VIRTUAL SERVICE  IP                    PORTS         CONNS  PROTO    METHOD   MODE  HEALTH
+^  VIEWER           10.12.1.160           80,8080-8089      3  TCP+UDP  Layer 4  SNAT  3/3 up
+^    VIEWER1        10.12.1.170:8000      w100              3                          c-echo 3 ms
+^    VIEWER2        [2001:db8::171]:8001  w100              0                          c-echo 3 ms
+^    VIEWER3        10.12.1.172           w100              0                          c-echo 3 ms
+",
+    );
+    assert_prints(
+        &printed(|out| rips_into(out, &listed(&status)[..1], ListForm::Table, false)),
+        r"
+   VIRTUAL SERVICE  REAL SERVER  IP                WEIGHT  CONNS  HEALTH
+^  VIEWER           VIEWER1      10.12.1.170:8000     100      3  c-echo 3 ms
+",
+    );
+    let shown = printed(|out| vip_into(out, &translated(), false));
+    assert!(shown.contains("Ports        TCP+UDP 80,8080-8089\nMode         Layer 4 SNAT\n"), "{shown}");
+    assert!(shown.contains("[2001:db8::171]:8001"), "{shown}");
 }
 
 #[test]

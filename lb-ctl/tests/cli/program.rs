@@ -86,13 +86,43 @@ async fn a_vip_is_added_as_typed() {
         name: "NEW".to_owned(),
         mode: "l4-dr".to_owned(),
         ip: "10.12.1.200".to_owned(),
-        ports: vec![104, 11112],
+        ports: "104,11112".to_owned(),
         check: Some("dicom-echo".to_owned()),
         called_aet: Some("PACS".to_owned()),
         rips: [("A", "10.12.1.110"), ("B", "10.12.1.111")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
         ..VipSpec::default()
     };
-    assert_eq!(daemon.commands(), [Command::Edit { edit: Box::new(Edit::VipAdd(spec)), dry_run: false }]);
+    assert_eq!(
+        daemon.commands(),
+        [Command::Edit { edit: Box::new(Edit::VipAdd(Box::new(spec))), dry_run: false }]
+    );
+}
+
+#[tokio::test]
+async fn a_translated_vip_is_added_as_typed() {
+    let daemon = Daemon::serve(Script::new(green()));
+    let ran = daemon
+        .lbctl("vip add NEW --mode l4-snat --ip 10.12.1.200 --ports 80,8080-8089 --protocol tcp+udp --source 10.12.1.5,10.12.1.6 --source-ports 20000-29999 --return route --no-reset --rip A=10.12.1.110:8000")
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let text = |text: &str| Some(text.to_owned());
+    let spec = VipSpec {
+        name: "NEW".to_owned(),
+        mode: "l4-snat".to_owned(),
+        ip: "10.12.1.200".to_owned(),
+        ports: "80,8080-8089".to_owned(),
+        protocol: text("tcp+udp"),
+        source: text("10.12.1.5,10.12.1.6"),
+        source_ports: text("20000-29999"),
+        return_path: text("route"),
+        reset: Some(false),
+        rips: vec![("A".to_owned(), "10.12.1.110:8000".to_owned())],
+        ..VipSpec::default()
+    };
+    assert_eq!(
+        daemon.commands(),
+        [Command::Edit { edit: Box::new(Edit::VipAdd(Box::new(spec))), dry_run: false }]
+    );
 }
 
 #[tokio::test]
@@ -115,7 +145,25 @@ async fn every_edit_says_what_was_typed() {
                 vip: "V".to_owned(),
                 rip: "R".to_owned(),
                 ip: "fd00::7".parse().expect("an address"),
+                port: None,
                 weight: Some(50),
+            },
+        ),
+        (
+            "rip add V R=[fd00::7]:8080",
+            Edit::RipAdd {
+                vip: "V".to_owned(),
+                rip: "R".to_owned(),
+                ip: "fd00::7".parse().expect("an address"),
+                port: Some(8080),
+                weight: None,
+            },
+        ),
+        (
+            "vip set V mode=l4-snat source=10.12.1.5,10.12.1.6",
+            Edit::VipSet {
+                vip: "V".to_owned(),
+                assignments: vec![assign("mode", "l4-snat"), assign("source", "10.12.1.5,10.12.1.6")],
             },
         ),
         ("rip set V/R weight=50", Edit::RipSet { id: id(), assignments: vec![assign("weight", "50")] }),
@@ -311,6 +359,7 @@ async fn completions_know_the_verbs() {
         let ran = lbctl(nowhere, &format!("completions {shell}")).await;
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{shell}");
         assert!(ran.out.contains("drain") && ran.out.contains("dicom-echo"), "{shell}");
+        assert!(ran.out.contains("l4-snat") && ran.out.contains("last-hop"), "{shell}");
     }
     let script = lbctl(nowhere, "completions bash").await.out;
     let mut bash = Process::new("bash");

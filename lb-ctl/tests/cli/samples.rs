@@ -139,6 +139,25 @@ pub(crate) fn flow(client: &str, port: u16, rip: Option<&str>) -> FlowStatus {
     }
 }
 
+/// A SNAT service for TCP and UDP whose servers listen on other ports than it does.
+pub(crate) fn translated() -> VipStatus {
+    let at = |port, rip| RipStatus { port: Some(port), ..rip };
+    VipStatus {
+        ports: "80,8080-8089".to_owned(),
+        protocol: Protocols::TcpUdp,
+        mode: Mode::L4Snat,
+        ..vip(
+            "VIEWER",
+            "10.12.1.160",
+            vec![
+                at(8000, up("VIEWER1", "10.12.1.170", 3)),
+                at(8001, up("VIEWER2", "2001:db8::171", 0)),
+                up("VIEWER3", "10.12.1.172", 0),
+            ],
+        )
+    }
+}
+
 /// A VIP that is well.
 pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus {
     VipStatus {
@@ -167,6 +186,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
     RipStatus {
         name: name.to_owned(),
         ip: ip(address),
+        port: None,
         weight: 100,
         state: RipState::Active,
         operator: OperatorState::Online,

@@ -325,7 +325,7 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
         entry[1 + i].store(key.words[i]);
     }
     entry[1 + KEY].store(new.decision);
-    if Decision(new.decision).kind() != kind::DR {
+    if Decision(new.decision).kind() > kind::DR {
         store_rewrite(entry, new.rewrite);
     }
     // Nobody else changes a busy entry, so this cannot fail; it is a swap and not a store because the swap is a

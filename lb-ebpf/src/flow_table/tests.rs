@@ -14,8 +14,12 @@ fn key(n: u64) -> Key<2> {
     Key { words: [n, n ^ 0x6868], hash: lb_common::hash::finish(n) }
 }
 
-fn entry(decision: u64, now: u32, take: Take) -> Entry {
-    Entry { decision, state: State::New, now, take }
+/// Not written: the decisions here are of direct routing, or of no kind at all.
+const NONE: Rewrite =
+    Rewrite { src: [0; 2], dst: [0; 2], ports: 0, ip_delta: 0, l4_delta: 0, hop_words: [0; 2] };
+
+const fn entry(decision: u64, now: u32, take: Take) -> Entry<'static> {
+    Entry { decision, rewrite: &NONE, state: State::New, now, take }
 }
 
 fn put(bucket: &Bucket<SharedWord, 8>, n: u64, now: u32, take: Take) -> Inserted {

@@ -110,13 +110,13 @@ impl Model {
     /// True if another flow has these ends towards the server; an error if there is no room to ever establish them.
     fn is_taken(&mut self, reply: &Flow) -> Result<bool, Reason> {
         let known = |model: &mut Self, which| model.table(which, reply).find(reply).is_some();
-        if known(self, Which::HalfOpen) {
+        if known(self, Which::HalfOpen) || known(self, Which::Established) {
             return Ok(true);
         }
         if self.table(Which::Established, reply).is_full(reply) {
             return Err(Reason::FlowRefused);
         }
-        Ok(known(self, Which::Established))
+        Ok(false)
     }
 
     fn remember(&mut self, flow: Flow, choice: Choice, rewrite: Option<Rewrite>) {

@@ -151,8 +151,9 @@ pub fn parse(frame: &[u8], ours: &impl Ours) -> Result<(Outline, Content), Reaso
     if !ours.is_vip(dst) && !ours.is_server(src) {
         // Somebody else's packet, unless it is an error about one of ours.
         let outline = outline.map_err(|_| Reason::NotVip)?;
-        let quoted = quoted_addresses(frame, &outline).ok_or(Reason::NotVip)?;
-        if !quoted.iter().any(|&address| ours.is_vip(address) || ours.is_server(address)) {
+        // What it quotes came from a VIP or went to a server, or we never saw it.
+        let [src, dst] = quoted_addresses(frame, &outline).ok_or(Reason::NotVip)?;
+        if !ours.is_vip(src) && !ours.is_server(dst) {
             return Err(Reason::NotVip);
         }
         let quote = quote(frame, &outline).ok_or(Reason::IcmpUnknown)?;

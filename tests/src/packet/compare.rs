@@ -135,9 +135,12 @@ fn entry_v6(words: &[u64; WORDS_V6], now: u64) -> Entry {
 
 fn entry(control: u64, ends: &Ends, decision: u64, rewrite: Option<flow::Rewrite>, now: u64) -> Entry {
     let control = Control(control);
+    let choice = choice_of(decision);
+    // Under direct routing nobody looks at these words, which may be an older flow's.
+    let rewrite = rewrite.filter(|_| choice.kind != kind::DR);
     Entry {
         flow: flow_of(ends),
-        choice: choice_of(decision),
+        choice,
         rewrite: rewrite.map(|new| Rewrite { flow: flow_of(&new.applied(ends)), hop: new.hop() }),
         state: State::from_u8(control.state()).expect("a live entry has a state"),
         last_seen: then(now, control.last_seen()),

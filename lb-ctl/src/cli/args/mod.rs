@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 pub(super) use self::values::{NamedAddress, NamedIp, QualifiedRip, RipTarget};
 use self::values::{
-    parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_port, parse_timeout,
+    parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
 };
 use crate::{
     api::client::DEFAULT_SOCKET,
@@ -27,6 +27,7 @@ Examples:
   lbctl rip halt DICOM1                           in every VIP that has it
   lbctl rip online DICOM/DICOM1                   back in service
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
+  lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
   lbctl config check                              check the files; needs no daemon
   lbctl config diff && lbctl apply                what an edited file would change, then change it
   lbctl flows count --by client                   who is connected
@@ -111,7 +112,7 @@ pub enum VipVerb {
         output: Form,
     },
     /// Add a VIP, at once and in the configuration file
-    Add(VipAddArgs),
+    Add(Box<VipAddArgs>),
     /// Change keys of a VIP, e.g. idle_timeout=12h check.called_aet=PACS
     Set {
         /// VIP's name
@@ -144,11 +145,10 @@ pub struct VipAddArgs {
     /// Virtual address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
     pub ip: IpAddr,
-    /// Ports, separated by commas; the first is the one that checks ask
-    #[arg(long, required = true, value_delimiter = ',', value_name = "PORTS",
-          value_parser = parse_port)]
-    pub ports: Vec<u16>,
-    /// Transport protocol
+    /// Ports and ranges, separated by commas, or `all`; the first is the one that checks ask
+    #[arg(long, value_name = "PORTS", value_parser = parse_ports)]
+    pub ports: String,
+    /// Transport protocol, or both
     #[arg(long, value_parser = PossibleValuesParser::new(PROTOCOLS))]
     pub protocol: Option<String>,
     /// Who gets a new connection
@@ -163,9 +163,21 @@ pub struct VipAddArgs {
     /// Called AE title of a dicom-echo check: the archive's
     #[arg(long, value_name = "AET")]
     pub called_aet: Option<String>,
-    /// A real server; may be repeated
-    #[arg(long = "rip", value_name = "NAME=ADDRESS", value_parser = parse_named_address)]
+    /// A real server, with NAT and SNAT at any port; may be repeated
+    #[arg(long = "rip", value_name = "NAME=ADDRESS[:PORT]", value_parser = parse_named_address)]
     pub rips: Vec<NamedAddress>,
+    /// Whom servers see with SNAT: `interface` (this machine), `vip`, or addresses separated by commas
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// Source ports of SNAT, e.g. 10240-32767
+    #[arg(long, value_name = "PORTS")]
+    pub source_ports: Option<String>,
+    /// How replies of NAT and SNAT find the client
+    #[arg(long = "return", value_parser = PossibleValuesParser::new(RETURN_PATHS))]
+    pub return_path: Option<String>,
+    /// Let connections with a server that fails time out (NAT and SNAT), instead of resetting them
+    #[arg(long)]
+    pub no_reset: bool,
     #[command(flatten)]
     /// `--dry-run`.
     pub dry_run: DryRun,
@@ -186,8 +198,8 @@ pub enum RipVerb {
     Add {
         /// VIP's name
         vip: String,
-        /// Name and address of the new real server
-        #[arg(value_name = "NAME=ADDRESS", value_parser = parse_named_ip)]
+        /// Name and address of the new real server, with NAT and SNAT at any port
+        #[arg(value_name = "NAME=ADDRESS[:PORT]", value_parser = parse_named_ip)]
         rip: NamedIp,
         /// Share of new connections, 0 to 256
         #[arg(long, value_parser = clap::value_parser!(u16).range(..=256))]
@@ -357,7 +369,8 @@ pub enum CompletionShell {
 
 const DEFAULT_CONFIG: &str = "/etc/lbd/lbd.toml";
 
-const MODES: [&str; 1] = ["l4-dr"];
-const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+const MODES: [&str; 3] = ["l4-dr", "l4-nat", "l4-snat"];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "tcp+udp"];
 const SCHEDULERS: [&str; 4] = ["first", "maglev", "source-hash", "wrr"];
+const RETURN_PATHS: [&str; 2] = ["last-hop", "route"];
 const CHECKS: [&str; 3] = ["connect", "dicom-echo", "off"];

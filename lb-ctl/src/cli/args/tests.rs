@@ -1,7 +1,7 @@
 use clap::CommandFactory as _;
 
 use super::*;
-use crate::model::config::{Mode, Protocol, Scheduler};
+use crate::model::config::{Mode, Protocols, ReturnPath, Scheduler};
 
 fn parse(line: &str) -> Cli {
     Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"))
@@ -29,11 +29,14 @@ fn every_verb_parses() {
         "lbctl vip show DICOM -o json",
         "lbctl vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 --protocol tcp --scheduler wrr \
          --check dicom-echo --calling-aet LB --called-aet PACS --rip A=10.12.1.110 --rip B=10.12.1.111 --dry-run",
+        "lbctl vip add V --mode l4-snat --ip 10.12.1.100 --ports all --protocol tcp+udp --source vip --source-ports \
+         20000-29999 --return route --no-reset --rip A=[fd00::2]:8080",
         "lbctl vip set DICOM idle_timeout=12h check.called_aet=PACS -n",
         "lbctl vip delete DICOM",
         "lbctl rip list",
         "lbctl rip list DICOM -o name",
         "lbctl rip add DICOM DICOM3=fd00:12::112 --weight 0",
+        "lbctl rip add DICOM DICOM3=10.12.1.112:11112",
         "lbctl rip set DICOM/DICOM1 weight=50",
         "lbctl rip delete DICOM/DICOM1 --dry-run",
         "lbctl rip drain DICOM/DICOM1 DICOM2",
@@ -75,7 +78,8 @@ fn values_offered_are_values_of_the_configuration() {
         }
     }
     known::<Mode>(&MODES);
-    known::<Protocol>(&PROTOCOLS);
+    known::<Protocols>(&PROTOCOLS);
+    known::<ReturnPath>(&RETURN_PATHS);
     known::<Scheduler>(&SCHEDULERS);
 }
 
@@ -83,7 +87,7 @@ fn values_offered_are_values_of_the_configuration() {
 fn a_vip_is_taken_as_typed() {
     let cli = parse("lbctl vip add X --mode l4-dr --ip fd00::1 --ports 104,11112 --rip A=[fd00::2]:8080");
     let Verb::Vip(VipVerb::Add(vip)) = cli.verb else { panic!("not vip add") };
-    assert_eq!(vip.ports, [104, 11112]);
+    assert_eq!(vip.ports, "104,11112");
     assert_eq!(vip.rips, [NamedAddress { name: "A".to_owned(), address: "[fd00::2]:8080".to_owned() }]);
     assert_eq!((vip.scheduler, vip.check), (None, None), "what was not typed is left to the configuration");
 }
@@ -99,8 +103,8 @@ fn an_assignment_is_split_at_its_first_equals_sign() {
 #[test]
 fn what_is_typed_wrong_is_named_with_its_cure() {
     let cases = [
-        ("lbctl rip add V A=10.0.0.1:8080", "direct routing cannot translate ports: leave `:8080` out"),
-        ("lbctl rip add V A=[fd00::1]:8080", "write A=fd00::1"),
+        ("lbctl rip add V A=10.0.0.1:0", "names port 0; write one from 1 to 65535, or leave `:0` out"),
+        ("lbctl rip add V A=10.0.0.1:80800", "`10.0.0.1:80800` is not an IP address"),
         ("lbctl rip add V A=pacs1", "`pacs1` is not an IP address"),
         ("lbctl rip add V 10.0.0.1", "`10.0.0.1` is not NAME=ADDRESS"),
         ("lbctl rip add V A=10.0.0.1 --weight 257", "257 is not in 0..=256"),
@@ -117,7 +121,11 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
             "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 104,,105",
             "`` is not a port from 1 to 65535; separate ports by commas",
         ),
-        ("lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104", "possible values: l4-dr"),
+        (
+            "lbctl vip add V --mode l4-nat --ip 10.0.0.1 --ports 104-",
+            "`104-` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112-11120, or write all",
+        ),
+        ("lbctl vip add V --mode dr --ip 10.0.0.1 --ports 104", "possible values: l4-dr, l4-nat, l4-snat"),
         ("lbctl vip add V --mode l4-dr --ip 10.0.0.1/24 --ports 104", "write the address alone: 10.0.0.1"),
         (
             "lbctl vip add V --mode l4-dr --ip 10.0.0.300 --ports 104",

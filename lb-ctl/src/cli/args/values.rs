@@ -17,13 +17,15 @@ pub struct NamedAddress {
     pub address: String,
 }
 
-/// `NAME=ADDRESS`, the address without a port.
+/// `NAME=ADDRESS` or `NAME=ADDRESS:PORT`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NamedIp {
     /// Name.
     pub name: String,
     /// Address.
     pub ip: IpAddr,
+    /// Port, which the mode may refuse.
+    pub port: Option<u16>,
 }
 
 /// `VIP/RIP`.
@@ -103,18 +105,18 @@ pub(super) fn parse_named_address(typed: &str) -> Result<NamedAddress, String> {
     }
 }
 
-/// `NAME=ADDRESS` where a port has no place.
+/// `NAME=ADDRESS` or `NAME=ADDRESS:PORT`.
 pub(super) fn parse_named_ip(typed: &str) -> Result<NamedIp, String> {
     let NamedAddress { name, address } = parse_named_address(typed)?;
     if let Ok(with_port) = address.parse::<SocketAddr>() {
         let (ip, port) = (with_port.ip(), with_port.port());
-        return Err(format!(
-            "direct routing cannot translate ports: leave `:{port}` out of `{typed}` (write {name}={ip}); the server \
-             is reached at the ports of its VIP"
-        ));
+        return match port {
+            0 => Err(format!("`{typed}` names port 0; write one from 1 to 65535, or leave `:0` out")),
+            1.. => Ok(NamedIp { name, ip, port: Some(port) }),
+        };
     }
     let ip = parse_ip(&address)?;
-    Ok(NamedIp { name, ip })
+    Ok(NamedIp { name, ip, port: None })
 }
 
 /// An IP address.
@@ -127,12 +129,20 @@ pub(super) fn parse_ip(typed: &str) -> Result<IpAddr, String> {
     }
 }
 
-/// A port that a VIP can have.
-pub(super) fn parse_port(typed: &str) -> Result<u16, String> {
-    match typed.parse() {
-        Ok(port @ 1..) => Ok(port),
-        Ok(0) | Err(_) => {
-            Err(format!("`{typed}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112"))
-        }
+/// Ports that a VIP can have: `104,11112-11120`, or `all`.
+pub(super) fn parse_ports(typed: &str) -> Result<String, String> {
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && matches!(port.parse(), Ok(1u16..));
+    let is_item = |item: &str| {
+        item.split_once('-').map_or_else(|| is_port(item), |(low, high)| is_port(low) && is_port(high))
+    };
+    if typed == "all" {
+        return Ok(typed.to_owned());
+    }
+    match typed.split(',').find(|item| !is_item(item)) {
+        None => Ok(typed.to_owned()),
+        Some(item) => Err(format!(
+            "`{item}` is not a port from 1 to 65535; separate ports by commas, e.g. 104,11112-11120, or write all"
+        )),
     }
 }

@@ -14,7 +14,7 @@ use toml_edit::{DocumentMut, InlineTable, Item, Key, Value};
 use self::{
     cut::remove,
     put::{Put, find, put},
-    typed::{parse_assignment, spec_keys},
+    typed::{parse_assignment, server_value, spec_keys, with_port_of},
 };
 use super::{
     Loaded, Rewrite, Text, Texts,
@@ -61,15 +61,8 @@ pub enum EditError {
 pub fn plan_edit(loaded: &Loaded, edit: &Edit) -> Result<Edited, EditError> {
     let mut plan = Plan { loaded, texts: loaded.texts.clone(), notes: Vec::new() };
     match edit {
-        Edit::RipAdd { vip, rip, ip, weight } => {
-            let value = match weight {
-                None => Value::from(ip.to_string()),
-                Some(weight) => {
-                    let keys = [("ip", Value::from(ip.to_string())), ("weight", i64::from(*weight).into())];
-                    Value::InlineTable(InlineTable::from_iter(keys))
-                }
-            };
-            plan.rip_add(vip, rip, value)?;
+        Edit::RipAdd { vip, rip, ip, port, weight } => {
+            plan.rip_add(vip, rip, server_value(*ip, *port, *weight))?;
         }
         Edit::RipDelete(id) => plan.rip_delete(id)?,
         Edit::RipSet { id, assignments } => plan.rip_set(id, assignments)?,
@@ -179,10 +172,14 @@ impl Plan<'_> {
             let mut path = vec![id.rip.as_str()];
             let document = parse(&self.texts.files[spot.file].text)?;
             let text = find(document.as_item(), &spot.keys()).and_then(|servers| servers.get(&id.rip));
-            // A server that is a string is its address.
-            if keys != ["ip"] || !text.is_some_and(Item::is_str) {
-                path.extend(borrowed(&keys));
-            }
+            // A server that is a string is its address, with or without its port.
+            let value = match text.and_then(Item::as_str) {
+                Some(address) if keys == ["ip"] => with_port_of(address, value),
+                _ => {
+                    path.extend(borrowed(&keys));
+                    value
+                }
+            };
             self.put(spot.file, &spot.keys(), &path, value)?;
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use toml_edit::{InlineTable, Item, Key, Value};
 
+use crate::config::server::socket_address;
+
 /// What came of it.
 pub(super) enum Put {
     Done,
@@ -15,7 +17,7 @@ pub(super) fn find<'d>(item: &'d Item, path: &[&str]) -> Option<&'d Item> {
 }
 
 /// Puts `value` at `keys` below the table at `table`. Tables on the way are made, and strings with a long form become
-/// tables: `check = "connect"` is `{ type = "connect" }`, a server `"10.0.0.1"` is `{ ip = "10.0.0.1" }`.
+/// tables: `check = "connect"` is `{ type = "connect" }`, a server `"10.0.0.1:80"` is `{ ip = "10.0.0.1", port = 80 }`.
 pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Value) -> Put {
     let mut item = document;
     for key in table {
@@ -35,13 +37,10 @@ pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Val
         let Some(next) = child(item, key) else {
             return Put::NoTable((*key).to_owned());
         };
-        let long_form = match *key {
-            "check" | "persist" => Some("type"),
-            _ if in_servers => Some("ip"),
-            _ => None,
-        };
-        if let (Some(long_form), Item::Value(Value::String(_))) = (long_form, &*next) {
-            lengthen(next, long_form);
+        match *key {
+            "check" | "persist" => lengthen(next, "type"),
+            _ if in_servers => lengthen_server(next),
+            _ => {}
         }
         if !next.is_table_like() {
             return Put::NoTable((*key).to_owned());
@@ -61,13 +60,24 @@ fn child<'i>(item: &'i mut Item, key: &str) -> Option<&'i mut Item> {
     item.as_table_like_mut()?.get_mut(key)
 }
 
+/// A string becomes a table with the string as this key.
 fn lengthen(item: &mut Item, key: &str) {
-    let Item::Value(old) = item else { return };
+    let Item::Value(Value::String(old)) = item else { return };
     let mut short = old.clone();
     short.decor_mut().clear();
     let mut table = InlineTable::new();
-    table.insert(key, short);
+    table.insert(key, Value::String(short));
     replace(item, table.into());
+}
+
+/// An address with a port becomes `{ ip, port }`.
+fn lengthen_server(item: &mut Item) {
+    let Some(with_port) = item.as_str().and_then(socket_address) else {
+        return lengthen(item, "ip");
+    };
+    let keys =
+        [("ip", Value::from(with_port.ip().to_string())), ("port", i64::from(with_port.port()).into())];
+    replace(item, InlineTable::from_iter(keys).into());
 }
 
 /// The new value takes the place of the old one, with the space and comments around it.

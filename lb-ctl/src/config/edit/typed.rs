@@ -1,20 +1,35 @@
 //! What was typed on the command line, as TOML values.
 
+use std::net::{IpAddr, SocketAddr};
+
 use toml_edit::{InlineTable, Key, Value};
 
 use super::{EditError, refused};
-use crate::model::command::{Assignment, VipSpec};
+use crate::{
+    config::server::socket_address,
+    model::command::{Assignment, VipSpec},
+};
 
 /// The keys that `lbctl vip add` was given; the others keep their defaults.
 pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     let mut keys = InlineTable::new();
     keys.insert("mode", spec.mode.as_str().into());
     keys.insert("ip", spec.ip.as_str().into());
-    keys.insert("ports", Value::from_iter(spec.ports.iter().map(|port| i64::from(*port))));
-    for (key, value) in [("protocol", &spec.protocol), ("scheduler", &spec.scheduler)] {
+    keys.insert("ports", bare("ports", &spec.ports));
+    let words = [
+        ("protocol", &spec.protocol),
+        ("scheduler", &spec.scheduler),
+        ("source", &spec.source),
+        ("source_ports", &spec.source_ports),
+        ("return", &spec.return_path),
+    ];
+    for (key, value) in words {
         if let Some(value) = value {
-            keys.insert(key, value.as_str().into());
+            keys.insert(key, bare(key, value));
         }
+    }
+    if let Some(reset) = spec.reset {
+        keys.insert("reset", reset.into());
     }
     let titles = [("calling_aet", &spec.calling_aet), ("called_aet", &spec.called_aet)];
     if titles.iter().any(|(_, title)| title.is_some()) {
@@ -30,12 +45,55 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     keys
 }
 
-/// Keys and value of `key=value`: TOML, or a bare word taken as a string.
+/// A server as short as it can be said.
+pub(super) fn server_value(ip: IpAddr, port: Option<u16>, weight: Option<u16>) -> Value {
+    let Some(weight) = weight else {
+        return port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string()).into();
+    };
+    let mut keys = InlineTable::new();
+    keys.insert("ip", ip.to_string().into());
+    if let Some(port) = port {
+        keys.insert("port", i64::from(port).into());
+    }
+    keys.insert("weight", i64::from(weight).into());
+    Value::InlineTable(keys)
+}
+
+/// A new address in the place of an old one: it keeps the port that the old one names, unless it names its own.
+pub(super) fn with_port_of(old: &str, new: Value) -> Value {
+    let port = socket_address(old).map(|old| old.port());
+    let ip = new.as_str().and_then(|new| new.parse::<IpAddr>().ok());
+    port.zip(ip).map_or(new, |(port, ip)| SocketAddr::new(ip, port).to_string().into())
+}
+
+/// Keys and value of `key=value`: TOML, or a bare word.
 pub(super) fn parse_assignment(assignment: &Assignment) -> Result<(Vec<String>, Value), EditError> {
     let Assignment { key, value } = assignment;
     let keys = Key::parse(key)
         .map_err(|_| refused(format!("`{key}` is not a key: write `check.called_aet=PACS`, for example")))?;
-    let mut parsed = value.parse::<Value>().unwrap_or_else(|_| Value::from(value.as_str()));
+    let keys: Vec<_> = keys.iter().map(|key| key.get().to_owned()).collect();
+    let own = if let [own] = keys.as_slice() { own } else { "" };
+    let mut parsed = match value.parse::<Value>() {
+        // One port is a list of one.
+        Ok(Value::Integer(_)) if own == "ports" => bare(own, value),
+        Ok(parsed) => parsed,
+        Err(_) => bare(own, value),
+    };
     parsed.decor_mut().clear();
-    Ok((keys.iter().map(|key| key.get().to_owned()).collect(), parsed))
+    Ok((keys, parsed))
+}
+
+/// A bare word as the key takes it: a string, or for keys that take lists the list that commas make of it.
+fn bare(key: &str, word: &str) -> Value {
+    let items = word.split(',').map(str::trim);
+    match (key, word) {
+        ("ports", "all") | ("source", "interface" | "vip") => word.into(),
+        ("ports", _) => Value::from_iter(items.map(|item| match item.parse::<u16>() {
+            Ok(port) => Value::from(i64::from(port)),
+            Err(_) => item.into(),
+        })),
+        // What is no address is told as what it is: an unknown word.
+        ("source", _) if word.contains(',') || word.parse::<IpAddr>().is_ok() => Value::from_iter(items),
+        _ => word.into(),
+    }
 }

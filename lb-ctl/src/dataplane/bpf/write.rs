@@ -39,8 +39,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        BackendIdentity, Filling, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec, Writer,
-        XdpMode,
+        BackendIdentity, Filling, FlowCensus, Installed, Op, Pairs, ServiceIdentity, ServiceKey, TableSpec,
+        Writer, XdpMode,
     },
     model::config::Protocol,
 };
@@ -426,6 +426,10 @@ impl Writer for BpfWriter {
         census.retired += persistence.retired;
         census.capacity = self.settings.flows.map(u64::from);
         Ok(census)
+    }
+
+    fn pairs(&self) -> Arc<dyn Pairs> {
+        Arc::<FlowTables>::clone(&self.flows)
     }
 
     fn remove_all(self: Box<Self>) -> Result<(), Error> {

@@ -75,9 +75,9 @@ functions! {
         None => MORE,
     };
     /// [`steps::more`] for IPv4.
-    more_v4(kernel) = steps::more(&V4(kernel));
+    more_v4(kernel) = steps::more(kernel, &V4(kernel));
     /// [`steps::more`] for IPv6.
-    more_v6(kernel) = steps::more(&V6(kernel));
+    more_v6(kernel) = steps::more(kernel, &V6(kernel));
     /// [`steps::odd`] for IPv4.
     odd_v4(kernel) = steps::odd(kernel, &V4(kernel));
     /// [`steps::odd`] for IPv6.
@@ -123,7 +123,7 @@ macro_rules! family {
     (
         $family:ident, $words:ident, $key:ident, $read:ident, $read_odd:ident, $read_icmp:ident,
         $decide:ident, $decide_icmp:ident, $step:ident, $half_step:ident, $confirm_reply:ident, $confirm:ident,
-        $full:ident, $claim:ident,
+        $full:ident, $follow:ident, $claim:ident,
         $try_source:ident, $enter:ident
     ) => {
         functions! {
@@ -139,6 +139,8 @@ macro_rules! family {
             $confirm_reply(kernel) = pair::confirm_reply::<Kernel, $words, $key>(kernel) as u32;
             /// [`pair::confirm`].
             $confirm(kernel) = pair::confirm::<Kernel, $words, $key>(kernel) as u32;
+            /// [`pair::follow`].
+            $follow(kernel) = pair::follow::<Kernel, $words, $key>(kernel) as u32;
             /// [`pair::full`].
             $full(kernel) = pair::full::<Kernel, $words, $key>(kernel) as u32;
             /// [`pair::claim`].
@@ -195,6 +197,11 @@ macro_rules! family {
             #[inline(always)]
             fn confirm(&self) -> Next {
                 Next::from_u32($confirm(self.0.ctx()))
+            }
+
+            #[inline(always)]
+            fn follow(&self) -> Next {
+                Next::from_u32($follow(self.0.ctx()))
             }
 
             #[inline(always)]
@@ -267,6 +274,7 @@ family!(
     confirm_reply_v4,
     confirm_v4,
     full_v4,
+    follow_v4,
     claim_v4,
     try_source_v4,
     enter_v4
@@ -285,6 +293,7 @@ family!(
     confirm_reply_v6,
     confirm_v6,
     full_v6,
+    follow_v6,
     claim_v6,
     try_source_v6,
     enter_v6

@@ -1,9 +1,9 @@
-use std::{array::from_fn, net::SocketAddr};
+use std::{array::from_fn, collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
     flow::{Control, Decision, Ends, Hop, KEY_V4, Rewrite, State, kind},
     limits::MAX_BACKENDS,
-    net::{PROTO_TCP, PROTO_UDP},
+    net::{Mac, PROTO_TCP, PROTO_UDP},
 };
 use lb_ebpf::{
     flow_table::{SharedWord, Word as _, bucket_index},
@@ -11,6 +11,7 @@ use lb_ebpf::{
 };
 
 use super::{
+    paired::{Found, control_at},
     rules::{
         ALONE_SECS, BUSY_SECS, CLOSED_SECS, CLOSING_SECS, DATAGRAMS_SECS, NEW_SECS, PAIR_SWEEPS, VOID_SECS,
     },
@@ -122,6 +123,10 @@ impl World {
         sweep(&tables, rules, &mut self.watch, &mut tally);
         self.watch.end(rules);
         tally
+    }
+
+    fn tables(&self) -> Tables<'_, WORDS_V4> {
+        Tables { established: &self.established, half_open: &self.half_open, seed: SETTINGS.flow_seed }
     }
 
     /// Entries retired by as many sweeps as look at every pair once.
@@ -359,4 +364,44 @@ fn ipv6_entries_lead_to_their_sibling_too() {
     assert_eq!(forward.rewrite().sibling(&forward.ends()), reply.ends());
     assert_eq!(reply.rewrite().sibling(&reply.ends()), forward.ends());
     assert_eq!((forward.decision().kind(), reply.decision().kind()), (kind::SNAT, kind::REPLY));
+}
+
+#[test]
+fn connections_to_a_dead_server_are_found_once_with_both_ends_and_the_way_back() {
+    let dead = BTreeSet::from([(SLOT, GENERATION)]);
+    let hop = Hop { mac: Mac([2, 0, 0, 0, 0, 9]), ifindex: 4, ..Hop::default() };
+    for kind in [kind::NAT, kind::SNAT] {
+        let mut world = World::new();
+        let rewrite = Rewrite::new(&seen(PROTO_TCP), &sent(PROTO_TCP), hop);
+        let control = Control::new(7, 3, State::Established, NOW);
+        world.put(&seen(PROTO_TCP), &rewrite, control, decision(kind));
+        world.reply(PROTO_TCP, State::Established, NOW);
+        world.forward(PROTO_UDP, State::Datagrams, NOW, decision(kind));
+        let mut found = Found::new(&dead, 10);
+        found.add(&world.tables(), 0);
+        let [flow] = found.flows[..] else { panic!("{:?}", found.flows) };
+        assert_eq!(found.total, 1);
+        assert_eq!((flow.client, flow.server, flow.hop), (seen(PROTO_TCP), sent(PROTO_TCP), hop));
+        assert_eq!((flow.slot, flow.generation), (SLOT, GENERATION));
+        let now = control_at::<WORDS_V4>(&world.tables(), flow.place.table, flow.place.entry);
+        assert_eq!(now, Some(control));
+    }
+}
+
+#[test]
+fn no_more_connections_are_given_than_asked_for_and_all_are_counted() {
+    let mut world = World::new();
+    world.forward(PROTO_TCP, State::Established, NOW, decision(kind::NAT));
+    world.forward(PROTO_TCP, State::New, NOW, decision(kind::NAT));
+    let older = Decision::new(kind::NAT, SERVICE, SLOT, GENERATION - 1);
+    world.forward(PROTO_TCP, State::Established, NOW, older);
+    world.direct(State::Established, NOW, decision(kind::DR));
+    let none = BTreeSet::new();
+    let mut found = Found::new(&none, 10);
+    found.add(&world.tables(), 0);
+    assert_eq!((found.flows.len(), found.total), (0, 0));
+    let dead = BTreeSet::from([(SLOT, GENERATION)]);
+    let mut found = Found::new(&dead, 1);
+    found.add(&world.tables(), 0);
+    assert_eq!((found.flows.len(), found.total), (1, 2));
 }

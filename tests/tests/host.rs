@@ -1,0 +1,427 @@
+//! What the daemon makes of the machine itself, against a real kernel: a router between two networks, and an end of
+//! a connection that is made to speak.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use lb_common::{
+    backend::{self, Backend},
+    flow::{Ends, Hop},
+    net::{Mac, PROTO_TCP},
+};
+use lb_ctl::{
+    control::{Controller, View},
+    dataplane::{PairedFlow, Pairs, Place},
+    edges::Wire,
+    model::{
+        config::{
+            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
+            Protocol, Protocols, ReturnPath, Scheduler, Source, Vip,
+        },
+        net::{Link, NetFacts, Watched},
+    },
+    net::watch as net_watch,
+    reset::{Death, Resets},
+    routing::{self, Problems},
+    shutdown, source_ports,
+};
+use lb_tests::lab::{
+    Lab, Netns, Proc,
+    netns::{Lifetime, test_name},
+    require_root, wait_until,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{interval, timeout},
+};
+
+/// Longest wait for anything: above the quarter of a minute after which lookers look again.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// `server` - `eth0` `lb` `eth1` - `outside`. The server's default route leads to `lb`, and `outside` knows no
+/// way to the server's network.
+struct Site {
+    server: Netns,
+    lb: Netns,
+    outside: Netns,
+}
+
+const LB_INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 21, 0, 1));
+const LB_OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 22, 0, 1));
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 22, 0, 9));
+const LB_OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd22, 0, 0, 0, 0, 0, 0, 1));
+const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd22, 0, 0, 0, 0, 0, 0, 9));
+
+impl Site {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1000);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = |role| Netns::new(&test_name(number, role), Lifetime::WithProgram);
+        let site = Self { server: namespace("server"), lb: namespace("lb"), outside: namespace("outside") };
+        for (name, far, net, host) in [("eth0", &site.server, 21, 5), ("eth1", &site.outside, 22, 9)] {
+            site.lb.ip(&format!(
+                "link add {name} type veth peer name eth0 netns {}\n\
+                 link set {name} up\n\
+                 addr add 10.{net}.0.1/24 dev {name}\n\
+                 addr add fd{net}::1/64 dev {name} nodad",
+                far.name()
+            ));
+            far.ip(&format!(
+                "link set eth0 up\n\
+                 addr add 10.{net}.0.{host}/24 dev eth0\n\
+                 addr add fd{net}::{host}/64 dev eth0 nodad"
+            ));
+        }
+        site.server.ip("route add default via 10.21.0.1\n-6 route add default via fd21::1");
+        // The balancer talks to the outside by its inner address, so that its own traffic can be told apart.
+        site.lb.ip("route add 10.22.0.9/32 dev eth1 src 10.21.0.1");
+        site.outside.ip("route add 10.21.0.1/32 via 10.22.0.1");
+        site
+    }
+
+    /// Whom a listener outside sees when `from` connects, if it gets through at all.
+    fn peer_outside(&self, from: &Netns, to: IpAddr) -> Option<IpAddr> {
+        let listener = self.outside.enter(|| TcpListener::bind((to, 0)).expect("a listener"));
+        let at = listener.local_addr().expect("an address");
+        let _stream = from.enter(|| TcpStream::connect_timeout(&at, Duration::from_secs(2))).ok()?;
+        listener.accept().ok().map(|(_, peer)| peer.ip())
+    }
+
+    fn sysctl(&self, path: &str) -> String {
+        let text = self.lb.enter(|| fs::read_to_string(format!("/proc/sys/{path}")).expect("a parameter"));
+        text.trim().to_owned()
+    }
+
+    fn nft(&self, arguments: &str) -> String {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        self.lb.run("nft", &arguments).expect_success().stdout
+    }
+}
+
+/// The routing task, running in a namespace until it is dropped.
+struct Router {
+    view: watch::Sender<Arc<View>>,
+    problems: watch::Receiver<Problems>,
+}
+
+fn view(config: &Config) -> Arc<View> {
+    Arc::new(Controller::first_view(config))
+}
+
+/// Runs `work` beside a routing task in the balancer's namespace. The first goal is `config`.
+fn with_router(site: &Site, config: &Config, work: impl AsyncFnOnce(Router) + Send) {
+    site.lb.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let (_watched, watched) = watch::channel(Watched::default());
+            let (facts_out, facts) = watch::channel(NetFacts::default());
+            let (view_out, view) = watch::channel(view(config));
+            let (problems_out, problems) = watch::channel(Problems::default());
+            let (_trigger, shutdown) = shutdown::channel();
+            let connections = routing::Connections { view, facts, problems: problems_out };
+            tokio::select! {
+                ended = net_watch::run(watched, facts_out) => panic!("{ended:?}"),
+                ended = routing::run(connections, shutdown) => panic!("{ended:?}"),
+                () = work(Router { view: view_out, problems }) => {}
+            }
+        });
+    });
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut polls = interval(Duration::from_millis(50));
+    let wait = async {
+        while !holds() {
+            polls.tick().await;
+        }
+    };
+    timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"));
+}
+
+fn vip(mode: Mode, ip: &str) -> Vip {
+    Vip {
+        name: ip.into(),
+        mode,
+        ip: ip.parse().expect("an address"),
+        ports: Ports::Ranges(vec![104..=104]),
+        protocols: Protocols::Tcp,
+        interface: None,
+        scheduler: Scheduler::Wrr,
+        persist: Persist::None,
+        check: Check {
+            kind: CheckKind::Off,
+            port: None,
+            interval: Duration::from_secs(4),
+            timeout: Duration::from_secs(3),
+            rise: 1,
+            fall: 1,
+        },
+        idle_timeout: Duration::from_secs(3600),
+        fallback: Fallback::Reject,
+        source: Source::default(),
+        return_path: ReturnPath::default(),
+        reset: true,
+        enabled: true,
+        rips: Vec::new(),
+    }
+}
+
+const fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
+    let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
+    Config { node, gateway, vips }
+}
+
+fn masquerading() -> Config {
+    let address = |text: &str| GatewayAddress { ip: text.parse().expect("an address"), interface: None };
+    let gateway = Gateway {
+        addresses: vec![address("10.21.0.250"), address("fd21::250")],
+        masquerade: vec!["eth1".to_owned()],
+    };
+    config(Vec::new(), gateway)
+}
+
+#[test]
+fn servers_own_traffic_is_forwarded_and_masqueraded_and_the_machines_own_is_not() {
+    if !require_root("servers_own_traffic_is_forwarded_and_masqueraded_and_the_machines_own_is_not") {
+        return;
+    }
+    let site = Site::new();
+    site.nft("add table inet somebody");
+    assert_eq!(site.peer_outside(&site.server, OUTSIDE), None, "nobody forwards yet");
+    with_router(&site, &masquerading(), async |router| {
+        until("the table", || site.nft("list tables").contains("table inet lbd")).await;
+        assert_eq!(site.sysctl("net/ipv4/ip_forward"), "1");
+        assert_eq!(site.sysctl("net/ipv6/conf/all/forwarding"), "1");
+        for link in ["all", "eth0", "eth1"] {
+            assert_eq!(site.sysctl(&format!("net/ipv4/conf/{link}/send_redirects")), "0", "{link}");
+        }
+        assert_eq!(site.peer_outside(&site.server, OUTSIDE), Some(LB_OUTSIDE));
+        assert_eq!(site.peer_outside(&site.server, OUTSIDE_V6), Some(LB_OUTSIDE_V6));
+        assert_eq!(site.peer_outside(&site.lb, OUTSIDE), Some(LB_INSIDE));
+        assert_eq!(**router.problems.borrow(), [""; 0]);
+
+        // What somebody flushes is put back, whatever else there was.
+        site.nft("flush ruleset");
+        until("the table again", || site.nft("list tables").contains("table inet lbd")).await;
+        assert_eq!(site.peer_outside(&site.server, OUTSIDE), Some(LB_OUTSIDE));
+
+        site.nft("add table inet somebody");
+        router.view.send_replace(view(&config(vec![vip(Mode::L4Dr, "10.21.0.100")], Gateway::default())));
+        until("no table", || !site.nft("list tables").contains("table inet lbd")).await;
+        assert!(site.nft("list tables").contains("table inet somebody"), "not ours to remove");
+        assert_eq!(site.sysctl("net/ipv4/ip_forward"), "1", "forwarding stays");
+    });
+}
+
+#[test]
+fn a_daemon_that_starts_again_removes_a_table_that_nothing_wants_any_more() {
+    if !require_root("a_daemon_that_starts_again_removes_a_table_that_nothing_wants_any_more") {
+        return;
+    }
+    let site = Site::new();
+    with_router(&site, &masquerading(), async |_router| {
+        until("the table", || site.nft("list tables").contains("table inet lbd")).await;
+    });
+    let nothing = config(vec![vip(Mode::L4Dr, "10.21.0.100")], Gateway::default());
+    with_router(&site, &nothing, async |_router| {
+        until("no table", || !site.nft("list tables").contains("table inet lbd")).await;
+    });
+}
+
+#[test]
+fn no_ipv6_redirect_leaves_where_replies_of_servers_pass() {
+    if !require_root("no_ipv6_redirect_leaves_where_replies_of_servers_pass") {
+        return;
+    }
+    let site = Site::new();
+    // A host on the servers' own link that they reach by their router: the case for a redirect.
+    site.lb.sysctls(&[("net/ipv6/conf/all/forwarding", "1")]);
+    site.lb.ip("addr add fd98::1/64 dev eth0 nodad");
+    let counter = |name: &str| {
+        let text = site.lb.enter(|| fs::read_to_string("/proc/thread-self/net/snmp6").expect("counters"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).expect("a counter")
+    };
+    let (redirects, forwarded) = (|| counter("Icmp6OutRedirects"), || counter("Ip6OutForwDatagrams"));
+    let socket = site.server.enter(|| UdpSocket::bind("[::]:0").expect("a socket"));
+    // A server that was redirected asks its router for this host no more: each try needs another one.
+    let ask = |host: u8| {
+        let before = forwarded();
+        wait_until(DEADLINE, "a packet to be forwarded", || {
+            socket.send_to(b"?", (format!("fd98::{host}"), 9)).expect("sent");
+            forwarded() > before
+        });
+    };
+    ask(7);
+    let before = redirects();
+    assert!(before > 0, "without rules the kernel sends one");
+    let gateway = Gateway { masquerade: Vec::new(), ..masquerading().gateway };
+    let config = config(vec![vip(Mode::L4Nat, "fd21::100")], gateway);
+    with_router(&site, &config, async |_router| {
+        until("the table", || site.nft("list tables").contains("table inet lbd")).await;
+        for host in [11, 12, 13] {
+            ask(host);
+        }
+        assert_eq!(redirects(), before);
+    });
+}
+
+#[test]
+fn ports_in_use_are_those_of_the_namespace() {
+    if !require_root("ports_in_use_are_those_of_the_namespace") {
+        return;
+    }
+    let site = Site::new();
+    site.lb.sysctls(&[
+        ("net/ipv4/ip_local_port_range", "20000 29999"),
+        ("net/ipv4/ip_local_reserved_ports", "21000-21999,25000"),
+    ]);
+    let listener = site.lb.enter(|| TcpListener::bind("[::]:11112").expect("a listener"));
+    let facts = site.lb.enter(|| source_ports::gather().expect("facts"));
+    assert_eq!(facts.ephemeral, 20_000..=29_999);
+    assert_eq!(facts.reserved, [21_000..=21_999, 25_000..=25_000]);
+    let at = listener.local_addr().expect("an address");
+    assert_eq!(facts.listeners, [source_ports::Listener { protocol: Protocol::Tcp, at }]);
+    let conflicts =
+        source_ports::conflicts(&config(vec![vip(Mode::L4Snat, "10.21.0.100")], Gateway::default()), &facts);
+    assert_eq!(conflicts.len(), 2, "{conflicts:?}");
+}
+
+/// One connection, as if it stood in the flow tables.
+struct OneFlow(PairedFlow);
+
+impl Pairs for OneFlow {
+    fn flows_of(&self, dead: &BTreeSet<(u16, u16)>, _limit: usize) -> (Vec<PairedFlow>, u64) {
+        let found: Vec<_> = [self.0].into_iter().filter(|f| dead.contains(&(f.slot, f.generation))).collect();
+        let total = found.len() as u64;
+        (found, total)
+    }
+
+    fn stands(&self, _flow: &PairedFlow) -> bool {
+        true
+    }
+}
+
+/// A TCP segment without payload as tcpdump tells it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Bare {
+    from_client: bool,
+    seq: u32,
+    ack: u32,
+}
+
+/// Bare ACKs in the text of `tcpdump -S -vv`.
+fn bare_acks(text: &str, client: SocketAddr) -> Vec<Bare> {
+    let client = format!("{}.{}", client.ip(), client.port());
+    let number = |line: &str, name: &str| {
+        let rest = line.split(name).nth(1)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    text.lines()
+        .filter(|line| line.contains("Flags [.]") && line.contains("length 0"))
+        .filter_map(|line| {
+            let from_client = line.split(" > ").next()?.contains(&client);
+            Some(Bare { from_client, seq: number(line, "seq ")?, ack: number(line, "ack ")? })
+        })
+        .collect()
+}
+
+#[test]
+fn either_end_of_a_silent_connection_answers_with_its_true_numbers_when_poked() {
+    if !require_root("either_end_of_a_silent_connection_answers_with_its_true_numbers_when_poked") {
+        return;
+    }
+    let lab = Lab::new();
+    let (client, server, lb) = (lab.host("client"), lab.host("pacs1"), lab.host("lb"));
+    for at in [IpAddr::V4(server.v4), IpAddr::V6(server.v6)] {
+        let listener = server.netns.enter(|| TcpListener::bind((at, 0)).expect("a listener"));
+        let there = listener.local_addr().expect("an address");
+        let mut command = lab.switch().command("tcpdump");
+        command.args("--immediate-mode -l -n -S -vv -Z root -i client tcp and port".split(' '));
+        command.arg(there.port().to_string());
+        let name = format!("tcpdump-{}", if at.is_ipv4() { "v4" } else { "v6" });
+        let mut tcpdump = Proc::spawn(&name, lab.switch(), lab.dir(), &mut command);
+        tcpdump.wait_ready(|tcpdump| tcpdump.log_text().contains("listening on"));
+        let mut near = client.netns.enter(|| TcpStream::connect(there).expect("a connection"));
+        let here = near.local_addr().expect("an address");
+        let (mut far, _) = listener.accept().expect("accepted");
+
+        let shown = lb.netns.run("ip", &["-o", "link", "show", "dev", "eth0"]).expect_success().stdout;
+        let index: u32 = shown.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
+        let seen = Ends::between(here, there, PROTO_TCP);
+        let hop = Hop { mac: Mac(client.mac), ifindex: index as u16, ..Hop::default() };
+        let place = Place { table: 0, entry: 0, control: 0 };
+        let flow = PairedFlow { client: seen, server: seen, hop, slot: 1, generation: 1, place };
+        let record = Backend {
+            generation: 1,
+            state: backend::state::LIVE,
+            ifindex: index,
+            dst_mac: Mac(server.mac),
+            src_mac: Mac(lb.mac),
+            ..Backend::default()
+        };
+        let link = Link {
+            index,
+            name: "eth0".into(),
+            kind: None,
+            mac: Mac(lb.mac),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            parent: None,
+            master: None,
+            vlan: None,
+        };
+        let facts =
+            NetFacts { complete: true, links: BTreeMap::from([(index, link)]), ..NetFacts::default() };
+        let acks = |from_client| -> Vec<Bare> {
+            let all = bare_acks(&tcpdump.log_text(), here);
+            all.into_iter().filter(|bare| bare.from_client == from_client).collect()
+        };
+        lb.netns.enter(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                // The end of the handshake tells both numbers.
+                until("the handshake's end", || !acks(true).is_empty()).await;
+                let Bare { seq, ack, .. } = acks(true)[0];
+                let (deaths, deaths_in) = mpsc::channel(1);
+                let (_facts, facts) = watch::channel(facts);
+                let (_trigger, shutdown) = shutdown::channel();
+                let resets = Resets::new(Arc::new(OneFlow(flow)), deaths_in, facts, Wire::default());
+                let death = Death { who: "PACS/pacs1".into(), slot: 1, backend: record };
+                deaths.send(vec![death]).await.expect("a queue");
+                let answered = async {
+                    let of_client = Bare { from_client: true, seq, ack };
+                    let of_server = Bare { from_client: false, seq: ack, ack: seq };
+                    // One from the client is the handshake's.
+                    until("the client's answer", || {
+                        acks(true).iter().filter(|bare| **bare == of_client).count() > 1
+                    })
+                    .await;
+                    until("the server's answer", || acks(false).contains(&of_server)).await;
+                };
+                tokio::select! {
+                    ended = resets.run(shutdown) => panic!("{ended:?}"),
+                    () = answered => {}
+                }
+            });
+        });
+        // Where nothing answers with a RST, as here, no harm is done.
+        near.write_all(b"still there").expect("sent");
+        let mut said = [0; 11];
+        far.read_exact(&mut said).expect("received");
+        assert_eq!(&said, b"still there");
+    }
+}
