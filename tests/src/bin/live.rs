@@ -117,8 +117,9 @@ fn ratios(packets: &[Row], connections: &[Figures]) -> Vec<Ratio> {
     ratios
 }
 
-/// The most instructions that a packet of an established flow may take, generator and veths included.
-const MOST: [(Way, f64); 2] = [(Way::Direct, 1500.0), (Way::Nat, 1600.0)];
+/// The most instructions that a packet of an established flow may take, generator and veths included. Both leave some
+/// room above what is measured, so that what fails here is a change of the program and not of the kernel.
+const MOST: [(Way, f64); 2] = [(Way::Direct, 1500.0), (Way::Nat, 1700.0)];
 
 fn instructions() -> Result<()> {
     stay_on_this_cpu();
