@@ -121,6 +121,28 @@ mod tests {
     }
 
     #[test]
+    fn flows_of_neighbours_and_their_replies_spread_over_the_table() {
+        // 32 neighbours with 2,048 ports each, there and, as NAT's replies have them, back.
+        let port = |n: u64| (0x8000 | n & 0x7ff_u64).swap_bytes() >> 48;
+        let client = |n: u64| u64::from(u32::from_le_bytes([10, 64, 0, (n >> 11) as u8]));
+        let (vip, server) = (0x0909_090a_u64, 0x0102_090a_u64);
+        let there = |n| flow4(42, client(n) | vip << 32, port(n) | 0x5000 << 16 | 6 << 32);
+        let back = |n| flow4(42, server | client(n) << 32, 0x901f | port(n) << 16 | 6 << 32);
+        let back6 = |n| {
+            let client = [0xb80d_0120, client(n) << 32];
+            flow6(42, [0xb80d_0120, server << 32], client, 0x901f | port(n) << 16 | 6 << 32)
+        };
+        let used = |hash: &dyn Fn(u64) -> u64| {
+            let mut buckets = vec![0u8; 1 << 18];
+            (0..65_536).for_each(|n| buckets[(hash(n) >> 32) as usize & ((1 << 18) - 1)] += 1);
+            buckets.iter().map(|&count| u32::from(count.min(4))).sum::<u32>()
+        };
+        for (name, places) in [("there", used(&there)), ("back", used(&back)), ("back, IPv6", used(&back6))] {
+            assert!(places > 65_000, "{name}: room for {places} of 65,536 flows");
+        }
+    }
+
+    #[test]
     fn strings_that_differ_only_in_length_differ() {
         assert_ne!(bytes(0, b"a"), bytes(0, b"a\0"));
     }

@@ -13,6 +13,7 @@ mod place;
 mod setup;
 mod test;
 mod tidy;
+mod vmtest;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ enum Command {
     Test,
     /// Check the house rules.
     Tidy,
+    /// Run packet tests under the stock kernels of Debian, and count instructions per packet (root).
+    Vmtest(vmtest::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Test => test::run(),
         Command::Tidy => tidy::run(),
+        Command::Vmtest(args) => vmtest::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::exec::{cargo, exec, note};
-use crate::{budget, clippy, fmt, place, setup, tidy};
+use crate::{budget, clippy, fmt, place, setup, tidy, vmtest};
 
 /// A step's name, how to run it alone, and what it does.
 type Step = (&'static str, &'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("set-up", "cargo xtask setup", setup::ensure),
     ("format", "cargo xtask fmt --check", fmt::check),
     ("tidy", "cargo xtask tidy", tidy::run),
@@ -20,6 +20,7 @@ const STEPS: [Step; 9] = [
     ("budget", "cargo xtask budget", budget::run),
     ("unit tests", "cargo test --workspace --exclude lb-tests", unit_tests),
     ("packet and lab tests", "cargo test --package lb-tests", lab_tests),
+    ("another kernel", "cargo xtask vmtest --suite trixie --quick", vmtest::step),
     ("documentation", "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps", documentation),
 ];
 

@@ -2,6 +2,7 @@
 //! only touching the packet.
 #![expect(clippy::unwrap_used, reason = "a harness: what cannot be done fails the test, where it happens")]
 
+pub mod live;
 pub mod report;
 pub mod rig;
 pub mod rows;

@@ -1,8 +1,14 @@
 //! Figures of the rounds, for people and as JSON.
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::rows::Row;
 
@@ -102,6 +108,23 @@ impl Report {
     }
 }
 
+/// Puts figures under a key of the report at `path`, and leaves what else is there.
+///
+/// # Errors
+///
+/// When the file is not a report, or cannot be written.
+pub fn keep(path: &Path, key: &str, figures: &impl Serialize) -> Result<()> {
+    let mut report: Map<String, Value> = match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no report of a benchmark; remove it", path.display()))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Map::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    report.insert(key.to_owned(), serde_json::to_value(figures)?);
+    fs::write(path, serde_json::to_string_pretty(&report)?)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn median(rounds: &[f64]) -> f64 {
     let mut sorted = rounds.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -115,6 +138,19 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_kept_beside_what_is_there() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("bench.json");
+        keep(&path, "rows", &[1]).unwrap();
+        keep(&path, "live", &"x").unwrap();
+        keep(&path, "rows", &[2]).unwrap();
+        let report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(report, serde_json::json!({ "rows": [2], "live": "x" }));
+        fs::write(&path, "[]").unwrap();
+        assert!(keep(&path, "rows", &[3]).unwrap_err().to_string().contains("no report"));
+    }
 
     #[test]
     fn the_median_is_the_middle_of_an_odd_number() {

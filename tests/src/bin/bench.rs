@@ -1,13 +1,13 @@
 //! Measures what a packet costs and writes `target/bench.json`.
 #![allow(clippy::print_stdout, reason = "a command for people")]
 
-use std::{fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use lb_common::service::mode;
 use lb_tests::bench::{
-    report::Report,
+    report::{Report, keep},
     rows::{Direction, Row},
 };
 
@@ -61,8 +61,7 @@ fn main() -> Result<()> {
     }
     let report = Report::new(&mut rows);
     report.write_table(&mut io::stdout())?;
-    let json = serde_json::to_string_pretty(&report)?;
-    fs::write(&args.json, json).with_context(|| format!("cannot write {}", args.json.display()))?;
+    keep(&args.json, "rows", &report.rows)?;
     println!("{} rounds of {frames} packets; figures are in {}", rounds, args.json.display());
     Ok(())
 }

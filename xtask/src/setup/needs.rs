@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 21] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -125,6 +125,35 @@ const PROGRAMS: [Program; 12] = [
         packages: &["orthanc"],
         daemon: Some("orthanc"),
         why: "is the archive behind it",
+    },
+    Program { name: "cpio", packages: &["cpio"], daemon: None, why: "packs what other kernels boot from" },
+    Program { name: "xz", packages: &["xz-utils"], daemon: None, why: "unpacks their modules" },
+    Program { name: "modprobe", packages: &["kmod"], daemon: None, why: "loads their modules" },
+    Program {
+        name: "nft",
+        packages: &["nftables"],
+        daemon: None,
+        why: "sets up the kernel's own address translation, for comparison",
+    },
+    Program {
+        name: "ipvsadm",
+        packages: &["ipvsadm"],
+        daemon: None,
+        why: "sets up the kernel's own load balancer, for comparison",
+    },
+    Program {
+        name: "haproxy",
+        packages: &["haproxy"],
+        daemon: Some("haproxy"),
+        why: "is the proxy that benchmarks compare with",
+    },
+    Program { name: "wrk", packages: &["wrk"], daemon: None, why: "counts connections per second" },
+    Program { name: "nginx", packages: &["nginx-light"], daemon: Some("nginx"), why: "answers them" },
+    Program {
+        name: "iperf3",
+        packages: &["iperf3"],
+        daemon: None,
+        why: "measures what one connection carries",
     },
 ];
 

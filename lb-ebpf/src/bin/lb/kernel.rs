@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_action::XDP_DROP, xdp_md},
     helpers::{
-        bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect_map, bpf_xdp_adjust_head,
-        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+        bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_redirect_map,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
     },
 };
 use lb_common::{
@@ -343,10 +343,16 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn table(&self, service: u32) -> Option<&Table> {
+        let inner = maps::TABLES.get(service)?;
         // A key of its own on the stack: `&0` would become a constant in a section of its own, which the loader
         // takes for the start of `.rodata`.
-        let first = 0;
-        maps::TABLES.get_value(service, &first)
+        let first: u32 = 0;
+        // SAFETY: a map that the kernel gave, and a key of its size.
+        let table = unsafe {
+            bpf_map_lookup_elem(core::ptr::from_ref(inner).cast_mut().cast(), (&raw const first).cast())
+        };
+        // SAFETY: null, or the only element of an array of `Table`s, which is never freed while a program runs.
+        unsafe { table.cast::<Table>().as_ref() }
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 //! "sized" are set by the controller when it creates them.
 
 use aya_ebpf::{
-    bindings::bpf_fib_lookup,
-    btf_maps::{Array as BtfArray, ArrayOfMaps},
+    bindings::{bpf_fib_lookup, bpf_map_type::BPF_MAP_TYPE_ARRAY},
+    btf_maps::ArrayOfMaps,
     macros::{btf_map, map},
     maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -56,7 +56,20 @@ pub static SERVICE_INFO: Array<ServiceInfo> = Array::with_max_entries(limits::MA
 
 /// Controller replaces inner maps, path reads on a new flow.
 #[btf_map]
-pub static TABLES: ArrayOfMaps<BtfArray<Table, 1>, { limits::MAX_SERVICES as usize }> = ArrayOfMaps::new();
+pub static TABLES: ArrayOfMaps<TableMap, { limits::MAX_SERVICES as usize }> = ArrayOfMaps::new();
+
+/// An inner map of `TABLES`, as the loader reads it from the types: an array of one [`Table`].
+///
+/// It gives sizes and not types of key and value. Before 6.2 the kernel takes a map with types for another kind than
+/// one without, and those that the controller makes have none.
+#[expect(dead_code, reason = "the loader reads the types of the fields, and nobody their values")]
+#[repr(C)]
+pub struct TableMap {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Table>()],
+    max_entries: *const [i32; 1],
+}
 
 /// Controller writes, path reads for every forwarded packet.
 #[map]
