@@ -1,6 +1,8 @@
 //! What the packet path asks of its surroundings. The kernel's answers are in the binary; tests run the
 //! program itself.
 
+#![expect(clippy::mut_from_ref, reason = "the references are into this run's own memory, one at a time")]
+
 use lb_common::{
     backend::{Backend, LinkRecord, Target},
     counter::Reason,

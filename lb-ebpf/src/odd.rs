@@ -176,7 +176,7 @@ fn extended_v6<E: Env>(env: &E, link: Link, s: &mut Scratch) -> Result<Next, Rea
 
 /// Extension headers reach no further than offsets are kept, which is more than any sender needs, and than the packet.
 #[inline(always)]
-fn check_length(at: usize, payload: usize) -> Result<(), Reason> {
+const fn check_length(at: usize, payload: usize) -> Result<(), Reason> {
     if at > MAX_L4 {
         return Err(Reason::ExtensionHeader);
     }
@@ -190,7 +190,7 @@ const fn is_balanced(proto: u8) -> bool {
 
 /// IPv6's fragments are known by their identification alone (RFC 8200, 4.5), IPv4's by their protocol, too.
 #[inline(always)]
-fn fragment_key(s: &Scratch) -> FragmentKey {
+const fn fragment_key(s: &Scratch) -> FragmentKey {
     let Ends { src, dst, proto, family, .. } = s.seen.ends;
     let proto = if family == 4 { proto } else { 0 };
     FragmentKey { src, dst, id: s.fragment_id, proto, family, pad: [0; 2] }
@@ -238,10 +238,12 @@ pub fn remember<E: Env>(env: &E, decided: Next) {
     if s.piece != piece::FIRST {
         return;
     }
-    let decision = match decided {
-        Next::Go => Decision(s.decision),
-        Next::Pass => PASSED,
-        _ => return,
+    let decision = if decided == Next::Go {
+        Decision(s.decision)
+    } else if decided == Next::Pass {
+        PASSED
+    } else {
+        return;
     };
     let mut entry = FragmentEntry { decision: decision.0, seen: s.now, ..FragmentEntry::default() };
     if decision != PASSED && decision.kind() != kind::DR {

@@ -80,7 +80,7 @@ impl<'a> Packet<'a> {
 /// from another one, and the verifier, which does not see that it follows, would refuse the access.
 #[inline(always)]
 #[must_use]
-pub fn anew(offset: usize) -> usize {
+pub const fn anew(offset: usize) -> usize {
     // The mask gives back to the verifier what it knew of the offset.
     core::hint::black_box(offset) & 0xfff
 }

@@ -147,14 +147,14 @@ fn route_or<E: Env>(env: &E, ends: &Ends, came: [u64; 2]) -> [u64; 2] {
 ///
 /// Not inlined: its stack is not its caller's, which goes on to insert.
 #[inline(never)]
-fn make_rewrites(s: &mut Scratch) {
+const fn make_rewrites(s: &mut Scratch) {
     s.rewrite = Rewrite::by(&s.seen.ends, &s.there, s.rewrite.hop_words);
     s.reply = s.there.reversed();
     s.back = Rewrite::by(&s.reply, &s.seen.ends.reversed(), s.back.hop_words);
 }
 
 #[inline(always)]
-fn reply_decision(decision: Decision) -> u64 {
+const fn reply_decision(decision: Decision) -> u64 {
     Decision::new(kind::REPLY, decision.service(), decision.slot(), decision.generation()).0
 }
 

@@ -37,7 +37,7 @@ impl Link {
     /// The same, of whose depth the compiler knows nothing: so that the mask above stays.
     #[inline(always)]
     #[must_use]
-    pub fn anew(self) -> Self {
+    pub const fn anew(self) -> Self {
         Self { depth: core::hint::black_box(self.depth), ..self }
     }
 }

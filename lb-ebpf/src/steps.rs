@@ -12,6 +12,8 @@
 //!     +-> read_icmp -> decide_icmp -> relay
 //! ```
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not the step expected is handed on")]
+
 use lb_common::{counter::Reason, limits::SOURCE_TRIES};
 
 use crate::{

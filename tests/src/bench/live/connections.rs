@@ -142,10 +142,7 @@ impl Road {
 
     /// Port that the server sees.
     const fn port(&self) -> u16 {
-        match self.way {
-            Way::Direct | Way::Route => VIP_PORT,
-            _ => SERVER_PORT,
-        }
+        if matches!(self.way, Way::Direct | Way::Route) { VIP_PORT } else { SERVER_PORT }
     }
 
     fn serve_http(&mut self) {
