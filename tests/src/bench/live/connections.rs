@@ -130,7 +130,7 @@ impl Road {
                 by_the_kernel(&line, way);
             }
             Way::Haproxy => proxy = Some(haproxy(&line.middle, dir.path())),
-            Way::Drop | Way::Reflect | Way::Touch | Way::IpvsDirect | Way::IpvsNat => {
+            Way::Drop | Way::Reflect | Way::Touch | Way::NatBack | Way::IpvsDirect | Way::IpvsNat => {
                 panic!("no connection is made through {}", way.name())
             }
         }

@@ -35,9 +35,11 @@ pub enum Way {
     Touch,
     /// Our direct routing, back by the interface it came in by.
     Direct,
-    /// Our address translation, on to the server's interface.
+    /// Our address translation, back by the interface it came in by.
+    NatBack,
+    /// The same, on to the server's interface.
     Nat,
-    /// The same with one of our own source addresses.
+    /// Likewise, with one of our own source addresses.
     Snat,
     /// Routed by the kernel.
     Route,
@@ -60,6 +62,7 @@ impl Way {
             Self::Reflect => "xdp_tx",
             Self::Touch => "parse_tx",
             Self::Direct => "dr",
+            Self::NatBack => "nat_tx",
             Self::Nat => "nat",
             Self::Snat => "snat",
             Self::Route => "kernel_routing",
@@ -111,6 +114,7 @@ impl Street {
             }
             Way::Touch => Middle::Program(Box::new(attached(DRIVE, "floor", &line.middle, &[ENTRY]))),
             Way::Direct => Middle::Ours(Box::new(ours(&line, mode::DR, ENTRY, &[ENTRY]))),
+            Way::NatBack => Middle::Ours(Box::new(ours(&line, mode::NAT, ENTRY, &[ENTRY]))),
             Way::Nat => Middle::Ours(Box::new(ours(&line, mode::NAT, EXIT, &[ENTRY]))),
             Way::Snat => Middle::Ours(Box::new(ours(&line, mode::SNAT, EXIT, &[ENTRY]))),
             Way::Haproxy => panic!("single packets do not get through a proxy"),
@@ -241,7 +245,14 @@ pub(super) fn by_the_kernel(line: &Line, way: Way) {
         ),
         Way::IpvsDirect => ipvs("-g", VIP_PORT),
         Way::IpvsNat => ipvs("-m", SERVER_PORT),
-        Way::Drop | Way::Reflect | Way::Touch | Way::Direct | Way::Nat | Way::Snat | Way::Haproxy => {
+        Way::Drop
+        | Way::Reflect
+        | Way::Touch
+        | Way::Direct
+        | Way::NatBack
+        | Way::Nat
+        | Way::Snat
+        | Way::Haproxy => {
             panic!("{} is not done by the kernel", way.name())
         }
     }
