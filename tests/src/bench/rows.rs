@@ -125,7 +125,7 @@ impl Row {
         let options = Options {
             flows_v4: room(limits::DEFAULT_FLOWS_V4),
             flows_v6: 1024,
-            half_open: ROOMY,
+            half_open: 1 << 19,
             tick_shift: 7,
             ..Options::default()
         };

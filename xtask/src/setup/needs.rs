@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 21] = [
+const PROGRAMS: [Program; 19] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -148,13 +148,6 @@ const PROGRAMS: [Program; 21] = [
         why: "is the proxy that benchmarks compare with",
     },
     Program { name: "wrk", packages: &["wrk"], daemon: None, why: "counts connections per second" },
-    Program { name: "nginx", packages: &["nginx-light"], daemon: Some("nginx"), why: "answers them" },
-    Program {
-        name: "iperf3",
-        packages: &["iperf3"],
-        daemon: None,
-        why: "measures what one connection carries",
-    },
 ];
 
 /// Everything that is missing on this machine.
