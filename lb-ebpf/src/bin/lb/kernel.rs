@@ -43,7 +43,9 @@ impl Kernel {
     #[inline(always)]
     pub fn of_step(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the whole run.
-        unsafe { (&raw const (*ctx).data).read_volatile() };
+        let data = unsafe { &raw const (*ctx).data };
+        // SAFETY: as above.
+        unsafe { data.read_volatile() };
         Self { ctx }
     }
 
@@ -72,11 +74,10 @@ fn route_into(ctx: *mut xdp_md, ends: &Ends, hop: &mut u64) -> bool {
     let Some(params) = maps::ROUTE.get_ptr_mut(0) else {
         return false;
     };
-    // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other. Zeros are values of it.
-    let params = unsafe {
-        *params = core::mem::zeroed();
-        &mut *params
-    };
+    // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other.
+    let params = unsafe { &mut *params };
+    // SAFETY: a structure of numbers, for which zeros are values.
+    *params = unsafe { core::mem::zeroed() };
     params.family = if ends.family == 4 { AF_INET } else { AF_INET6 };
     params.l4_protocol = ends.proto;
     // SAFETY: the context is valid for the whole run.

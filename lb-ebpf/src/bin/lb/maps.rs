@@ -62,7 +62,6 @@ pub static TABLES: ArrayOfMaps<TableMap, { limits::MAX_SERVICES as usize }> = Ar
 ///
 /// It gives sizes and not types of key and value. Before 6.2 the kernel takes a map with types for another kind than
 /// one without, and those that the controller makes have none.
-#[expect(dead_code, reason = "the loader reads the types of the fields, and nobody their values")]
 #[repr(C)]
 pub struct TableMap {
     r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],

@@ -49,7 +49,19 @@ fn end(kernel: &Kernel, next: Next) -> u32 {
         Next::Reset => answer_reset(kernel.ctx()),
         Next::TellExpired => tell_expired(kernel.ctx()),
         Next::TellTooBig => tell_too_big(kernel.ctx()),
-        _ => XDP_DROP,
+        Next::Anew
+        | Next::Claim
+        | Next::Confirm
+        | Next::Drop
+        | Next::FindSource
+        | Next::Full
+        | Next::Go
+        | Next::HalfStep
+        | Next::Icmp
+        | Next::Prepare
+        | Next::Step
+        | Next::Taken
+        | Next::Wait => XDP_DROP,
     }
 }
 
