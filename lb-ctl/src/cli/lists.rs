@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{
     health::Step,
-    status::{CountBy, FlowCount, FlowList, FlowStatus, RipStatus, VipStatus},
+    status::{CountBy, FlowCount, FlowList, FlowStatus, RipStatus, SourcePorts, VipStatus},
 };
 
 /// Prints what the API gave, for programs.
@@ -76,6 +76,9 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
     ]);
     for (name, value) in facts {
         columns.push(vec![cell(name), cell(value)]);
+    }
+    if let Some(SourcePorts { in_use, capacity }) = vip.source_ports {
+        columns.push(vec![cell("Source ports"), cell(format!("{in_use} of {capacity} in use"))]);
     }
     columns.write_into(out)?;
 

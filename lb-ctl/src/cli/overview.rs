@@ -172,10 +172,12 @@ fn links(links: &[LinkStatus]) -> String {
     links.join(", ")
 }
 
-/// `12 of 1048576 IPv4, 0 of 262144 IPv6, 3 half-open`.
+/// `12 of 1048576 IPv4, 0 of 262144 IPv6, 3 half-open`: places taken, of which a NAT or SNAT flow has two.
 fn flows(flows: &FlowsStatus) -> String {
+    let taken_v4 = flows.established_v4 + flows.replies_v4;
+    let taken_v6 = flows.established_v6 + flows.replies_v6;
     format!(
-        "{} of {} IPv4, {} of {} IPv6, {} half-open",
-        flows.established_v4, flows.capacity_v4, flows.established_v6, flows.capacity_v6, flows.half_open
+        "{taken_v4} of {} IPv4, {taken_v6} of {} IPv6, {} half-open",
+        flows.capacity_v4, flows.capacity_v6, flows.half_open
     )
 }

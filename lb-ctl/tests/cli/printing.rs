@@ -2,7 +2,10 @@
 
 use lb_ctl::{
     cli::{ListForm, ListedRip, flow_counts_into, flows_into, overview_into, rips_into, vip_into, vips_into},
-    model::status::{Colour, CountBy, FlowCount, FlowList, FlowStatus, Status, VipStatus},
+    model::{
+        config::Mode,
+        status::{Colour, CountBy, FlowCount, FlowList, FlowStatus, SourcePorts, Status, VipStatus},
+    },
 };
 
 use crate::samples::{degraded, empty, flow, green, translated, up, vip};
@@ -208,6 +211,20 @@ Problem      none
 
 No real servers.
 ",
+    );
+}
+
+#[test]
+fn the_source_ports_of_a_snat_vip() {
+    let snat = VipStatus {
+        mode: Mode::L4Snat,
+        source_ports: Some(SourcePorts { in_use: 1200, capacity: 45_056 }),
+        ..vip("SYSLOG", "10.12.1.103", Vec::new())
+    };
+    let shown = printed(|out| vip_into(out, &snat, false));
+    assert!(
+        shown.contains("Layer 4 SNAT\n") && shown.contains("Source ports  1200 of 45056 in use\n"),
+        "{shown}"
     );
 }
 
