@@ -81,27 +81,27 @@ reasons! {
     VlanDepth = 1, "vlan_depth", Pass;
     /// Too short, or a header contradicts itself.
     Malformed = 2, "malformed", Pass;
-    /// The destination address is not a VIP.
+    /// Neither for a VIP nor from a server that answers through this machine.
     NotVip = 3, "not_vip", Pass;
-    /// A VIP's address, but neither TCP nor UDP (a ping, for one).
+    /// To a VIP, or from a server of NAT or SNAT, but neither TCP nor UDP (a ping, for one).
     NotTcpUdp = 4, "not_tcp_udp", Pass;
     /// A fragment whose datagram's first one has not been seen: it came too early, or is of a datagram long gone.
     FragmentUnknown = 5, "fragment_unknown", Drop;
     /// An IPv6 packet for a VIP with more extension headers than are followed, or with one that hides what comes after.
     ExtensionHeader = 6, "extension_header", Pass;
-    /// A VIP's address, but no service on that port and protocol.
+    /// To a VIP, but no service is on that port and protocol; or a server's own traffic.
     NoService = 7, "no_service", Pass;
     /// No server takes new flows; the kernel answers with RST or port unreachable.
     NoServerReject = 8, "no_server_reject", Pass;
     /// No server takes new flows; the service says drop.
     NoServerDrop = 9, "no_server_drop", Drop;
-    /// The look-up table named a server that is no longer live.
+    /// The look-up table named a server that is no longer live, or replies may not leave by their interface.
     StaleTable = 10, "stale_table", Drop;
     /// VLAN tags could not be added or removed.
     VlanRewrite = 11, "vlan_rewrite", Drop;
-    /// The flow's server went away; the flow was steered anew.
+    /// The flow's server went away; the client's packet was steered anew.
     FlowOrphaned = 12, "flow_orphaned", Note;
-    /// No room for another established flow: forwarded by the look-up table alone.
+    /// No room for another established flow: direct routing goes on by the look-up table alone, a pair stays half-open.
     FlowTableFull = 13, "flow_table_full", Note;
     /// The oldest half-open flow of a bucket made room for a newer one.
     HalfOpenOverwritten = 14, "half_open_overwritten", Note;

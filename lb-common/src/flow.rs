@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Words 1 and on are what the packet shows; those after the decision are the finished rewrite of NAT and SNAT
-//! ([`Rewrite`]), and zero for direct routing. A direct-routing hit reads one cache line in either family, an IPv4
+//! ([`Rewrite`]), and mean nothing under direct routing, which does not write them. A direct-routing hit reads one cache line in either family, an IPv4
 //! rewrite too.
 //!
 //! **Pairs.** NAT and SNAT keep two entries for a flow, one for each direction: the client's packets (kind
@@ -494,7 +494,7 @@ impl Rewrite {
     }
 }
 
-/// Client port, VIP port (both in wire bytes) and protocol of a key word.
+/// Source port, destination port (both in wire bytes) and protocol of a key word.
 #[must_use]
 pub const fn ports_of(word: u64) -> (u16, u16, u8) {
     (word as u16, (word >> 16) as u16, (word >> 32) as u8)

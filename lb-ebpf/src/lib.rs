@@ -1,10 +1,10 @@
 //! The packet path, as pure code. It compiles for the kernel and for the host, where its tests run.
 //!
 //! ```text
-//! frame -> wire -> parse -> is the address ours? -> flow tables -> hit ---------------------> action -> verdict
-//!                               (filter)                |                                       ^
-//!                                                       +- miss -> service -> persistence ------+
-//!                                                                             -> scheduler -> new flow entry
+//! frame -> wire -> parse -> is it ours? -> flow table -> hit ------------------------------> action -> verdict
+//!                            (filter)          |                                               ^
+//!                                              +- steps: first packets, changes, pairs, odd ---+
+//!                                                        packets -> service -> persistence -> scheduler
 //! ```
 //!
 //! What it needs from its surroundings - maps, clock, counters - it asks of an [`env::Env`]; the kernel's is in
@@ -13,7 +13,7 @@
 //! - No helper call, map or log here; no header arithmetic in the binary.
 //! - `unsafe` in two files only: [`packet`] makes references into the frame, [`flow_table`] touches shared words.
 //! - Nothing panics and nothing is indexed unchecked: the verifier would refuse it, or worse, a loop would stay.
-//! - A rewrite is one file under [`action`]. Direct routing is the first; the next ones join it there.
+//! - What is written into a frame is one file each under [`action`].
 #![cfg_attr(
     target_arch = "bpf",
     no_std,

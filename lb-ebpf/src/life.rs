@@ -1,4 +1,4 @@
-//! A flow's states as one direction of it shows them. Pure; time comes in.
+//! A flow's states: as one direction of it shows them, and as a pair's both do. Pure; time comes in.
 
 use lb_common::flow::State;
 

@@ -9,7 +9,7 @@
 //!   insert one flow at a time have claimed before they look, so at least one sees the other, and yields: there
 //!   is never a second entry that could name another server. A flow that moves to another table is published
 //!   there before it is retired here, and an insertion here looks there last ([`insert_before`]).
-//! - **Publish.** Key and decision are written, then the control word is swapped to a live state.
+//! - **Publish.** Key, decision and rewrite are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read. Nothing else changes after publishing but
 //!   the hop of a pair's entries: under `Moving`, which readers take for live and nobody else may change or retire.

@@ -283,8 +283,8 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentEntry> {
-        // SAFETY: an entry that makes room for another while it is read was as old as could be; its reader takes it
-        // for the datagram that it was looked up for only if its words say so.
+        // SAFETY: plain words, whatever they are. An entry that makes room for another while it is read was the one
+        // longest unused; its fragment may then go where the other datagram goes, and is lost.
         unsafe { maps::FRAGMENTS.get(key) }
     }
 
