@@ -474,6 +474,12 @@ pub fn retire<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit)
     hit.control.state() != State::Moving as u8 && update(bucket, hit, State::Free, hit.control.last_seen())
 }
 
+/// Frees an entry that a writer left half-written: a claim or a hop that nobody finishes. False if it changed since it
+/// was read.
+pub fn abandon<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, stood: &Hit) -> bool {
+    update(bucket, stood, State::Free, stood.control.last_seen())
+}
+
 /// Writes the hop of a pair's entry. False if the entry changed since it was read, or somebody else does the same.
 #[inline(always)]
 pub fn amend<W: Word, const WORDS: usize>(

@@ -4,7 +4,7 @@
 //! so a flow is past its time when both are; whoever is met first retires both.
 
 use lb_common::flow::{Control, Decision, State, WAYS, kind};
-use lb_ebpf::flow_table::{Hit, SharedWord, Word as _, bucket_index, copy, find, retire};
+use lb_ebpf::flow_table::{Hit, SharedWord, Word as _, abandon, bucket_index, copy, find, retire};
 
 use super::{
     entry::{Layout, are_siblings, is_clients, is_paired},
@@ -108,7 +108,7 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
         if matches!(state, Some(State::Busy | State::Moving)) {
             let place = std::ptr::from_ref(&entry[0]).addr();
             let stood = Hit { way, control, decision: 0 };
-            if watch.is_dead(place, control, self.rules) && retire(bucket, &stood) {
+            if watch.is_dead(place, control, self.rules) && abandon(bucket, &stood) {
                 return Swept::Retired(1);
             }
         }
