@@ -9,7 +9,7 @@ use lb_tests::lab::{
     Capture, EchoLoop, Lab, StoreStream, require_root, servers::Spread, topology::VIP4, wait_until,
 };
 
-use crate::{ARCHIVE, DICOM, archives, green, start_green};
+use crate::{ARCHIVE, DICOM, archives, green, load, start_green};
 
 /// How long the stream of stores runs, unless `LB_STREAM_SECS` says otherwise.
 const STREAM_SECS: u64 = 60;
@@ -23,6 +23,7 @@ fn no_association_breaks_and_no_packet_is_lost_while_the_daemon_comes_and_goes()
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("LB_STREAM_SECS={text} is no number of seconds")),
         Err(_) => STREAM_SECS,
     };
+    let _quiet = load();
     let lab = Lab::new();
     let archives = archives(&lab);
     let mut lbd = start_green(&lab, DICOM);

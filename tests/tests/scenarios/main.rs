@@ -1,6 +1,7 @@
 //! What must hold when the whole product runs: real servers, real clients, `lbd` between them, `lbctl` beside it.
 //!
-//! One program for all scenarios, so that the long one (`continuity`) runs beside the short ones.
+//! One program for all scenarios, so that the long one (`continuity`) runs beside the short ones; those that load the
+//! machine wait for it.
 
 #![forbid(unsafe_code)]
 
@@ -17,10 +18,22 @@ mod resets;
 mod stand;
 mod translation;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use lb_ctl::model::status::{Colour, Status};
 use lb_tests::lab::{Host, Instance, Lab, Lbd, Orthanc, dicom, scu, topology::VIP4};
+
+/// Held by scenarios that load the machine, and by the one that counts every frame: a veth's ring holds 256 frames and
+/// drops what comes while its receiver waits for a processor.
+static LOAD: Mutex<()> = Mutex::new(());
+
+/// Waits until no other scenario loads the machine or counts frames.
+fn load() -> MutexGuard<'static, ()> {
+    LOAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A DICOM service on both servers of the usual lab, checked twice a second.
 const DICOM: &str = r#"# The archives of the lab.

@@ -9,7 +9,10 @@ use lb_tests::lab::{
     traffic::port,
 };
 
-use crate::stand::{Vip, gateway, prepare, seen, serve, servers};
+use crate::{
+    load,
+    stand::{Vip, gateway, prepare, seen, serve, servers},
+};
 
 /// All modes, in the order in which a site may move from one to the next.
 const MODES: [Mode; 3] = [Mode::L4Dr, Mode::L4Nat, Mode::L4Snat];
@@ -32,6 +35,7 @@ fn everything_goes_through_with_servers_behind_the_balancer() {
 }
 
 fn everything_goes_through(arms: Arms) {
+    let _load = load();
     let routed = Routed::new(arms);
     let everything = Everything::start(&routed);
     let mut running = None;
