@@ -1,7 +1,7 @@
 //! What the machine itself must be for the servers behind it: a router that sends no redirects, and that lends its
 //! address to their own traffic where the configuration says so.
 //!
-//! What is wanted follows from the configuration and the links in use ([`wanted`], pure). One task makes it so, and
+//! What is wanted follows from the configuration and the links in use ([`wanted()`], pure). One task makes it so, and
 //! looks again now and then whether it still is. Forwarding is never switched off: who else relies on it is not
 //! known here. The nftables table is ours alone, and goes when nothing wants it.
 #![forbid(unsafe_code)]
