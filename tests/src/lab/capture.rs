@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -26,6 +26,9 @@ pub struct Capture {
     file: PathBuf,
     mac: [u8; 6],
 }
+
+/// Time after which a capture whose counts stand still is taken for complete.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl Capture {
     /// Captures the TCP and UDP that goes over the cable of `host` to or from any of `addresses`, and waits until it
@@ -70,9 +73,17 @@ impl Capture {
     #[must_use]
     #[track_caller]
     pub fn finish(mut self) -> Crossing {
+        // On a cable in use, libpcap throws away what came before its filter stood, and counts it as received. So the
+        // two may never be equal; then it is enough that neither moves any more.
+        let (mut last, mut since) = (None, Instant::now());
         wait_until(Duration::from_secs(10), "tcpdump has written all it received", || {
             self.tcpdump.signal(Signal::USR1);
-            Counts::last(&self.tcpdump.log_text()).is_some_and(|counts| counts.captured == counts.received)
+            let Some(counts) = Counts::last(&self.tcpdump.log_text()) else { return false };
+            let now = Some((counts.captured, counts.received));
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            counts.captured == counts.received || since.elapsed() > SETTLED
         });
         self.tcpdump.stop(Signal::INT);
         let log = self.tcpdump.log_text();
