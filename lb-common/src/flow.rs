@@ -494,12 +494,6 @@ impl Rewrite {
     }
 }
 
-/// Source port, destination port (both in wire bytes) and protocol of a key word.
-#[must_use]
-pub const fn ports_of(word: u64) -> (u16, u16, u8) {
-    (word as u16, (word >> 16) as u16, (word >> 32) as u8)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
