@@ -126,12 +126,32 @@ where
             steer::tell(env, EventKind::HalfOpenOverwritten, service, &s.seen.ends, s.now);
             Ok(())
         }
+        // No sooner was it there than another CPU's packet established it: an entry that leads to ours is ours.
+        Inserted::Exists if stands::<E, WORDS, KEY>(env, own, s) => Ok(()),
         // Without an entry the next packet would not find the same source port. The sender repeats what matters.
         Inserted::Exists | Inserted::Full | Inserted::Taken | Inserted::Twin => {
             retire_reply::<E, WORDS, KEY>(env, s);
             Err(Reason::TwinPacket)
         }
     }
+}
+
+/// True when the flow's own entry stands, wherever it is, and leads to the other one in `s`.
+#[inline(never)]
+fn stands<E, const WORDS: usize, const KEY: usize>(env: &E, own: &Key<KEY>, s: &Scratch) -> bool
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let half = Tables::<WORDS, KEY>::half_open(env, own.hash);
+    let flows = Tables::<WORDS, KEY>::established(env, own.hash);
+    for bucket in [half, flows].into_iter().flatten() {
+        if let Some(hit) = flow_table::find_apart(bucket, own)
+            && flow_table::rewrite(bucket, &hit).is_some_and(|to| to.sibling(&s.seen.ends) == s.reply)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// The way to the client by the routing table, or the way that its packet came.
@@ -169,7 +189,7 @@ where
     if matches!(claimed, Err(Reason::ReplyClash)) {
         claimed = match give_up_lost::<E, WORDS, KEY>(env, s) {
             GaveUp::No => claimed,
-            GaveUp::Young => Err(Reason::TwinPacket),
+            GaveUp::Busy => Err(Reason::TwinPacket),
             GaveUp::Yes => {
                 env.count(Reason::HalfPair);
                 claim_in::<E, WORDS, KEY>(env, s)
@@ -192,8 +212,8 @@ where
 enum GaveUp {
     /// It is another flow's.
     No,
-    /// It is this flow's, and so young that another CPU is about to make its other half.
-    Young,
+    /// Another CPU is at work on this very flow: it is about to make the other half, or has just taken this one back.
+    Busy,
     /// It was this flow's, whose other half was lost, and is gone.
     Yes,
 }
@@ -206,17 +226,19 @@ where
     let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return GaveUp::No };
     let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
     let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
-    let mut gave_up = GaveUp::No;
+    // What was there a moment ago and is gone was not another flow's for long: only a pair that is not finished is
+    // taken back so soon.
+    let mut gave_up = GaveUp::Busy;
     for bucket in [half, flows].into_iter().flatten() {
-        if let Some(hit) = flow_table::find_apart(bucket, reply)
-            && leads_back(bucket, &hit, s)
-        {
-            if life::idle(s.now, hit.control.last_seen()) < TOUCH_TICKS {
-                return GaveUp::Young;
-            }
-            flow_table::retire(bucket, &hit);
-            gave_up = GaveUp::Yes;
+        let Some(hit) = flow_table::find_apart(bucket, reply) else { continue };
+        if !leads_back(bucket, &hit, s) {
+            return GaveUp::No;
         }
+        if life::idle(s.now, hit.control.last_seen()) < TOUCH_TICKS {
+            return GaveUp::Busy;
+        }
+        flow_table::retire(bucket, &hit);
+        gave_up = GaveUp::Yes;
     }
     gave_up
 }
@@ -455,15 +477,21 @@ where
     Next::Anew
 }
 
-/// True when the other half of the half-open entry in `s` is there.
+/// True when the other half of the half-open entry in `s` is there, or has just been established by another CPU.
 #[inline(always)]
 fn has_reply<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> bool
 where
     E: Env + Tables<WORDS, KEY>,
 {
     let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return false };
-    let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) else { return false };
-    flow_table::find_apart(half, reply).is_some_and(|hit| leads_back(half, &hit, s))
+    let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
+    let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
+    for bucket in [half, flows].into_iter().flatten() {
+        if flow_table::find_apart(bucket, reply).is_some_and(|hit| leads_back(bucket, &hit, s)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Notes that a client's packet came another way than those before.
@@ -531,15 +559,7 @@ where
     if s.back.sibling(&s.reply) != s.seen.ends {
         return clash::<E, WORDS, KEY>(env, s);
     }
-    let state = if s.state == State::Closing as u32 { State::PeerClosing } else { confirmed_state(s) };
-    let entry = Entry {
-        decision: reply_decision(Decision(s.decision)),
-        rewrite: &s.back,
-        state,
-        now: s.now,
-        take: Take::Free,
-    };
-    match flow_table::insert(flows, reply, &entry) {
+    match establish_reply(flows, reply, s) {
         Inserted::Free | Inserted::Overwrote => Next::Go,
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => Next::Wait,
@@ -608,10 +628,17 @@ where
     };
     match flow_table::insert(flows, own, &entry) {
         Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
+            let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
+            let Some(replies) = Tables::<WORDS, KEY>::established(env, reply.hash) else { return Next::Drop };
+            // See `full`. The next packet tries again.
+            if flow_table::find_apart(replies, reply).is_none() {
+                if let Some(hit) = flow_table::find_apart(flows, own) {
+                    flow_table::retire(flows, &hit);
+                }
+                return Next::Go;
+            }
             flow_table::retire(half, &s.hit);
-            if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
-                && let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash)
-            {
+            if let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) {
                 retire_in(half, reply, s);
             }
             Next::Go
@@ -625,6 +652,9 @@ where
 }
 
 /// There is no room for a pair that proved itself: it stays half-open as long as it can.
+///
+/// The other entry is taken back. Another CPU may put this one beside it at the same moment: it looks for the other
+/// after that, as is looked for this one here, so at least one of the two sees what happened.
 #[inline(always)]
 pub fn full<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
@@ -636,9 +666,36 @@ where
         && let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash)
     {
         retire_in(flows, reply, s);
+        if let Some(own) = own_key::<E, WORDS, KEY>(env, s)
+            && let Some(own_flows) = Tables::<WORDS, KEY>::established(env, own.hash)
+            && flow_table::find_apart(own_flows, own).is_some()
+        {
+            establish_reply(flows, reply, s);
+            return Next::Go;
+        }
     }
     first::stays_half_open::<E, WORDS, KEY>(env, half, s);
     Next::Go
+}
+
+/// Establishes the other entry, whose rewrite stands in `s`.
+///
+/// Not inlined, like all that is rare and called from several places.
+#[inline(never)]
+fn establish_reply<W: Word, const WORDS: usize, const KEY: usize>(
+    flows: &Bucket<W, WORDS>,
+    reply: &Key<KEY>,
+    s: &Scratch,
+) -> Inserted {
+    let state = if s.state == State::Closing as u32 { State::PeerClosing } else { confirmed_state(s) };
+    let entry = Entry {
+        decision: reply_decision(Decision(s.decision)),
+        rewrite: &s.back,
+        state,
+        now: s.now,
+        take: Take::Free,
+    };
+    flow_table::insert(flows, reply, &entry)
 }
 
 /// Takes back one of the other entry's two places: the half-open one once it is established, or the other way round.

@@ -199,6 +199,10 @@ fn settle<E: Env, S: Steps>(env: &E, steps: &S) -> Next {
             return next;
         }
         next = steps.decide();
+        // Another CPU has begun it anew meanwhile. What stands in the scratch memory is of before.
+        if matches!(next, Next::Step | Next::HalfStep) {
+            return Next::because(env, Reason::TwinPacket);
+        }
     }
     if next != Next::Prepare {
         return next;

@@ -83,69 +83,111 @@ fn assert_settled(dut: &Dut) {
     }
 }
 
+/// What both workers sent for each flow, source and destination; and what they neither sent nor dropped.
+struct Sent {
+    inside: Vec<BTreeSet<Vec<u8>>>,
+    left: usize,
+}
+
+const FLOWS: usize = 2000;
+
+/// Sends the first packets of [`FLOWS`] flows on two CPUs at a time.
+fn begin_on_two_cpus(dut: &Dut) -> Sent {
+    let (meeting, cpus) = (Meeting::default(), two_cpus());
+    let sent = thread::scope(|scope| {
+        let workers = [0, 1].map(|worker: usize| {
+            let (runner, meeting) = (dut.runner(), &meeting);
+            scope.spawn(move || {
+                pin_to_cpu(cpus[worker]);
+                let (mut own, mut out) = (Random::new(worker as u64), Vec::new());
+                let mut sent = Sent { inside: Vec::new(), left: 0 };
+                for n in 0..FLOWS {
+                    let (flow, net) = flow(n);
+                    let frames =
+                        [SYN, ACK, ACK | PSH, ACK].map(|flags| Frame::tcp(flow.src, flow.dst, flags).bytes());
+                    let mut inside = BTreeSet::new();
+                    meeting.wait(2, n);
+                    for _ in 0..own.below(300) {
+                        std::hint::spin_loop();
+                    }
+                    for frame in &frames {
+                        match runner.run(frame, &mut out) {
+                            XDP_DROP => {}
+                            XDP_TX => drop(inside.insert(inside_of(&out, net))),
+                            _ => sent.left += 1,
+                        }
+                    }
+                    sent.inside.push(inside);
+                }
+                sent
+            })
+        });
+        workers.map(|worker| worker.join().expect("a worker ends"))
+    });
+    let [mut one, other] = sent;
+    one.left += other.left;
+    for (one, other) in one.inside.iter_mut().zip(other.inside) {
+        one.extend(other);
+    }
+    one
+}
+
+fn assert_every_flow_has_one_source(sent: &Sent, mode: u8) {
+    let mut owners: BTreeMap<&[u8], usize> = BTreeMap::new();
+    for (n, inside) in sent.inside.iter().enumerate() {
+        assert!(inside.len() <= 1, "mode {mode}: flow {n} was seen as {inside:?}");
+        for inside in inside {
+            let other = owners.insert(inside, n);
+            assert_eq!(other, None, "mode {mode}: flow {n} shares {inside:?}");
+        }
+    }
+}
+
+/// Every entry leads to one that leads back. A flow may have one in either table, while a pair is between them.
+fn assert_pairs_are_whole(all: &[Entry], mode: u8) {
+    for entry in all {
+        let leads_back =
+            |other: &&Entry| Some(other.flow) == entry.sibling() && other.sibling() == Some(entry.flow);
+        assert!(all.iter().any(|other| leads_back(&other)), "mode {mode}: half a pair: {entry:?}");
+    }
+}
+
 #[test]
 fn a_flow_whose_packets_come_in_on_two_cpus_has_one_source_and_shares_it_with_nobody() {
     if !require_root("packet_cpus") {
         return;
     }
-    const FLOWS: usize = 2000;
     for mode in [mode::NAT, mode::SNAT] {
-        // Room for all of them: no entry is ever lost to another flow.
-        let room = Options { flows_v4: 1 << 15, flows_v6: 1 << 15, half_open: 1 << 15, ..Options::default() };
-        let dut = loaded(room, mode, 5000);
-        let (meeting, cpus) = (Meeting::default(), two_cpus());
-        let seen = thread::scope(|scope| {
-            let workers = [0, 1].map(|worker: usize| {
-                let (runner, meeting) = (dut.runner(), &meeting);
-                scope.spawn(move || {
-                    pin_to_cpu(cpus[worker]);
-                    let (mut own, mut out) = (Random::new(worker as u64), Vec::new());
-                    let mut seen: Vec<BTreeSet<Vec<u8>>> = Vec::new();
-                    for n in 0..FLOWS {
-                        let (flow, net) = flow(n);
-                        let frames = [SYN, ACK, ACK | PSH, ACK]
-                            .map(|flags| Frame::tcp(flow.src, flow.dst, flags).bytes());
-                        let mut inside = BTreeSet::new();
-                        meeting.wait(2, n);
-                        for _ in 0..own.below(300) {
-                            std::hint::spin_loop();
-                        }
-                        for frame in &frames {
-                            match runner.run(frame, &mut out) {
-                                XDP_DROP => {}
-                                XDP_TX => drop(inside.insert(inside_of(&out, net))),
-                                other => panic!("verdict {other} for {flow:?}"),
-                            }
-                        }
-                        seen.push(inside);
-                    }
-                    seen
-                })
-            });
-            workers.map(|worker| worker.join().expect("a worker saw what must not be"))
-        });
-        let mut dut = dut;
+        // Room for all of them: no entry is ever lost to another flow, and no bucket is full.
+        let room = Options { flows_v4: 1 << 17, flows_v6: 1 << 17, half_open: 1 << 17, ..Options::default() };
+        let mut dut = loaded(room, mode, 5000);
+        let sent = begin_on_two_cpus(&dut);
         println!("mode {mode}: {:?}", dut.reasons());
-        let mut owners: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
-        for n in 0..FLOWS {
-            let inside: BTreeSet<&Vec<u8>> = seen.iter().flat_map(|worker| &worker[n]).collect();
-            assert!(inside.len() <= 1, "mode {mode}: flow {n} was seen as {inside:?}");
-            for inside in inside {
-                let other = owners.insert(inside.clone(), n);
-                assert_eq!(other, None, "mode {mode}: flow {n} shares {inside:?}");
-            }
-        }
+        assert_eq!(sent.left, 0, "mode {mode}: left to the kernel");
+        assert_every_flow_has_one_source(&sent, mode);
         let all = all_entries(&dut);
-        let by_key: BTreeMap<Flow, Entry> = all.iter().map(|entry| (entry.flow, *entry)).collect();
-        assert_eq!(by_key.len(), all.len(), "mode {mode}: two entries of one flow");
-        for entry in &all {
-            let sibling = entry.sibling().and_then(|key| by_key.get(&key));
-            assert_eq!(
-                sibling.and_then(Entry::sibling),
-                Some(entry.flow),
-                "mode {mode}: half a pair: {entry:?}"
-            );
-        }
+        let flows: BTreeSet<Flow> = all.iter().map(|entry| entry.flow).collect();
+        assert_eq!(flows.len(), all.len(), "mode {mode}: two entries of one flow");
+        assert_pairs_are_whole(&all, mode);
+        assert_settled(&dut);
+    }
+}
+
+#[test]
+fn two_cpus_that_want_the_last_place_leave_no_half_of_a_pair() {
+    if !require_root("packet_cpus") {
+        return;
+    }
+    for mode in [mode::NAT, mode::SNAT] {
+        // Three flows for each place: most are refused, and the last place of every bucket is fought for.
+        let room = Options { flows_v4: 1 << 9, flows_v6: 1 << 9, half_open: 1 << 17, ..Options::default() };
+        let mut dut = loaded(room, mode, 5000);
+        let sent = begin_on_two_cpus(&dut);
+        let reasons = dut.reasons();
+        println!("mode {mode}: {reasons:?}");
+        assert!(reasons.contains_key(&Reason::FlowRefused), "mode {mode}: there was room");
+        assert!(sent.left > FLOWS / 2, "mode {mode}: only {} left to the kernel", sent.left);
+        assert_pairs_are_whole(&all_entries(&dut), mode);
         assert_settled(&dut);
     }
 }

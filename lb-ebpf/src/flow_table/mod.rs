@@ -299,7 +299,7 @@ pub fn insert<W: Word, const WORDS: usize, const KEY: usize>(
     let way = best as usize & (WAYS - 1);
     let free = best >= FREE_RANK << WAY_BITS;
     if !free && new.take == Take::Free {
-        return Inserted::Full;
+        return if is_written(bucket, key) { Inserted::Twin } else { Inserted::Full };
     }
     let entry = &bucket[way];
     let seen = Control(entry[0].load());
@@ -432,6 +432,23 @@ fn look_around<W: Word, const WORDS: usize, const KEY: usize>(
         }
     }
     Around::Clear
+}
+
+/// True when somebody is writing what looks like this very flow: who has no room may be late, and not unlucky.
+///
+/// Not inlined, like all that is cold.
+#[inline(never)]
+fn is_written<W: Word, const WORDS: usize, const KEY: usize>(
+    bucket: &Bucket<W, WORDS>,
+    key: &Key<KEY>,
+) -> bool {
+    for entry in bucket {
+        let control = Control(entry[0].load());
+        if control.state() == State::Busy as u8 && control.tag() == key.tag() {
+            return true;
+        }
+    }
+    false
 }
 
 /// True when every way holds a live entry that was last seen less than `young` ticks ago: somebody inserts

@@ -178,6 +178,26 @@ mod model {
     }
 
     #[test]
+    fn who_comes_too_late_for_the_last_place_knows_that_the_flow_has_it() {
+        check(3, || {
+            let bucket = small();
+            for way in 1..WAYS as u64 {
+                insert(&bucket, &small_key(way + 10, way), &entry(way, 5, Take::Free));
+            }
+            let one = |bucket: &Small, decision: u64| {
+                let inserted = insert(bucket, &small_key(1, 0), &entry(decision, 6, Take::Free));
+                assert!(inserted != Inserted::Full || find(bucket, &small_key(1, 0)).is_some());
+            };
+            let other = {
+                let bucket = Arc::clone(&bucket);
+                loom::thread::spawn(move || one(&bucket, 20))
+            };
+            one(&bucket, 10);
+            other.join().unwrap();
+        });
+    }
+
+    #[test]
     fn a_reader_sees_a_whole_entry_or_none_while_its_way_changes_hands() {
         check(3, || {
             let bucket = small();
