@@ -143,6 +143,13 @@ reasons! {
     HalfPair = 31, "half_pair", Note;
     /// A RST of a NAT or SNAT connection that is not known.
     MidStreamReset = 32, "mid_stream_reset", Drop;
+    /// Every server that takes new flows has as many connections as it may; the flow is refused as if there were none.
+    ServersFull = 33, "servers_full", Note;
+    /// The server picked, or the one that persistence would send the client to, has as many connections as it may;
+    /// another took the flow.
+    Spilled = 34, "spilled", Note;
+    /// A new flow of a service that takes none while the controller is dead.
+    Unattended = 35, "unattended", Note;
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@
 //! packets is also the claim on a source port.
 //!
 //! While an entry is published only its control word changes, and, under a control word that says
-//! [`State::Moving`], its hop.
+//! [`State::Moving`], its hop, or the generation of its decision, which becomes [`VOID_GENERATION`].
 
 use core::net::SocketAddr;
 
@@ -37,6 +37,10 @@ pub const WAYS: usize = 4;
 pub const WORDS_V4: usize = 8;
 /// Words of an IPv6 entry.
 pub const WORDS_V6: usize = 16;
+
+/// Generation that no backend ever has. A flow whose decision has it was ended by an operator: who still sends into it
+/// gets a RST (TCP), and the sweep removes it.
+pub const VOID_GENERATION: u16 = u16::MAX;
 
 /// Key words of an IPv4 entry.
 pub const KEY_V4: usize = 2;

@@ -20,6 +20,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hash;
 pub mod limits;
+pub mod load;
 pub mod maglev;
 pub mod net;
 pub mod persist;
@@ -31,4 +32,4 @@ pub mod settings;
 /// Raised whenever pinned maps of an older build can no longer be adopted by a newer one.
 ///
 /// The controller writes it to the pinned `SETTINGS` map and compares it before it adopts anything.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

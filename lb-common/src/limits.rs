@@ -19,6 +19,14 @@ pub const FILTER_WORDS: usize = 1024;
 pub const EVENT_BYTES: u32 = 256 * 1024;
 /// Persistence entries, of both address families together.
 pub const MAX_PERSIST: u32 = 131_072;
+/// Clients that have begun a flow and not proved it yet, which persistence remembers for [`crate::persist::NEW_SECS`].
+pub const MAX_PERSIST_NEW: u32 = 16_384;
+/// Pairs of a server's slot and another service that has the same server.
+pub const MAX_TWINS: u32 = 65_536;
+/// Real servers of one VIP.
+pub const MAX_SERVERS: usize = 512;
+/// Servers that [`crate::service::pick::LEAST`] compares for one flow.
+pub const LEAST_OF: u32 = 64;
 /// Source addresses of one SNAT service.
 pub const MAX_SOURCES: usize = 16;
 /// Source ports tried for a new SNAT flow before it is refused.
@@ -73,8 +81,16 @@ pub mod map {
     pub const HALF_OPEN_V4: &str = "HALF_OPEN_V4";
     /// Array of [`crate::flow::Bucket6`]: half-open IPv6 flows.
     pub const HALF_OPEN_V6: &str = "HALF_OPEN_V6";
-    /// Hash: [`crate::persist::PersistKey`] to [`crate::persist::PersistEntry`].
+    /// Hash: [`crate::persist::PersistKey`] to [`crate::persist::PersistEntry`], of clients that have proved themselves.
     pub const PERSIST: &str = "PERSIST";
+    /// LRU hash of the same, of clients that have not yet: a flood of forged addresses ends here.
+    pub const PERSIST_NEW: &str = "PERSIST_NEW";
+    /// Hash: [`crate::persist::TwinKey`] to a slot, `u32`.
+    pub const TWINS: &str = "TWINS";
+    /// Array by slot: [`crate::load::Load`].
+    pub const LOADS: &str = "LOADS";
+    /// Array of one `u64`: tick at which the controller was last seen.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
     /// Device map by ifindex.
     pub const DEVICES: &str = "DEVICES";
     /// Per-CPU array by service id: [`crate::counter::ServiceTraffic`].
@@ -89,7 +105,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Every map that is pinned and adopted by the next controller.
-    pub const PINNED: [&str; 24] = [
+    pub const PINNED: [&str; 28] = [
         SETTINGS,
         FILTER,
         SERVICE_KEYS_V4,
@@ -108,6 +124,10 @@ pub mod map {
         HALF_OPEN_V4,
         HALF_OPEN_V6,
         PERSIST,
+        PERSIST_NEW,
+        TWINS,
+        LOADS,
+        HEARTBEAT,
         DEVICES,
         SERVICE_TRAFFIC,
         BACKEND_TRAFFIC,

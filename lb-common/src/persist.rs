@@ -1,4 +1,8 @@
 //! Persistence: which server a client was sent to last.
+//!
+//! An entry is written in two places, one after the other. A client's first packet proves nothing: its choice stands in
+//! `PERSIST_NEW`, which forgets its oldest, so that connections that are opened side by side meet. When the client has
+//! answered the server, the choice goes to `PERSIST`, where nothing makes room for anything.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -24,6 +28,21 @@ pub struct PersistEntry {
     pub generation: u16,
     /// Tick of the last new flow that used it.
     pub last_seen: u32,
+}
+
+/// Seconds that an entry of `PERSIST_NEW` counts.
+pub const NEW_SECS: u32 = 10;
+
+/// Asks for the slot that a server, known by its slot in one service, has in another.
+#[derive(
+    Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct TwinKey {
+    /// Slot, as a persistence entry names it.
+    pub slot: u16,
+    /// The other service's id.
+    pub service: u16,
 }
 
 /// Mask that keeps the first `prefix` bits of an IPv4 address in wire bytes.

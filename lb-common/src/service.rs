@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     counter::BackendTraffic,
     hash,
-    limits::{FILTER_WORDS, MAX_NAME, MAX_SOURCES, TABLE_SLOTS},
+    limits::{FILTER_WORDS, MAX_NAME, MAX_SERVERS, MAX_SOURCES, TABLE_SLOTS},
     net,
 };
 
@@ -95,12 +95,18 @@ pub mod mode {
     pub const SNAT: u8 = crate::flow::kind::SNAT;
 }
 
-/// Bits of [`Service::flags`]. They mean nothing to direct routing.
+/// Bits of [`Service::flags`].
 pub mod flags {
-    /// Replies go by the routing table, and not the way that the client's packets came.
+    /// Replies go by the routing table, and not the way that the client's packets came. NAT and SNAT only.
     pub const RETURN_BY_ROUTE: u8 = 1;
-    /// Who still sends into a TCP flow whose server is dead gets a RST.
+    /// Who still sends into a TCP flow whose server is dead gets a RST. NAT and SNAT only.
     pub const RESET: u8 = 2;
+    /// New flows are refused while no controller lives: its heartbeat is older than
+    /// [`crate::settings::UNATTENDED_SECS`].
+    pub const FAIL_CLOSED: u8 = 4;
+    /// Other services write persistence entries under the same group; the same server has another slot there, which
+    /// `TWINS` knows.
+    pub const SHARED: u8 = 8;
 }
 
 /// Source addresses and ports of a SNAT service.
@@ -125,6 +131,11 @@ pub mod pick {
     pub const HASH_FLOW: u8 = 1;
     /// By the hash of the client address alone.
     pub const HASH_CLIENT: u8 = 2;
+    /// The server with the fewest active connections for its weight, of the first [`crate::limits::LEAST_OF`] from a
+    /// cursor on (one per CPU), so that equals take turns.
+    pub const LEAST: u8 = 3;
+    /// The first server of the list.
+    pub const FIRST: u8 = 4;
 }
 
 /// Values of [`Service::no_server`].
@@ -138,16 +149,19 @@ pub mod no_server {
 /// One look-up table, replaced whole: the value of the inner maps of `TABLES`.
 ///
 /// [`pick::ROTATE`] walks the first `len` entries, so that weights come out exactly; hashes are scaled onto them.
-/// `len == 0`: no server takes new flows.
+/// `len == 0`: no server takes new flows. [`pick::LEAST`] and [`pick::FIRST`] go by the list of servers, and so does
+/// everyone else when the server picked is full: the next one of the list that is not takes the flow.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Table {
     /// Entries in use; 0 = empty table.
     pub len: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Servers in the list; 0 only when `len` is.
+    pub servers: u32,
     /// Backend slots.
     pub slots: [u16; TABLE_SLOTS],
+    /// Backend slot of every server, once, in the order of the configuration.
+    pub list: [u16; MAX_SERVERS],
 }
 
 /// A name as it stands in a record: NUL-padded UTF-8.

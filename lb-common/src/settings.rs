@@ -6,6 +6,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Seconds without a heartbeat after which a service with [`crate::service::flags::FAIL_CLOSED`] takes no new flows.
+/// Longer than any restart or upgrade of the controller takes.
+pub const UNATTENDED_SECS: u32 = 15;
+
 /// The one entry of the `SETTINGS` map. The controller sets the same values as constants of the program.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]

@@ -11,7 +11,7 @@ use aya::{
 use lb_common::{
     backend::{Backend, BackendInfo, LinkRecord, Target, state},
     counter::{BackendTraffic, ServiceTraffic},
-    limits::{FILTER_WORDS, MAX_IFINDEX, PROGRAM, TABLE_SLOTS, map},
+    limits::{FILTER_WORDS, MAX_IFINDEX, MAX_SERVERS, PROGRAM, TABLE_SLOTS, map},
     maglev::{self, Entrant, Walk},
     net::{addr4, addr6, mapped, wire_port, words},
     persist::{PersistEntry, PersistKey},
@@ -105,7 +105,7 @@ impl BpfWriter {
             backends: installed.backends.iter().map(|(slot, (who, _))| (*slot, who.service)).collect(),
             clock: Clock::new(reading, &settings),
         });
-        let scratch = Box::new(Table { len: 0, pad: 0, slots: [0; TABLE_SLOTS] });
+        let scratch = Box::new(Table { len: 0, servers: 0, slots: [0; TABLE_SLOTS], list: [0; MAX_SERVERS] });
         let empty = inner_map(&scratch)?;
         let writer = Self {
             pin_dir,
@@ -450,6 +450,12 @@ fn fill(table: &mut Table, spec: &TableSpec) {
         })
         .collect();
     let mut walks = vec![Walk::default(); entrants.len()];
+    table.list.fill(0);
+    table.servers = 0;
+    for (place, entrant) in table.list.iter_mut().zip(&entrants) {
+        *place = entrant.slot;
+        table.servers += 1;
+    }
     table.slots.fill(0);
     table.len = match spec.filling {
         Filling::Maglev => {

@@ -14,7 +14,8 @@ use lb_common::{
     flow::{KEY_V4, KEY_V6, WAYS, WORDS_V4, WORDS_V6},
     fragment::{FragmentEntry, FragmentKey},
     limits,
-    persist::{PersistEntry, PersistKey},
+    load::Load,
+    persist::{PersistEntry, PersistKey, TwinKey},
     service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
     settings::Settings,
 };
@@ -143,10 +144,27 @@ pub static HALF_OPEN_V4: Array<Bucket<SharedWord, WORDS_V4>> =
 pub static HALF_OPEN_V6: Array<Bucket<SharedWord, WORDS_V6>> =
     Array::with_max_entries(limits::DEFAULT_HALF_OPEN / WAYS as u32, MMAPABLE);
 
-/// Path reads and writes on a new flow, controller sweeps.
+/// Path reads on a new flow and writes when a client has proved one, controller sweeps.
 #[map]
 pub static PERSIST: HashMap<PersistKey, PersistEntry> =
     HashMap::with_max_entries(limits::MAX_PERSIST, NO_PREALLOC);
+
+/// Path only: what a new flow was decided for, until its client has proved it.
+#[map]
+pub static PERSIST_NEW: LruHashMap<PersistKey, PersistEntry> =
+    LruHashMap::with_max_entries(limits::MAX_PERSIST_NEW, 0);
+
+/// Controller writes, path reads on a new flow of a service that shares its persistence.
+#[map]
+pub static TWINS: HashMap<TwinKey, u32> = HashMap::with_max_entries(limits::MAX_TWINS, NO_PREALLOC);
+
+/// Path and controller add to it, path reads on a new flow.
+#[map]
+pub static LOADS: Array<Load> = Array::with_max_entries(limits::MAX_BACKENDS, MMAPABLE);
+
+/// Controller writes, path reads on a new flow of a service that wants it alive.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 
 /// Controller writes: interfaces that frames may leave by, each at its own index.
 #[map]
