@@ -376,6 +376,7 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
 #[cfg(test)]
 mod tests {
     use lb_common::{
+        load::Limits,
         net::Mac,
         service::{Service, Sources, flags, mode},
     };
@@ -400,11 +401,17 @@ mod tests {
             outer_tpid: 0,
             mtu: 1500,
         };
-        let server = DesiredBackend { ip: [10, 12, 1, 110].into(), port: None, forward: Some(forward) };
+        let server = DesiredBackend {
+            ip: [10, 12, 1, 110].into(),
+            port: None,
+            forward: Some(forward),
+            limits: Limits::default(),
+        };
         let key = ServiceKey { ip: [10, 12, 1, 100].into(), port: 80, protocol: Protocol::Tcp };
         let service = DesiredService {
             keys: [key].into(),
             record: Service { mode, ..Service::default() },
+            group: None,
             idle_timeout_secs: 3600,
             sources: Sources::default(),
             filling: Filling::RoundRobin,

@@ -14,6 +14,7 @@ use std::{
 use lb_common::{
     backend::LinkRecord,
     limits::MAX_IFINDEX,
+    load::Limits,
     service::{Service, Sources, flags, mode, no_server, pick},
     settings::Settings,
 };
@@ -50,6 +51,10 @@ pub struct Inputs<'a> {
     pub before: &'a DesiredState,
     /// Unit of time of the kernel's records.
     pub settings: &'a Settings,
+    /// Servers that came up a short while ago: percent of its weight that each has now, 1 to 99.
+    pub ramps: &'a BTreeMap<RipId, u16>,
+    /// VIPs whose server in use no longer matters: an operator cleared it.
+    pub forget: &'a BTreeSet<String>,
 }
 
 /// What comes out.
@@ -165,14 +170,17 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         if fate.note.state == RipState::Active {
             entrants.push((rip.ip, rip.name.clone(), rip.weight));
         }
-        let backend = DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward };
+        let backend =
+            DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward, limits: Limits::default() };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
     let (pick, filling) = match vip.scheduler {
-        Scheduler::First | Scheduler::Wrr => (pick::ROTATE, Filling::RoundRobin),
+        Scheduler::First => (pick::FIRST, Filling::First),
         Scheduler::Maglev => (pick::HASH_FLOW, Filling::Maglev),
         Scheduler::SourceHash => (pick::HASH_CLIENT, Filling::Maglev),
+        Scheduler::Wlc => (pick::LEAST, Filling::Maglev),
+        Scheduler::Wrr => (pick::ROTATE, Filling::RoundRobin),
     };
     if vip.scheduler == Scheduler::First {
         for (_, name, _) in entrants.iter().skip(1) {
@@ -181,7 +189,6 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
                 note.detail = Some(format!("standby: {} is in use", entrants[0].1));
             }
         }
-        entrants.truncate(1);
         // A weight means nothing to a list: its edit must not write a table.
         entrants.iter_mut().for_each(|e| e.2 = 1);
     }
@@ -192,6 +199,7 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
     DesiredService {
         keys,
         record: record(vip, pick, inputs.settings),
+        group: None,
         idle_timeout_secs: whole_secs(vip.idle_timeout),
         sources: Sources::default(),
         filling,
@@ -213,8 +221,8 @@ fn keys_of_port(vip: &Vip, port: u16) -> impl Iterator<Item = ServiceKey> {
 
 fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     let (persist_prefix, persist_ticks) = match vip.persist {
-        Persist::None => (0, 0),
-        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
+        Persist::LastSuccessful | Persist::None => (0, 0),
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout, .. } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
             (prefix, settings.ticks(whole_secs(timeout)))
         }
@@ -228,7 +236,7 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
         pick,
         no_server: match vip.fallback {
             Fallback::Drop => no_server::DROP,
-            Fallback::Reject => no_server::REJECT,
+            Fallback::Reject | Fallback::Server { .. } => no_server::REJECT,
         },
         persist_prefix,
         flags: flags(vip),

@@ -31,6 +31,8 @@ codes! {
     BadAeTitle = "bad-ae-title",
     /// Not a duration with a unit.
     BadDuration = "bad-duration",
+    /// Limits of a server's connections that contradict each other.
+    BadLimits = "bad-limits",
     /// A name that the command line or the kernel's records cannot carry.
     BadName = "bad-name",
     /// Not a port, or none.
@@ -59,8 +61,6 @@ codes! {
     MissingKey = "missing-key",
     /// Warning: a VIP with an empty list of servers.
     NoServers = "no-servers",
-    /// A limit other than "unlimited", which nothing enforces.
-    NotEnforced = "not-enforced",
     /// Something of the product that this version has not got.
     NotSupported = "not-supported",
     /// A number or time outside its range.

@@ -234,14 +234,16 @@ fn advise(vip: &Draft, report: &mut Report<'_>) {
             format!("add one: `lbctl rip add {name} NAME=IP`"),
         );
     }
-    if vip.scheduler == Some(Scheduler::SourceHash) && matches!(vip.persist, Some(Persist::SourceIp { .. })) {
+    if vip.scheduler == Some(Scheduler::SourceHash)
+        && matches!(vip.persist.as_ref().map(|persist| &persist.value), Some(Persist::SourceIp { .. }))
+    {
         report.warning(
             Code::Redundant,
             span,
             format!(
                 "vip `{name}` persists by source address, which scheduler \"source-hash\" does by itself"
             ),
-            "choose scheduler \"wrr\" beside `persist`, or remove `persist`",
+            "choose scheduler \"wlc\" beside `persist`, or remove `persist`",
         );
     }
     let weights = vip.rips.iter().flatten().filter_map(|rip| rip.weight.as_ref().map(|weight| weight.value));

@@ -142,6 +142,8 @@ pub struct BackendIdentity {
 /// How a look-up table is filled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Filling {
+    /// The first server alone; the others stand in the list, for when it is full.
+    First,
     /// Consistent hashing.
     Maglev,
     /// One period of smooth weighted round robin.

@@ -458,6 +458,10 @@ fn fill(table: &mut Table, spec: &TableSpec) {
     }
     table.slots.fill(0);
     table.len = match spec.filling {
+        Filling::First => entrants.first().map_or(0, |first| {
+            table.slots[0] = first.slot;
+            1
+        }),
         Filling::Maglev => {
             // Every node must go through the servers in the same order.
             entrants.sort_by_key(|e| e.identity);
