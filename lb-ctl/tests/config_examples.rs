@@ -46,7 +46,7 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         ports: numbered(ports),
         protocols: Protocols::Tcp,
         interface: None,
-        scheduler: Scheduler::Wrr,
+        scheduler: Scheduler::Wlc,
         persist: Persist::SourceIp {
             prefix_v4: 32,
             prefix_v6: 128,
@@ -168,6 +168,8 @@ fn the_commented_example_states_true_defaults() {
         "scheduler",
         "idle_timeout",
         "fallback",
+        "slow_start",
+        "unattended",
         "enabled",
         "protocol",
         "flows_v4",

@@ -223,11 +223,7 @@ pub(super) fn read_persist(
         return None;
     };
     let word = read::word(kind, &PERSISTS, &PERSIST_LATER, report)?;
-    refuse_meaningless(
-        &table,
-        PERSISTS.iter().find(|(_, w)| *w == word).map_or("", |(name, _)| name),
-        report,
-    );
+    refuse_meaningless(&table, kind.node.value.as_str().unwrap_or_default(), report);
     match word {
         PersistWord::LastSuccessful => Some(Persist::LastSuccessful),
         PersistWord::None => Some(Persist::None),
@@ -247,7 +243,17 @@ fn source_ip(table: &Table, ip: Option<IpAddr>, report: &mut Report<'_>) -> Opti
         let bits = read::number(prefix, 1..=if v4 { 32 } else { 128 }, report)?;
         *(if v4 { &mut prefix_v4 } else { &mut prefix_v6 }) = u8::try_from(bits).ok()?;
     }
-    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout?, group: None })
+    let group = match table.get("group") {
+        Some(entry) => Some(read_group(entry, report)?),
+        None => None,
+    };
+    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout?, group })
+}
+
+fn read_group(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
+    let text = read::string(entry, "\"pacs\"", report)?;
+    let name = At { value: text.to_owned(), span: entry.node.span };
+    read::check_name(&name, "persistence group", report).then_some(name.value)
 }
 
 #[cfg(test)]

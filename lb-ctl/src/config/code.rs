@@ -55,6 +55,8 @@ codes! {
     DuplicatePort = "duplicate-port",
     /// VIP and server of different address families.
     FamilyMismatch = "family-mismatch",
+    /// VIPs of one persistence group that remember clients in different ways.
+    GroupMismatch = "group-mismatch",
     /// A key that means nothing beside another one.
     MisplacedKey = "misplaced-key",
     /// A required key is not there.

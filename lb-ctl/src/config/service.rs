@@ -53,12 +53,21 @@ pub(super) struct Draft {
     pub(super) translation: Translation,
     interface: Option<String>,
     idle_timeout: Option<Duration>,
-    pub(super) fallback: Option<At<Fallback>>,
+    fallback: Option<At<Fallback>>,
     pub(super) slow_start: Option<Duration>,
     unattended: Option<Unattended>,
 }
 
 impl Draft {
+    /// The fallback server, if there is one, with its port.
+    pub(super) fn fallback_server(&self) -> Option<(At<IpAddr>, Option<u16>)> {
+        let At { value, span } = self.fallback.as_ref()?;
+        match *value {
+            Fallback::Server { ip, port } => Some((At { value: ip, span: *span }, port)),
+            Fallback::Drop | Fallback::Reject => None,
+        }
+    }
+
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
         let mode = self.mode?;

@@ -429,7 +429,7 @@ fn plain_vip(name: &str, ip: IpAddr) -> Vip {
         ports: Ports::Ranges(vec![104..=104]),
         protocols: Protocols::Tcp,
         interface: None,
-        scheduler: Scheduler::Wrr,
+        scheduler: Scheduler::Wlc,
         persist: Persist::None,
         check: Check {
             kind: CheckKind::Connect,
