@@ -15,6 +15,8 @@ use crate::model::{
     net::{Address, Link, Path, VipAddress, VlanTag},
 };
 
+mod shares;
+
 const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// One VIP 10.12.1.100 with servers R1 and R2 on eth1, all well.
@@ -272,16 +274,6 @@ fn a_server_that_is_out_of_reach_says_why_and_what_to_do() {
     assert!(world.fate("R1").3.unwrap().contains("this machine's own address"));
     *world.path_mut() = Path { ifindex: None, ..path(2) };
     assert!(world.fate("R1").3.unwrap().starts_with("no route to 10.12.1.110"));
-}
-
-#[test]
-fn first_puts_one_server_in_the_table_and_keeps_the_others_live() {
-    let mut world = World::new();
-    world.config.vips[0].scheduler = Scheduler::First;
-    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
-    assert_eq!(world.fate("R2"), (RipState::Active, true, false, Some("standby: R1 is in use".to_owned())));
-    world.verdict("R1", Verdict::Down);
-    assert!(world.fate("R2").2);
 }
 
 #[test]
