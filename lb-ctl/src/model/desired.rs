@@ -146,14 +146,14 @@ impl DesiredState {
         for (&id, (identity, record)) in &installed.services {
             let backends: BTreeMap<_, _> = installed
                 .backends
-                .values()
-                .filter(|(who, _)| who.service == id)
-                .map(|(who, record)| {
+                .iter()
+                .filter(|(_, (who, _))| who.service == id)
+                .map(|(slot, (who, record))| {
                     let backend = DesiredBackend {
                         ip: who.ip,
                         port: who.port,
                         forward: Forward::of(record),
-                        limits: Limits::default(),
+                        limits: installed.loads.get(slot).copied().unwrap_or_default(),
                     };
                     (who.name.clone(), backend)
                 })
