@@ -39,16 +39,15 @@ pub(super) fn arrange(
     }
 }
 
-/// Where the server stands that all clients stay on (R50), if it is among those that take new flows. What is in use is
-/// what the table before says, so that a restart of the controller changes nothing.
+/// Where the server stands that all clients stay on (R50), if it is among those that take new flows. Of a failover list
+/// it is the one with a share; the kernel's limits say so to a restarted controller, which cannot read tables back
+/// without rights that it should not need.
 fn in_use(active: &[&Rip], vip: &Vip, before: Option<&DesiredService>, inputs: &Inputs<'_>) -> Option<usize> {
     if vip.persist != Persist::LastSuccessful || inputs.forget.contains(&vip.name) {
         return None;
     }
-    // The first of another scheduler's servers is no more in use than the others.
-    let before = before.filter(|service| service.filling == Filling::First)?;
-    let Entrant { name, .. } = before.entrants.first()?;
-    let was = before.backends.get(name)?;
+    let list = before.filter(|service| service.filling == Filling::First)?;
+    let (name, was) = list.backends.iter().find(|(_, backend)| backend.limits.weight > 0)?;
     active.iter().position(|rip| rip.ip == was.ip && (rip.port == was.port || rip.name == *name))
 }
 
@@ -58,8 +57,7 @@ pub(super) fn share_out(active: &[&Rip], vip: &Vip, service: &mut DesiredService
         let now = ramped(rip, vip, inputs);
         // In the table, and in the limits.
         let (weight, share) = match vip.scheduler {
-            // A weight means nothing to a list: its edit must not write a table. All of new flows are the first one's,
-            // and by that a restarted controller knows it.
+            // A weight means nothing to a list: its edit must not write a table. All of new flows are the first one's.
             Scheduler::First => (1, u16::from(place == 0)),
             // Least connections go by the limits' weight. The table is for packets whose flow is not known, and those
             // would change their server with every step of a slow start.

@@ -160,8 +160,8 @@ fn put_sources(vip: &Vip, inputs: &Inputs<'_>, service: &mut DesiredService, not
     if service.sources.count > 0 {
         return;
     }
+    // Their shares stay: an address that is away for a moment must not change who is in use.
     service.entrants.clear();
-    service.backends.values_mut().for_each(|backend| backend.limits.weight = 0);
     for rip in &vip.rips {
         let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         if let Some(note) = notes.rips.get_mut(&id).filter(|note| note.state == RipState::Active) {

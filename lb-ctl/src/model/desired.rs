@@ -69,8 +69,8 @@ pub struct DesiredBackend {
     pub port: Option<u16>,
     /// How frames reach it; `None` = dead: nothing may go there, its flows go at once.
     pub forward: Option<Forward>,
-    /// How many connections it takes, and its share of new ones: 0 unless it is an entrant, and of a failover list the
-    /// first.
+    /// How many connections it takes, and its share of new ones: 0 unless it is an entrant (but for want of SNAT's
+    /// sources), and of a failover list the first.
     pub limits: Limits,
 }
 
@@ -160,26 +160,14 @@ impl DesiredState {
                 })
                 .collect();
             let table = installed.tables.get(&id);
-            let filling = table.map_or_else(|| filling_of(record.pick), |table| table.filling);
-            let entrants = match table {
-                Some(table) => {
-                    let name = |slot| installed.backends.get(slot).map(|(who, _)| who.name.clone());
-                    let entrants = table.entrants.iter();
-                    entrants
-                        .filter_map(|e| Some(Entrant { name: name(&e.slot)?, weight: e.weight }))
-                        .collect()
-                }
-                // A table cannot be read back without rights that a daemon should not need. Who is first is known by
-                // its limits, and that is what a restart must not forget (R50).
-                None if filling == Filling::First => {
-                    let first = backends.iter().find(|(_, backend)| backend.limits.weight > 0);
-                    first
-                        .map(|(name, b)| Entrant { name: name.clone(), weight: b.limits.weight })
-                        .into_iter()
-                        .collect()
-                }
-                None => Vec::new(),
-            };
+            let entrants = table.map_or_else(Vec::new, |table| {
+                let name = |slot| installed.backends.get(slot).map(|(who, _)| who.name.clone());
+                let named = table
+                    .entrants
+                    .iter()
+                    .filter_map(|e| Some(Entrant { name: name(&e.slot)?, weight: e.weight }));
+                named.collect()
+            });
             let service = DesiredService {
                 keys: installed
                     .keys
@@ -192,7 +180,7 @@ impl DesiredState {
                 group: None,
                 idle_timeout_secs: identity.idle_timeout_secs,
                 sources: installed.sources.get(&id).copied().unwrap_or_default(),
-                filling,
+                filling: table.map_or_else(|| filling_of(record.pick), |table| table.filling),
                 backends,
                 entrants,
             };
