@@ -356,7 +356,7 @@ fn has_room<E: Env>(env: &E, slot: u32) -> bool {
 
 /// The server at a place of the table.
 #[inline(always)]
-fn place(table: &Table, index: u32) -> u16 {
+const fn place(table: &Table, index: u32) -> u16 {
     // As in `listed`.
     table.slots[index as usize & (TABLE_SLOTS - 1)]
 }

@@ -27,12 +27,12 @@ use lb_ctl::{
     model::{
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocol, Protocols, ReturnPath, Scheduler, Source, Vip,
+            Protocol, Protocols, ReturnPath, Scheduler, Source, Unattended, Vip,
         },
         net::{Link, NetFacts, Watched},
     },
     net::watch as net_watch,
-    reset::{Death, Resets},
+    reset::{Death, Ended, Resets},
     routing::{self, Problems},
     shutdown, source_ports,
 };
@@ -169,6 +169,8 @@ fn vip(mode: Mode, ip: &str) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,
@@ -401,7 +403,7 @@ fn either_end_of_a_silent_connection_answers_with_its_true_numbers_when_poked() 
                 let (_trigger, shutdown) = shutdown::channel();
                 let resets = Resets::new(Arc::new(OneFlow(flow)), deaths_in, facts, Wire::default());
                 let death = Death { who: "PACS/pacs1".into(), slot: 1, backend: record };
-                deaths.send(vec![death]).await.expect("a queue");
+                deaths.send(Ended::Servers(vec![death])).await.expect("a queue");
                 let answered = async {
                     let of_client = Bare { from_client: true, seq, ack };
                     let of_server = Bare { from_client: false, seq: ack, ack: seq };

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
+mod shares;
 mod shown;
 mod translated;
 
@@ -13,7 +14,7 @@ use lb_ctl::{
         command::{Assignment, Edit, VipSpec},
         config::{
             Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
-            Rip, Scheduler, Source, Vip,
+            Rip, Scheduler, Source, Unattended, Vip,
         },
         health::RipId,
     },
@@ -147,7 +148,15 @@ fn rip_set(vip: &str, rip: &str, key: &str, value: &str) -> Edit {
 }
 
 fn rip_add(vip: &str, rip: &str, ip: &str, weight: Option<u16>) -> Edit {
-    Edit::RipAdd { vip: vip.into(), rip: rip.into(), ip: ip.parse().unwrap(), port: None, weight }
+    Edit::RipAdd {
+        vip: vip.into(),
+        rip: rip.into(),
+        ip: ip.parse().unwrap(),
+        port: None,
+        weight,
+        max_connections: None,
+        min_connections: None,
+    }
 }
 
 fn vip_add(spec: VipSpec) -> Edit {
@@ -320,7 +329,14 @@ fn the_last_server_is_deleted_only_from_a_vip_out_of_service() {
     let vip = again.config.vips.iter().find(|vip| vip.name == "HL7").unwrap();
     assert_eq!(
         vip.rips,
-        [Rip { name: "H3".into(), ip: "10.0.0.23".parse().unwrap(), port: None, weight: 9 }]
+        [Rip {
+            name: "H3".into(),
+            ip: "10.0.0.23".parse().unwrap(),
+            port: None,
+            weight: 9,
+            max_connections: 0,
+            min_connections: 0,
+        }]
     );
 }
 
@@ -335,7 +351,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
         pool_vips(vip).iter().filter_map(|name| find(config, name)).collect()
     };
     match edit {
-        Edit::RipAdd { vip, rip, ip, port, weight } => {
+        Edit::RipAdd { vip, rip, ip, port, weight, max_connections, min_connections } => {
             let Some(at) = find(config, vip) else { return false };
             if config.vips[at].rips.iter().any(|r| r.name == *rip || r.ip == *ip) {
                 return false;
@@ -346,6 +362,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                     ip: *ip,
                     port: *port,
                     weight: weight.unwrap_or(100),
+                    max_connections: max_connections.unwrap_or(0),
+                    min_connections: min_connections.unwrap_or(0),
                 });
             }
         }
@@ -386,6 +404,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                 ip: ip.parse().unwrap(),
                 port: None,
                 weight: 100,
+                max_connections: 0,
+                min_connections: 0,
             });
             let mut vip = plain_vip(&spec.name, ip);
             vip.ports = Ports::Ranges(vec![104..=104, 11112..=11112]);
@@ -418,7 +438,7 @@ fn plain_vip(name: &str, ip: IpAddr) -> Vip {
         ports: Ports::Ranges(vec![104..=104]),
         protocols: Protocols::Tcp,
         interface: None,
-        scheduler: Scheduler::Wrr,
+        scheduler: Scheduler::Wlc,
         persist: Persist::None,
         check: Check {
             kind: CheckKind::Connect,
@@ -430,6 +450,8 @@ fn plain_vip(name: &str, ip: IpAddr) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,

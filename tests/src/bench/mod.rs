@@ -6,3 +6,4 @@ pub mod live;
 pub mod report;
 pub mod rig;
 pub mod rows;
+pub mod sweep;

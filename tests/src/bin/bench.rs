@@ -1,4 +1,4 @@
-//! Measures what a packet costs and writes `target/bench.json`.
+//! Measures what a packet and what a sweep costs, and writes `target/bench.json`.
 #![allow(clippy::print_stdout, reason = "a command for people")]
 
 use std::{io, path::PathBuf};
@@ -9,6 +9,7 @@ use lb_common::service::{mode, pick};
 use lb_tests::bench::{
     report::{Report, keep},
     rows::{Direction, Row},
+    sweep::{self, Load},
 };
 
 /// Nanoseconds per packet, by BPF_PROG_TEST_RUN over lists of flows, all rows in turn in every round.
@@ -60,6 +61,17 @@ fn main() -> Result<()> {
         if wanted(name) {
             rows.push(Row::begun_v4(name, by, servers));
         }
+    }
+    if wanted("sweep") {
+        let million = Load { flows: 1_000_000, places: 1 << 22, due: 0 };
+        let loads = [Load { places: 1 << 21, ..million }, million, Load { due: 1000, ..million }];
+        let mut figures = Vec::new();
+        for load in loads {
+            let of_load = sweep::measure(load, rounds)?;
+            of_load.write_line(&mut io::stdout())?;
+            figures.push(of_load);
+        }
+        keep(&args.json, "sweep", &figures)?;
     }
     for _ in 0..rounds {
         for row in &mut rows {

@@ -29,6 +29,7 @@ use lb_common::{
     backend::{Backend, LinkRecord, Target, state},
     counter::{BackendTraffic, Reason, ServiceTraffic},
     limits::{FILTER_WORDS, TABLE_SLOTS, map},
+    load::Limits,
     maglev::{Entrant, Walk, fill_maglev, identity},
     net::{Mac, addr4, addr6, mapped, wire_port, words},
     service::{
@@ -70,6 +71,9 @@ macro_rules! root_tests {
     )+};
 }
 
+mod kill;
+mod loads;
+mod persistence;
 mod sweep;
 
 fn run(program: &str, args: &[&str]) {
@@ -274,6 +278,10 @@ fn nat_backend(slot: u16, port: Option<u16>, generation: u16) -> Op {
     }
 }
 
+const fn limits() -> Limits {
+    Limits { max: 50, min: 40, weight: 100, flags: 0 }
+}
+
 const fn link_record() -> LinkRecord {
     LinkRecord { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 }
 }
@@ -324,6 +332,11 @@ root_tests! {
             Op::PutLink { ifindex: 5, record: link_record() },
             Op::PutLink { ifindex: 5, record: LinkRecord::default() },
             Op::PutSources { service: SERVICE, sources: sources(2) },
+            Op::PutLoad { slot: SLOT, limits: limits() },
+            Op::PutTwin { slot: SLOT, service: SERVICE, twin: SLOT },
+            Op::PutTwin { slot: 900, service: SERVICE, twin: 8 },
+            Op::PutTwin { slot: 901, service: SERVICE, twin: 8 },
+            Op::RemoveTwin { slot: 901, service: SERVICE },
             nat_backend(10, Some(8080), 3),
             // A slot that was used and is free again.
             put_backend(9, "GONE", 17),
@@ -335,6 +348,8 @@ root_tests! {
         assert!(before.tables.contains_key(&SERVICE) && before.filter.is_some());
         assert_eq!(before.link_records, [(4, link_record())].into());
         assert_eq!(before.sources, [(SERVICE, sources(2))].into());
+        assert_eq!(before.loads, [(SLOT, limits())].into());
+        assert_eq!(before.twins, [((SLOT, SERVICE), SLOT), ((900, SERVICE), 8)].into());
         drop(writer);
 
         let ids = map::PINNED.map(|name| fs.map_id(name));
@@ -357,11 +372,14 @@ root_tests! {
             put_backend(SLOT, "DICOM1", GENERATION),
             Op::PutLink { ifindex, record: link_record() },
             Op::PutSources { service: SERVICE, sources: sources(3) },
+            Op::PutLoad { slot: SLOT, limits: limits() },
+            Op::PutTwin { slot: SLOT, service: SERVICE, twin: SLOT },
             Op::PutTable { service: SERVICE, table: table_spec(Filling::RoundRobin, &[(SLOT, 1)]) },
             Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
             Op::SetFilter { addresses: [vip()].into(), servers: BTreeSet::new() },
             Op::SetFilter { addresses: BTreeSet::new(), servers: BTreeSet::new() },
             Op::RemoveKey { key: key(vip(), 104, Protocol::Tcp) },
+            Op::RemoveTwin { slot: SLOT, service: SERVICE },
             Op::ClearService { service: SERVICE },
             Op::ClearBackend { slot: SLOT },
             Op::DetachLink { ifindex },
@@ -565,7 +583,7 @@ root_tests! {
         assert!(writer.installed().links.is_empty());
     }
 
-    tables_hold_what_maglev_and_round_robin_say {
+    tables_hold_what_maglev_round_robin_and_failover_lists_say {
         let fs = BpfFs::mount();
         let (mut writer, _) = fs.open();
         let weights = [(9, 100), (SLOT, 50), (8, 100)];
@@ -590,6 +608,13 @@ root_tests! {
         ]);
         let table = fs.table(SERVICE);
         assert_eq!((table.len, &table.slots[..7]), (7, &[5, 5, 6, 5, SLOT, 5, 5][..]));
+
+        apply(&mut writer, &[
+            Op::PutTable { service: SERVICE, table: table_spec(Filling::First, &[(6, 1), (5, 1), (SLOT, 1)]) },
+        ]);
+        let table = fs.table(SERVICE);
+        assert_eq!((table.len, &table.slots[..3]), (1, &[6, 0, 0][..]));
+        assert_eq!((table.servers, &table.list[..4]), (3, &[6, 5, SLOT, 0][..]), "those that stand by");
 
         apply(&mut writer, &[
             Op::PutTable { service: SERVICE, table: table_spec(Filling::Maglev, &[]) },
@@ -720,6 +745,7 @@ root_tests! {
             (long, "does not fit its record"),
             (far, "indexes below 4096"),
             (gone, "interface 4000 (gone): frames cannot be sent out of it"),
+            (Op::PutLoad { slot: 16_384, limits: limits() }, "slot 16384 has no load"),
             (put_service(5000), "service 5000 (`DICOM`) cannot be written"),
             (Op::AttachLink { ifindex: 4000 }, "interface 4000 does not exist"),
         ] {

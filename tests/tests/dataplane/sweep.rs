@@ -1,29 +1,18 @@
-//! Sweeps of the flow tables and of persistence.
+//! Sweeps of the flow tables.
 
-use aya::maps::HashMap;
 use lb_common::{
     flow::{Bucket4, Bucket6, Control, Decision, Ends, Hop, Rewrite, State, kind},
     hash,
-    persist::{PersistEntry, PersistKey},
 };
 
 use super::*;
 
-/// Ticks as the packet path counts them, from the data plane's own idea of a flow's idle time.
-fn now(reader: &mut BpfReader, fs: &BpfFs) -> u32 {
-    let mut table = fs.array::<Bucket4>(map::HALF_OPEN_V4);
-    let there = table.get(&255, 0).unwrap();
-    let mut probe = there;
-    probe.0[3] = entry4(State::New, 0, 1, Decision::new(mode::DR, SERVICE, SLOT, GENERATION));
-    table.set(255, probe, 0).unwrap();
-    let (flows, _) = reader.flows(usize::MAX).unwrap();
-    let idle = flows.iter().map(|f| f.idle_millis).max().unwrap();
-    table.set(255, there, 0).unwrap();
-    // Since boot, and jiffies start five minutes before they wrap.
-    (idle * 1_000_000 / fs.settings().tick_nanos()) as u32
+/// The tick that it was when the writer last told the packet path that it lives.
+pub(super) fn now(fs: &BpfFs) -> u32 {
+    fs.array::<u64>(map::HEARTBEAT).get(&0, 0).unwrap() as u32
 }
 
-fn entry4(state: State, last_seen: u32, client_port: u16, decision: Decision) -> [u64; 8] {
+pub(super) fn entry4(state: State, last_seen: u32, client_port: u16, decision: Decision) -> [u64; 8] {
     let ends = Ends::between(([192, 168, 0, 9], client_port).into(), (vip(), 104).into(), 6);
     let [addrs, ports] = ends.key_v4();
     [Control::new(5, 1, state, last_seen).0, addrs, ports, decision.0, 0, 0, 0, 0]
@@ -42,7 +31,7 @@ root_tests! {
         apply(&mut writer, &[
             Op::PutBackend { slot, identity, backend: Backend { state: state::DEAD, ..backend } },
         ]);
-        let now = now(&mut reader, &fs);
+        let now = now(&fs);
         let ago = |secs: u32| now.wrapping_sub(fs.settings().ticks(secs));
         let ours = Decision::new(mode::DR, SERVICE, SLOT, GENERATION);
         let established = [
@@ -105,7 +94,7 @@ root_tests! {
         let fs = BpfFs::mount();
         let (mut writer, mut reader) = fs.open();
         apply(&mut writer, &[put_service(SERVICE), put_backend(SLOT, "WEB", GENERATION)]);
-        let now = now(&mut reader, &fs);
+        let now = now(&fs);
         let seed = fs.settings().flow_seed;
         let ago = |secs: u32| now.wrapping_sub(fs.settings().ticks(secs));
         let decision = |kind| Decision::new(kind, SERVICE, SLOT, GENERATION);
@@ -172,29 +161,5 @@ root_tests! {
         let expected = [("10.12.1.7", "10.12.1.2"), ("2001:db8::7", "2001:db8::1")];
         let expected = expected.map(|(server, source)| ((server.parse().unwrap(), 8080), (source.parse().unwrap(), 1)));
         assert_eq!(ends.collect::<Vec<_>>(), expected);
-    }
-
-    a_sweep_removes_persistence_that_no_longer_counts {
-        let fs = BpfFs::mount();
-        let (mut writer, mut reader) = fs.open();
-        apply(&mut writer, &[put_service(SERVICE), put_backend(SLOT, "DICOM1", GENERATION)]);
-        let now = now(&mut reader, &fs);
-        let mut persist: HashMap<MapData, PersistKey, PersistEntry> = fs.map(map::PERSIST);
-        let good = PersistEntry { slot: SLOT, generation: GENERATION, last_seen: now };
-        let key = |client: u64, group| PersistKey { client: [client, 0], group, family: 4 };
-        let group = record().persist_group;
-        // More than one read's worth that stay.
-        for client in 0..5000 {
-            persist.insert(key(client, group), good, 0).unwrap();
-        }
-        let past = PersistEntry { last_seen: now.wrapping_sub(1100), ..good };
-        let void = PersistEntry { generation: GENERATION - 1, ..good };
-        persist.insert(key(10_001, group), past, 0).unwrap();
-        persist.insert(key(10_002, group), void, 0).unwrap();
-        persist.insert(key(10_003, group + 1), good, 0).unwrap();
-        let census = writer.sweep().unwrap();
-        assert_eq!((census.persistent, census.retired), (5000, 3));
-        assert!(persist.get(&key(10_001, group), 0).is_err());
-        assert!(persist.get(&key(77, group), 0).is_ok());
     }
 }
