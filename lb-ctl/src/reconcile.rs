@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -30,8 +30,11 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Pause between sweeps of the flow tables.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Shortest and longest time from one sweep of the flow tables to the next. The longest is far from what the packet path
+/// takes for the controller's death.
+const SWEEP: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// Sweeps take at most one part in so many of a core, however large the tables are.
+const SWEEP_SHARE: u32 = 50;
 /// First and longest pause before what failed is tried again.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// Time that a program which something took off stays in the overview.
@@ -117,8 +120,7 @@ impl<A: AddressBook> Reconciler<A> {
     /// When nobody is left to say what is desired.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut ended = std::pin::pin!(shutdown.requested());
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep_at = Instant::now();
         let mut pause = RETRY[0];
         let mut retry_at: Option<Instant> = None;
         loop {
@@ -138,8 +140,10 @@ impl<A: AddressBook> Reconciler<A> {
                     continue;
                 }
                 () = sleep_until(due), if retry_at.is_some() => {}
-                _ = sweep.tick() => {
+                () = sleep_until(sweep_at) => {
+                    let began = Instant::now();
                     let changed = self.look().await;
+                    sweep_at = began + sweep_interval(began.elapsed());
                     if !changed && !self.address_is_due() {
                         continue;
                     }
@@ -280,6 +284,12 @@ impl<A: AddressBook> Reconciler<A> {
         }
         changed
     }
+}
+
+/// Time to the next sweep after one that took so long.
+fn sweep_interval(took: Duration) -> Duration {
+    let [shortest, longest] = SWEEP;
+    took.saturating_mul(SWEEP_SHARE).clamp(shortest, longest)
 }
 
 /// Links whose program something else took off of late.
@@ -519,6 +529,14 @@ mod tests {
         assert_eq!(addresses(&installed), ["10.12.1.254"]);
         installed.keys.extend(desired.services["WEB"].keys.iter().map(|key| (*key, 0)));
         assert_eq!(addresses(&installed), ["10.12.1.100", "10.12.1.254"]);
+    }
+
+    #[test]
+    fn sweeps_of_large_tables_come_less_often_and_never_too_seldom() {
+        let millis = Duration::from_millis;
+        for (took, next) in [(0, 1000), (20, 1000), (40, 2000), (90, 4500), (60_000, 5000)] {
+            assert_eq!(sweep_interval(millis(took)), millis(next));
+        }
     }
 
     #[test]

@@ -25,9 +25,9 @@ use crate::dataplane::{Installed, PersistFilter, Persisted};
 
 /// Entries read with one system call.
 const BATCH: usize = 4096;
-/// Seconds before its end at which an entry is looked at: whether its client has a flow that goes on. A sweep comes every
-/// second.
-const DUE_SECS: u32 = 2;
+/// Seconds before its end at which an entry is looked at: whether its client has a flow that goes on. Longer than the
+/// longest time from one sweep to the next.
+const DUE_SECS: u32 = 6;
 /// `BPF_EXIST` (linux/bpf.h): change an entry, make none.
 const EXISTING: u64 = 2;
 

@@ -1,7 +1,7 @@
 use std::{array::from_fn, collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
-    flow::{Control, Decision, Ends, Hop, KEY_V4, Rewrite, State, kind},
+    flow::{Control, Decision, Ends, Hop, KEY_V4, Rewrite, State, VOID_GENERATION, kind},
     limits::MAX_BACKENDS,
     net::{Mac, PROTO_TCP, PROTO_UDP},
 };
@@ -281,6 +281,28 @@ fn flows_that_lost_their_server_wait_for_both_ends_to_be_told() {
     world.sweep(&rules(last + 2));
     world.reply_of(SERVICE, void, PROTO_TCP, State::Established, last);
     assert_eq!(world.sweep(&rules(last + 3)).retired, 0);
+}
+
+#[test]
+fn killed_connections_wait_for_their_ends_in_every_mode_and_each_for_its_own_time() {
+    let killed = |kind, service| Decision::new(kind, service, SLOT, VOID_GENERATION);
+    let last = NOW + SETTINGS.ticks(VOID_SECS);
+    for (kind, service) in [(kind::DR, SERVICE), (kind::DR, SILENT), (kind::NAT, SILENT)] {
+        let mut world = World::new();
+        world.direct(State::Established, NOW, killed(kind, service));
+        assert_eq!(world.sweep(&rules(NOW)).retired, 0);
+        // Others are killed later, on the same server: all have their time from then.
+        world.watch.expect_killed();
+        let tally = world.sweep(&rules(last));
+        assert_eq!((tally.retired, tally.active.iter().sum::<u64>()), (0, 0));
+        assert_eq!(world.sweep(&rules(last + 1)).retired, 0);
+        assert_eq!(world.sweep(&rules(last + SETTINGS.ticks(VOID_SECS) + 1)).retired, 1);
+    }
+    let mut world = World::new();
+    let ends = seen(PROTO_UDP);
+    let control = Control::new(7, 3, State::Datagrams, NOW);
+    world.put(&ends, &Rewrite::default(), control, killed(kind::DR, SERVICE));
+    assert_eq!(world.sweep(&rules(NOW)).retired, 1, "UDP has no RST");
 }
 
 #[test]
