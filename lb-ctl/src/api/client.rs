@@ -197,7 +197,7 @@ pub enum ClientError {
     },
     /// No answer before the deadline.
     #[error(
-        "lbd at {} did not answer {call} within {}; wait longer with --timeout, or see its journal",
+        "lbd at {} did not answer {call} within {}; wait longer with --answer-timeout, or see its journal",
         .socket.display(),
         humantime::format_duration(*.deadline)
     )]

@@ -5,4 +5,5 @@ pub mod config;
 pub mod desired;
 pub mod health;
 pub mod net;
+pub mod operator;
 pub mod status;
