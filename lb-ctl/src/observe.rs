@@ -543,6 +543,54 @@ pub fn host_name() -> String {
 mod tests {
     use super::*;
 
+    fn said(word: Word, state: RipState, connections: u64, concern: Option<&str>) -> String {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_778_243_841);
+        told(&word, state, connections, concern.map(str::to_owned), "c-echo 3 ms".to_owned(), now)
+    }
+
+    #[test]
+    fn a_drain_says_what_it_waits_for() {
+        let drain = |deadline_epoch_secs, then_halt| {
+            Word::from(Order::Drain { migrate: false, deadline_epoch_secs, then_halt })
+        };
+        let at = |secs: u64| Some(1_778_243_841 + secs);
+        for (word, connections, expected) in [
+            (drain(None, false), 3, "c-echo 3 ms"),
+            (drain(at(240), true), 3, "3 connections, halts in 4 min; c-echo 3 ms"),
+            (drain(at(181), true), 1, "1 connection, halts in 4 min; c-echo 3 ms"),
+            (drain(at(59), true), 0, "0 connections, halts in 59 s; c-echo 3 ms"),
+            (drain(None, true), 2, "2 connections, halts when they are gone; c-echo 3 ms"),
+            (drain(at(7500), false), 2, "2 connections, has 2 h 5 min; c-echo 3 ms"),
+            (drain(Some(7), false), 2, "2 connections, its time is over; c-echo 3 ms"),
+        ] {
+            assert_eq!(said(word, RipState::Drain, connections, None), expected);
+        }
+        assert_eq!(said(drain(at(60), true), RipState::Down, 0, None), "c-echo 3 ms", "nothing waits");
+    }
+
+    #[test]
+    fn a_forced_verdict_is_told_with_what_the_check_says() {
+        let forced = |up, until_epoch_secs| Word {
+            order: Order::Online,
+            forced: Some(Forced { up, until_epoch_secs }),
+        };
+        for (word, concern, expected) in [
+            (forced(false, None), None, "forced down (the check says: c-echo 3 ms)"),
+            (
+                forced(true, Some(1_778_243_841 + 60)),
+                None,
+                "forced up until 12:38:21 UTC (the check says: c-echo 3 ms)",
+            ),
+            (
+                forced(true, Some(1_778_243_841 + 86_400)),
+                Some("no answer to ARP"),
+                "no answer to ARP; forced up until 2026-05-09 12:37:21 UTC (the check says: c-echo 3 ms)",
+            ),
+        ] {
+            assert_eq!(said(word, RipState::Active, 0, concern), expected);
+        }
+    }
+
     #[test]
     fn a_flow_table_is_called_crowded_before_it_is_full_and_replies_count() {
         let census = |established_v4, replies_v4, established_v6| FlowCensus {
