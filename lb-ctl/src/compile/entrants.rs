@@ -54,22 +54,20 @@ fn in_use(active: &[&Rip], vip: &Vip, before: Option<&DesiredService>, inputs: &
 
 /// Gives servers, in the order that counts, their shares of new flows. All of them are among the service's backends.
 pub(super) fn share_out(active: &[&Rip], vip: &Vip, service: &mut DesiredService, inputs: &Inputs<'_>) {
-    for rip in active {
-        let now = match vip.scheduler {
-            // A weight means nothing to a list: its edit must not write a table.
-            Scheduler::First => 1,
-            Scheduler::Maglev | Scheduler::SourceHash | Scheduler::Wlc | Scheduler::Wrr => {
-                ramped(rip, vip, inputs)
-            }
-        };
-        let weight = match vip.scheduler {
+    for (place, rip) in active.iter().enumerate() {
+        let now = ramped(rip, vip, inputs);
+        // In the table, and in the limits.
+        let (weight, share) = match vip.scheduler {
+            // A weight means nothing to a list: its edit must not write a table. All of new flows are the first one's,
+            // and by that a restarted controller knows it.
+            Scheduler::First => (1, u16::from(place == 0)),
             // Least connections go by the limits' weight. The table is for packets whose flow is not known, and those
             // would change their server with every step of a slow start.
-            Scheduler::Wlc => rip.weight,
-            Scheduler::First | Scheduler::Maglev | Scheduler::SourceHash | Scheduler::Wrr => now,
+            Scheduler::Wlc => (rip.weight, now),
+            Scheduler::Maglev | Scheduler::SourceHash | Scheduler::Wrr => (now, now),
         };
         if let Some(backend) = service.backends.get_mut(&rip.name) {
-            backend.limits.weight = now;
+            backend.limits.weight = share;
         }
         service.entrants.push(Entrant { name: rip.name.clone(), weight });
     }

@@ -10,7 +10,7 @@ use lb_common::{
     hash,
     load::Limits,
     net::Mac,
-    service::{Service, Sources},
+    service::{Service, Sources, pick},
 };
 
 use super::net::VipAddress;
@@ -69,7 +69,8 @@ pub struct DesiredBackend {
     pub port: Option<u16>,
     /// How frames reach it; `None` = dead: nothing may go there, its flows go at once.
     pub forward: Option<Forward>,
-    /// How many connections it takes, and its share of new ones: 0 unless it is an entrant.
+    /// How many connections it takes, and its share of new ones: 0 unless it is an entrant, and of a failover list the
+    /// first.
     pub limits: Limits,
 }
 
@@ -146,27 +147,39 @@ impl DesiredState {
         for (&id, (identity, record)) in &installed.services {
             let backends: BTreeMap<_, _> = installed
                 .backends
-                .values()
-                .filter(|(who, _)| who.service == id)
-                .map(|(who, record)| {
+                .iter()
+                .filter(|(_, (who, _))| who.service == id)
+                .map(|(slot, (who, record))| {
                     let backend = DesiredBackend {
                         ip: who.ip,
                         port: who.port,
                         forward: Forward::of(record),
-                        limits: Limits::default(),
+                        limits: installed.loads.get(slot).copied().unwrap_or_default(),
                     };
                     (who.name.clone(), backend)
                 })
                 .collect();
             let table = installed.tables.get(&id);
-            let entrants = table.map_or_else(Vec::new, |table| {
-                let name = |slot| installed.backends.get(slot).map(|(who, _)| who.name.clone());
-                let named = table
-                    .entrants
-                    .iter()
-                    .filter_map(|e| Some(Entrant { name: name(&e.slot)?, weight: e.weight }));
-                named.collect()
-            });
+            let filling = table.map_or_else(|| filling_of(record.pick), |table| table.filling);
+            let entrants = match table {
+                Some(table) => {
+                    let name = |slot| installed.backends.get(slot).map(|(who, _)| who.name.clone());
+                    let entrants = table.entrants.iter();
+                    entrants
+                        .filter_map(|e| Some(Entrant { name: name(&e.slot)?, weight: e.weight }))
+                        .collect()
+                }
+                // A table cannot be read back without rights that a daemon should not need. Who is first is known by
+                // its limits, and that is what a restart must not forget (R50).
+                None if filling == Filling::First => {
+                    let first = backends.iter().find(|(_, backend)| backend.limits.weight > 0);
+                    first
+                        .map(|(name, b)| Entrant { name: name.clone(), weight: b.limits.weight })
+                        .into_iter()
+                        .collect()
+                }
+                None => Vec::new(),
+            };
             let service = DesiredService {
                 keys: installed
                     .keys
@@ -179,7 +192,7 @@ impl DesiredState {
                 group: None,
                 idle_timeout_secs: identity.idle_timeout_secs,
                 sources: installed.sources.get(&id).copied().unwrap_or_default(),
-                filling: table.map_or(Filling::RoundRobin, |t| t.filling),
+                filling,
                 backends,
                 entrants,
             };
@@ -191,5 +204,14 @@ impl DesiredState {
             link_records: installed.link_records.clone(),
             services,
         }
+    }
+}
+
+/// How the table of a service with this [`pick`] is filled, as far as that can be told.
+const fn filling_of(pick: u8) -> Filling {
+    match pick {
+        pick::FIRST => Filling::First,
+        pick::HASH_FLOW | pick::HASH_CLIENT | pick::LEAST => Filling::Maglev,
+        _ => Filling::RoundRobin,
     }
 }

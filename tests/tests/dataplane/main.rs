@@ -565,7 +565,7 @@ root_tests! {
         assert!(writer.installed().links.is_empty());
     }
 
-    tables_hold_what_maglev_and_round_robin_say {
+    tables_hold_what_maglev_round_robin_and_failover_lists_say {
         let fs = BpfFs::mount();
         let (mut writer, _) = fs.open();
         let weights = [(9, 100), (SLOT, 50), (8, 100)];
@@ -590,6 +590,13 @@ root_tests! {
         ]);
         let table = fs.table(SERVICE);
         assert_eq!((table.len, &table.slots[..7]), (7, &[5, 5, 6, 5, SLOT, 5, 5][..]));
+
+        apply(&mut writer, &[
+            Op::PutTable { service: SERVICE, table: table_spec(Filling::First, &[(6, 1), (5, 1), (SLOT, 1)]) },
+        ]);
+        let table = fs.table(SERVICE);
+        assert_eq!((table.len, &table.slots[..3]), (1, &[6, 0, 0][..]));
+        assert_eq!((table.servers, &table.list[..4]), (3, &[6, 5, SLOT, 0][..]), "those that stand by");
 
         apply(&mut writer, &[
             Op::PutTable { service: SERVICE, table: table_spec(Filling::Maglev, &[]) },

@@ -6,7 +6,14 @@ use lb_common::load::Limits;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{config::Unattended, desired::group_id};
+use crate::{
+    dataplane::{
+        Writer as _,
+        fake::{Fake, FakeWriter},
+    },
+    model::{config::Unattended, desired::group_id},
+    plan,
+};
 
 const PLACES: [&str; 4] = ["R1", "R2", "R3", "R4"];
 
@@ -168,6 +175,32 @@ proptest! {
 }
 
 #[test]
+fn a_restarted_controller_reads_from_the_kernel_who_is_in_use() {
+    let mut world = World::staying();
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let reach = |world: &mut World, writer: &mut FakeWriter| {
+        let expected = world.settle();
+        for step in plan::plan(&world.before, writer.installed()).steps {
+            writer.apply(&step.op).unwrap();
+        }
+        expected
+    };
+    reach(&mut world, &mut writer);
+    for (down, in_use) in [("R1", "R2"), ("R2", "R1"), ("R1", "R2")] {
+        world.verdict(down, Verdict::Down);
+        reach(&mut world, &mut writer);
+        world.verdict(down, Verdict::Up);
+        let order = reach(&mut world, &mut writer);
+        assert!(order.starts_with(in_use), "{order}");
+
+        (writer, _) = fake.open();
+        world.before = DesiredState::from_installed(writer.installed());
+        assert_eq!(reach(&mut world, &mut writer), order, "nobody moves");
+    }
+}
+
+#[test]
 fn what_another_scheduler_had_first_is_not_in_use() {
     let mut world = World::staying();
     world.config.vips[0].scheduler = Scheduler::Wrr;
@@ -197,7 +230,7 @@ fn limits_are_those_of_the_configuration_and_the_share_is_of_those_that_take_new
         (Scheduler::Wlc, (40, 100)),
         (Scheduler::Wrr, (40, 100)),
         (Scheduler::Maglev, (40, 100)),
-        (Scheduler::First, (1, 1)),
+        (Scheduler::First, (1, 0)),
     ] {
         let mut world = World::new();
         let vip = &mut world.config.vips[0];
