@@ -123,6 +123,8 @@ impl App {
                 requests: requests_in,
                 facts: facts_in.clone(),
                 health: health_in.clone(),
+                reconciled: reconciled.clone(),
+                census: census_in.clone(),
                 goal,
                 targets,
                 watched,
