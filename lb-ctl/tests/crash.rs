@@ -83,6 +83,7 @@ fn a_rollback_ends_with_all_files_of_one_version() {
 }
 
 /// Runs this program as `what` in a directory, and kills it some time after it said how long a round of its work takes.
+#[expect(clippy::disallowed_methods, reason = "no condition is waited for: any moment will do")]
 fn kill_at_random(what: &str, directory: &Path, kill: u64) {
     let mut program = Command::new(env::current_exe().unwrap())
         .arg(what)

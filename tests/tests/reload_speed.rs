@@ -57,7 +57,7 @@ fn text(weight: u16) -> String {
         let scheduler = if vip % 2 == 0 { "wrr" } else { "maglev" };
         let [_, _, high, low] = (vip as u32).to_be_bytes();
         text.push_str(&format!(
-            "[vip.V{vip}]\nmode = \"l4-dr\"\nip = \"10.1.{high}.{low}\"\nports = [104]\nscheduler = \"{scheduler}\"\ncheck = \"off\"\n"
+            "[vip.V{vip}]\nmode = \"l4-dr\"\nip = \"10.1.{high}.{low}\"\nports = [104]\nscheduler = \"{scheduler}\"\n"
         ));
         let servers = (0..SERVERS).filter_map(|server| {
             let [_, _, high, low] = ((vip * SERVERS + server) as u32).to_be_bytes();
