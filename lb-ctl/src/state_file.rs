@@ -92,15 +92,30 @@ pub fn load_any<T: DeserializeOwned>(
 ///
 /// When the file system refuses.
 pub async fn store<T: Serialize + Sync>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
+    let bytes = encode(path, version, data)?;
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || write(&path, &bytes)).await;
+    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// [`store`] for those who may block.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn store_blocking<T: Serialize>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
+    write(path, &encode(path, version, data)?)
+}
+
+fn encode<T: Serialize>(path: &Path, version: u32, data: &T) -> Result<Vec<u8>, StateError> {
     let mut bytes = serde_json::to_vec_pretty(&Envelope { version, data })
         .map_err(|e| io_error("encode", path, io::Error::other(e)))?;
     bytes.push(b'\n');
-    let path = path.to_owned();
-    let written = tokio::task::spawn_blocking(move || {
-        replace_file(&path, &bytes).map_err(|error| io_error("write", &path, error))
-    })
-    .await;
-    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    Ok(bytes)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    replace_file(path, bytes).map_err(|error| io_error("write", path, error))
 }
 
 /// Held by the one daemon that uses a state directory; the kernel releases it when the process ends.

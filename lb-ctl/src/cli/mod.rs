@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod history;
 mod lists;
 mod names;
 pub mod offline;
@@ -22,6 +23,7 @@ use clap_complete::Shell;
 
 pub use self::{
     args::{Cli, ListForm},
+    history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
     overview::overview_into,
 };
@@ -40,6 +42,9 @@ use crate::{
         status::{Colour, FlowQuery},
     },
 };
+
+/// Said at the end of a dry run.
+const DRY_RUN: &str = "dry run: nothing was changed";
 
 /// Where output goes, and how.
 #[derive(Debug)]
@@ -269,7 +274,27 @@ async fn config(
             outcome_into(terminal, &outcome, "the files say what is in force: nothing to apply")
         }
         ConfigVerb::Apply => command(client, terminal, &Command::Apply).await,
-        ConfigVerb::Show => {
+        ConfigVerb::History { output } => {
+            let versions = client.config_history().await?;
+            match output {
+                Form::Json => json_into(&mut terminal.out, &versions)?,
+                Form::Table => history_into(&mut terminal.out, &versions, terminal.colour)?,
+            }
+            Ok(Done::Well)
+        }
+        ConfigVerb::Rollback { number, force, dry_run: DryRun { dry_run } } => {
+            let back = Command::Rollback { to: *number, force: *force, dry_run: *dry_run };
+            let done = command(client, terminal, &back).await?;
+            if *dry_run {
+                writeln!(terminal.out, "{DRY_RUN}")?;
+            }
+            Ok(done)
+        }
+        ConfigVerb::Show { number: Some(number) } => {
+            version_into(&mut terminal.out, &client.config_version(*number).await?)?;
+            Ok(Done::Well)
+        }
+        ConfigVerb::Show { number: None } => {
             let config = client.config().await?;
             write!(terminal.out, "{}", config.toml)?;
             Ok(Done::Well)
@@ -310,7 +335,7 @@ async fn edit(
 ) -> Result<Done, RunError> {
     let done = command(client, terminal, &Command::Edit { edit: Box::new(edit), dry_run }).await?;
     if dry_run {
-        writeln!(terminal.out, "dry run: nothing was changed")?;
+        writeln!(terminal.out, "{DRY_RUN}")?;
     }
     Ok(done)
 }
@@ -338,6 +363,12 @@ fn outcome_into(
     }
     if outcome.changes.is_empty() {
         writeln!(terminal.out, "{nothing}")?;
+    }
+    if !outcome.traffic.is_empty() {
+        writeln!(terminal.out, "\nwhat becomes of traffic:")?;
+    }
+    for line in &outcome.traffic {
+        writeln!(terminal.out, "  {line}")?;
     }
     Ok(Done::Well)
 }

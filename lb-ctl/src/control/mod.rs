@@ -21,16 +21,19 @@ use self::{drains::Drains, ramps::Ramps};
 
 use crate::{
     compile::{self, Compiled, Inputs, Notes},
+    config::Texts,
     dataplane::FlowCensus,
     model::{
         command::{Command, Edit, Outcome},
         config::{CheckKind, Config, Vip},
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
+        history::{Cause, Version, VersionHead},
         net::{NetFacts, Watched},
         operator::Words,
     },
     operator::OperatorFile,
+    predict,
     reconcile::{Goal, Reconciled},
     shutdown::Shutdown,
     state_file::StateError,
@@ -52,6 +55,35 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// Why not; nothing has changed then.
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused>;
 
+    /// Keeps a configuration that came into force, if it differs from the one kept last.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not kept.
+    fn keep(&self, loaded: &LoadedConfig, cause: Cause) -> Result<(), Refused>;
+
+    /// Configurations that are kept, the newest last.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    fn history(&self) -> Result<Vec<VersionHead>, Refused>;
+
+    /// One of them, whole.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or cannot be read.
+    fn version(&self, number: u64) -> Result<Version, Refused>;
+
+    /// Puts the files back as they were in a version (`None` = the one before the present), on disk when this returns,
+    /// but for a dry run. With `force`, edits that are not in force are lost. Gives the version's number too.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing has changed then.
+    fn roll_back(&self, to: Option<u64>, force: bool, dry_run: bool) -> Result<(u64, LoadedConfig), Refused>;
+
     /// What changes from one configuration to another, a line each.
     fn diff(&self, from: &Config, to: &Config) -> Vec<String>;
 
@@ -66,6 +98,8 @@ pub struct LoadedConfig {
     pub config: Config,
     /// What is worth knowing though nothing is wrong, a line each.
     pub warnings: Vec<String>,
+    /// The files it was read from.
+    pub texts: Texts,
 }
 
 /// Why a request is not met.
@@ -91,10 +125,14 @@ impl From<StateError> for Refused {
 pub enum Request {
     /// Change something.
     Command(Box<Command>, Reply<Done>),
-    /// What `apply` would change.
+    /// What `apply` would change, and what becomes of traffic.
     Diff(Reply<Outcome>),
+    /// Configurations that were in force.
+    History(Reply<Vec<VersionHead>>),
     /// The configuration in force, as TOML.
     Show(Reply<String>),
+    /// One that was in force.
+    Version(u64, Reply<Version>),
 }
 
 /// Where an answer goes.
@@ -262,10 +300,17 @@ impl Controller {
         match request {
             Request::Command(command, reply) => drop(reply.send(self.command(*command).await)),
             Request::Diff(reply) => {
-                let loaded = self.blocking(|store| store.load()).await;
-                drop(reply.send(loaded.map(|loaded| self.outcome(&loaded))));
+                let outcome = match self.blocking(|store| store.load()).await {
+                    Ok(loaded) => Ok(self.forecast(&loaded).await),
+                    Err(refused) => Err(refused),
+                };
+                drop(reply.send(outcome));
             }
+            Request::History(reply) => drop(reply.send(self.blocking(|store| store.history()).await)),
             Request::Show(reply) => drop(reply.send(Ok(self.store.show(&self.config)))),
+            Request::Version(number, reply) => {
+                drop(reply.send(self.blocking(move |store| store.version(number)).await));
+            }
         }
     }
 
@@ -279,12 +324,17 @@ impl Controller {
                 if loaded.is_err() {
                     self.publish_view();
                 }
-                self.put_into_force(loaded?).await
+                self.put_into_force(loaded?, Cause::Apply).await
             }
             Command::Edit { edit, dry_run } => {
                 let loaded = self.blocking(move |store| store.edit(&edit, dry_run)).await?;
-                if dry_run { self.outcome(&loaded) } else { self.put_into_force(loaded).await }
+                if dry_run {
+                    self.forecast(&loaded).await
+                } else {
+                    self.put_into_force(loaded, Cause::Edit).await
+                }
             }
+            Command::Rollback { to, force, dry_run } => self.roll_back(to, force, dry_run).await?,
             Command::SetState { rips, state } => self.set_state(&rips, state).await?,
             Command::Force { rips, forced } => self.force(&rips, forced).await?,
             Command::Forget { vip } => self.forget(vip)?,
@@ -303,11 +353,63 @@ impl Controller {
                     .to_owned(),
             );
         }
-        Outcome { changes: self.store.diff(&self.config, &loaded.config), warnings }
+        let changes = self.store.diff(&self.config, &loaded.config);
+        Outcome { changes, warnings, ..Outcome::default() }
     }
 
-    async fn put_into_force(&mut self, loaded: LoadedConfig) -> Outcome {
+    /// What a configuration would change, and what would become of traffic.
+    async fn forecast(&self, loaded: &LoadedConfig) -> Outcome {
+        let mut outcome = self.outcome(loaded);
+        let facts = self.to.facts.borrow().clone();
+        if !facts.complete {
+            let unknown = "the network's state is not known yet: what becomes of traffic cannot be said";
+            outcome.warnings.push(unknown.to_owned());
+            return outcome;
+        }
+        let (config, settings) = (loaded.config.clone(), self.settings);
+        let supposed = predict::suppose(&self.config, &config, &facts, &self.to.health.borrow());
+        let operator = self.operator.words().clone();
+        let ramps = self.ramps.percents(&config, Instant::now());
+        let goal = Arc::clone(&self.goal);
+        let installed = Arc::clone(&self.to.reconciled.borrow().installed);
+        let census = Arc::clone(&self.to.census.borrow());
+        // Tables of many VIPs take a while to be filled and compared.
+        let predicted = tokio::task::spawn_blocking(move || {
+            let compiled = compile::compile(&Inputs {
+                config: &config,
+                operator: &operator,
+                health: &supposed.health,
+                facts: &supposed.facts,
+                before: &goal.state,
+                settings: &settings,
+                ramps: &ramps,
+                forget: &BTreeSet::new(),
+            });
+            predict::predict(&installed, &compiled.desired, &census, &supposed.new)
+        });
+        outcome.traffic =
+            predicted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        outcome
+    }
+
+    async fn roll_back(&mut self, to: Option<u64>, force: bool, dry_run: bool) -> Result<Outcome, Refused> {
+        let (to, loaded) = self.blocking(move |store| store.roll_back(to, force, dry_run)).await?;
+        if dry_run {
+            return Ok(self.forecast(&loaded).await);
+        }
+        Ok(self.put_into_force(loaded, Cause::Rollback { to }).await)
+    }
+
+    /// Keeps what came into force; gives what is to be said when it is not.
+    async fn keep(&self, loaded: &LoadedConfig, cause: Cause) -> Option<String> {
+        let loaded = loaded.clone();
+        let kept = self.blocking(move |store| store.keep(&loaded, cause)).await;
+        kept.err().map(|refused| format!("in force, but not kept in the history: {refused}"))
+    }
+
+    async fn put_into_force(&mut self, loaded: LoadedConfig, cause: Cause) -> Outcome {
         let mut outcome = self.outcome(&loaded);
+        outcome.warnings.extend(self.keep(&loaded, cause).await);
         if let Err(error) = self.operator.prune(&loaded.config).await {
             // What it keeps too much does no harm; a configuration that is on disk but not in force would.
             outcome.warnings.push(error.to_string());

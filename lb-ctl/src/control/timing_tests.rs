@@ -116,6 +116,27 @@ impl ConfigStore for NoFiles {
         self.load()
     }
 
+    fn keep(&self, _loaded: &LoadedConfig, _cause: Cause) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn history(&self) -> Result<Vec<VersionHead>, Refused> {
+        Ok(Vec::new())
+    }
+
+    fn version(&self, number: u64) -> Result<Version, Refused> {
+        Err(Refused::Invalid(format!("there is no version {number}")))
+    }
+
+    fn roll_back(
+        &self,
+        _to: Option<u64>,
+        _force: bool,
+        _dry_run: bool,
+    ) -> Result<(u64, LoadedConfig), Refused> {
+        Ok((0, self.load()?))
+    }
+
     fn diff(&self, _from: &Config, _to: &Config) -> Vec<String> {
         Vec::new()
     }

@@ -34,7 +34,7 @@ impl Controller {
                 warnings.push(format!("{} has no real server left that takes new connections", vip.name));
             }
         }
-        Ok(Outcome { changes, warnings })
+        Ok(Outcome { changes, warnings, ..Outcome::default() })
     }
 
     /// Says what counts in place of verdicts.
@@ -44,7 +44,7 @@ impl Controller {
         }
         let told = |word: Word| word.forced.map_or_else(|| "checked".to_owned(), |forced| forced.to_string());
         let changes = self.say(rips, |word| Word { forced, ..word }, told).await?;
-        Ok(Outcome { changes, warnings: Vec::new() })
+        Ok(Outcome { changes, ..Outcome::default() })
     }
 
     /// Forgets which server a VIP uses, at the next compilation.
@@ -52,7 +52,7 @@ impl Controller {
         self.find_vip(&vip)?;
         let changes = vec![format!("{vip}: the server in use is forgotten")];
         self.forgotten.insert(vip);
-        Ok(Outcome { changes, warnings: Vec::new() })
+        Ok(Outcome { changes, ..Outcome::default() })
     }
 
     /// Changes what is said of servers. Gives a line for each of which something else is said than before.

@@ -23,6 +23,15 @@ pub enum Command {
         /// Say what would change, change nothing.
         dry_run: bool,
     },
+    /// Put the configuration files back as they were in a version of the history, and apply them.
+    Rollback {
+        /// Its number; `None` = the one before the present.
+        to: Option<u64>,
+        /// Lose edits of the files that are not in force.
+        force: bool,
+        /// Say what would change, change nothing.
+        dry_run: bool,
+    },
     /// Say whether real servers take connections.
     SetState {
         /// Which.
@@ -150,6 +159,9 @@ pub struct Outcome {
     pub changes: Vec<String>,
     /// What is worth knowing though nothing is wrong.
     pub warnings: Vec<String>,
+    /// What would become of traffic, a line each; only of what has not been done.
+    #[serde(default)]
+    pub traffic: Vec<String>,
 }
 
 /// Answer when the daemon refuses. HTTP status 4xx or 5xx, body this.

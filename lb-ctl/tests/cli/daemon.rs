@@ -11,13 +11,14 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path as UrlPath, Query, State},
     http::{StatusCode, header::SERVER},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use lb_ctl::model::{
     command::{Command, Outcome, Refusal},
+    history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, Status},
 };
 use tempfile::TempDir;
@@ -36,6 +37,7 @@ pub(crate) struct Script {
     pub(crate) at_first: Mutex<VecDeque<Status>>,
     pub(crate) outcome: Result<Outcome, Refusal>,
     pub(crate) flows: FlowList,
+    pub(crate) versions: Vec<Version>,
     commands: Mutex<Vec<Command>>,
     pub(crate) queries: Mutex<Vec<FlowQuery>>,
     pub(crate) counted_by: Mutex<Vec<CountBy>>,
@@ -48,6 +50,7 @@ impl Script {
             at_first: Mutex::default(),
             outcome: Ok(Outcome::default()),
             flows: FlowList::default(),
+            versions: Vec::new(),
             commands: Mutex::default(),
             queries: Mutex::default(),
             counted_by: Mutex::default(),
@@ -73,6 +76,8 @@ impl Daemon {
             .route("/v1/flows/count", get(count_flows))
             .route("/v1/config", get(async || Json(ConfigText { toml: "[vip.DICOM]\n".to_owned() })))
             .route("/v1/config/diff", get(async |State(script): Shared| answer(&script)))
+            .route("/v1/config/history", get(list_versions))
+            .route("/v1/config/history/{number}", get(show_version))
             .with_state(Arc::clone(&script));
         Self::serve_router(script, router)
     }
@@ -119,6 +124,20 @@ async fn tell_status(State(script): Shared) -> Json<Status> {
 async fn obey(State(script): Shared, Json(command): Json<Command>) -> Response {
     script.commands.lock().expect("no panic").push(command);
     answer(&script)
+}
+
+async fn list_versions(State(script): Shared) -> Json<Vec<VersionHead>> {
+    Json(script.versions.iter().map(|version| version.head.clone()).collect())
+}
+
+async fn show_version(State(script): Shared, UrlPath(number): UrlPath<u64>) -> Response {
+    match script.versions.iter().find(|version| version.head.number == number) {
+        Some(version) => Json(version.clone()).into_response(),
+        None => {
+            let error = format!("no version {number} is kept");
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(Refusal { error })).into_response()
+        }
+    }
 }
 
 async fn list_flows(State(script): Shared, Query(query): Query<FlowQuery>) -> Json<FlowList> {

@@ -71,6 +71,7 @@ async fn a_vip_is_added_as_typed() {
     script.outcome = Ok(Outcome {
         changes: vec!["vip NEW: added".to_owned(), "10.12.1.200/32: added to eth0".to_owned()],
         warnings: vec!["vip NEW has no check".to_owned()],
+        ..Outcome::default()
     });
     let daemon = Daemon::serve(script);
     let ran = daemon
@@ -276,11 +277,17 @@ async fn lists_and_details_are_those_of_the_daemon() {
 #[tokio::test]
 async fn the_configuration_is_shown_and_compared() {
     let mut script = Script::new(green());
-    script.outcome =
-        Ok(Outcome { changes: vec!["vip DICOM: scheduler wrr -> first".to_owned()], warnings: vec![] });
+    script.outcome = Ok(Outcome {
+        changes: vec!["vip DICOM: scheduler wrr -> first".to_owned()],
+        traffic: vec!["DICOM: another scheduler: every new connection is placed anew".to_owned()],
+        ..Outcome::default()
+    });
     let daemon = Daemon::serve(script);
     assert_eq!(daemon.lbctl("config show").await.out, "[vip.DICOM]\n");
-    assert_eq!(daemon.lbctl("config diff").await.out, "vip DICOM: scheduler wrr -> first\n");
+    assert_eq!(
+        daemon.lbctl("config diff").await.out,
+        "vip DICOM: scheduler wrr -> first\n\nwhat becomes of traffic:\n  DICOM: another scheduler: every new connection is placed anew\n"
+    );
     let same = Daemon::serve(Script::new(green())).lbctl("config diff").await;
     assert_eq!(same.out, "the files say what is in force: nothing to apply\n");
 }

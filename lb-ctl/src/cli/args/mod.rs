@@ -293,12 +293,33 @@ pub enum ConfigVerb {
         #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
         file: PathBuf,
     },
-    /// Show what apply would change: the files against what is in force
+    /// Show what apply would change: the files against what is in force, and what becomes of traffic
     Diff,
+    /// List the configurations that were in force, the newest last
+    History {
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: Form,
+    },
+    /// Put the files back as they were in an earlier configuration, and apply them
+    Rollback {
+        /// Its number, as `config history` lists it; the one before the present if not given
+        #[arg(value_name = "NUMBER")]
+        number: Option<u64>,
+        /// Lose what was edited in the files and is not in force
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
     /// Read the configuration files again and apply what changed
     Apply,
-    /// Print the configuration in force as TOML
-    Show,
+    /// Print the configuration in force as TOML, or the files of an earlier one
+    Show {
+        /// Number of the earlier one, as `config history` lists it
+        #[arg(value_name = "NUMBER")]
+        number: Option<u64>,
+    },
 }
 
 /// `lbctl flows`.

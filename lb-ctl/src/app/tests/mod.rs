@@ -12,6 +12,10 @@ use tokio::{
     time::sleep,
 };
 
+mod disk;
+mod history;
+
+use self::disk::Disk;
 use super::*;
 use crate::{
     claims::Claimed,
@@ -24,6 +28,7 @@ use crate::{
             Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
         },
         health::{Health, RipId, Verdict},
+        history::{Cause, Version, VersionHead},
         net::{Address, Link, Path as NetPath, VipAddress},
         operator::Order,
         status::{Colour, FlowCount, FlowList, RipState, SourcePorts, Status},
@@ -82,45 +87,6 @@ fn config(vips: Vec<Vip>) -> Config {
 
 fn pacs() -> Vip {
     vip("PACS", "10.12.1.100", &[("R1", "10.12.1.110"), ("R2", "10.12.1.111")])
-}
-
-/// "The disk": what would be loaded next.
-#[derive(Clone)]
-struct Disk(Arc<Mutex<Result<Config, String>>>);
-
-impl Disk {
-    fn put(&self, config: Result<Config, String>) {
-        *self.0.lock().unwrap() = config;
-    }
-}
-
-impl ConfigStore for Disk {
-    fn load(&self) -> Result<LoadedConfig, Refused> {
-        let config = self.0.lock().unwrap().clone().map_err(Refused::Invalid)?;
-        Ok(LoadedConfig { config, warnings: Vec::new() })
-    }
-
-    fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
-        let mut loaded = self.load()?;
-        let Edit::VipDelete { vip } = edit else {
-            return Err(Refused::Invalid("the test's disk only deletes".to_owned()));
-        };
-        loaded.config.vips.retain(|v| v.name != *vip);
-        if !dry_run {
-            self.put(Ok(loaded.config.clone()));
-        }
-        Ok(loaded)
-    }
-
-    fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
-        let names = |c: &Config| c.vips.iter().map(|v| v.name.clone()).collect::<BTreeSet<_>>();
-        let (from, to) = (names(from), names(to));
-        from.symmetric_difference(&to).map(|name| format!("VIP {name}")).collect()
-    }
-
-    fn show(&self, config: &Config) -> String {
-        format!("# {} VIPs", config.vips.len())
-    }
 }
 
 /// "The network": one interface; addresses come and go in the facts, some are somebody else's.
@@ -263,14 +229,18 @@ impl World {
     }
 
     async fn start(&self) -> Daemon {
+        self.start_with(Arc::new(self.disk.clone())).await
+    }
+
+    async fn start_with(&self, store: Arc<dyn ConfigStore>) -> Daemon {
         let socket = self.dir.path().join("lbd.sock");
         let (operator, owned) = open_state(self.dir.path()).unwrap();
         let (writer, reader) = self.fake.open();
         let (health, verdicts) = watch::channel(HealthMap::new());
         let lan = self.lan.clone();
         let app = App::start(Parts {
-            store: Arc::new(self.disk.clone()),
-            loaded: self.disk.load().unwrap(),
+            loaded: store.load().unwrap(),
+            store,
             operator,
             owned,
             listener: server::bind(&socket).unwrap(),
