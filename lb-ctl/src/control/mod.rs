@@ -397,7 +397,11 @@ impl Controller {
         if dry_run {
             return Ok(self.forecast(&loaded).await);
         }
-        Ok(self.put_into_force(loaded, Cause::Rollback { to }).await)
+        let mut outcome = self.put_into_force(loaded, Cause::Rollback { to }).await;
+        if outcome.changes.is_empty() {
+            outcome.changes.push(format!("the files are those of version {to}, which says what is in force"));
+        }
+        Ok(outcome)
     }
 
     /// Keeps what came into force; gives what is to be said when it is not.

@@ -7,6 +7,7 @@ mod journal;
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -136,7 +137,7 @@ impl History {
                 }
             }
         }
-        create_directory(&self.directory).map_err(|error| state_error("create", &self.directory, error))?;
+        self.make_directory().map_err(|error| state_error("create", &self.directory, error))?;
         // A number is the last one's successor, and the last one is never removed: none is given twice.
         let number = numbers.last().map_or(1, |last| last + 1);
         let at_epoch_secs = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -219,6 +220,12 @@ impl History {
     /// When it cannot be finished.
     pub fn recover(&self) -> Result<Recovered, HistoryError> {
         journal::recover(&self.directory)
+    }
+
+    /// For root alone: a configuration may be in files that others must not read.
+    fn make_directory(&self) -> io::Result<()> {
+        create_directory(&self.directory)?;
+        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))
     }
 
     fn path(&self, number: u64) -> PathBuf {

@@ -80,6 +80,8 @@ fn what_comes_into_force_is_kept_once_with_what_it_changed() {
     assert_eq!(told, [(1, Cause::Start, 1), (2, Cause::Edit, 1), (3, Cause::Apply, 0)]);
     assert_eq!(heads[1].changes, ["vip PACS: R1 weight 10 -> 20"]);
     assert_eq!(heads[1].at_epoch_secs, SECS.as_secs());
+    let mode = fs::metadata(&scene.history.directory).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "what is kept may be nobody else's to read");
     assert_eq!(scene.history.version(1).unwrap().files[0].text, vip(10));
     let error = scene.history.version(4).unwrap_err().to_string();
     assert_eq!(error, "no version 4 is kept: there are 1 to 3; see `lbctl config history`");

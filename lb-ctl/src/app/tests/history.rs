@@ -87,7 +87,7 @@ async fn a_rollback_does_not_lose_what_was_edited_by_hand_unless_it_is_forced_to
 
     // What is in force can be put back as well: nothing changes but the file.
     let outcome = place.daemon.command(&rollback(Some(2), true, false)).await.unwrap();
-    assert_eq!(outcome.changes, Vec::<String>::new());
+    assert_eq!(outcome.changes, ["the files are those of version 2, which says what is in force"]);
     assert_eq!(fs::read_to_string(&place.main).unwrap(), text(50, ""));
     assert_eq!(place.versions().await.len(), 2);
     place.daemon.app.stop().await;
