@@ -12,7 +12,7 @@ use crate::{
     control::ConfigStore as _,
     dataplane::bpf,
     edges::{self, Files, Machine, Wire},
-    model::config::Sources,
+    model::{config::Sources, history::Cause},
     routing,
     shutdown::Signals,
     state_file::lock_directory,
@@ -33,7 +33,7 @@ pub struct Places {
 
 impl Places {
     fn store(&self) -> Files {
-        Files(Sources { main: self.config.clone() })
+        Files::new(Sources { main: self.config.clone() }, &self.state_dir)
     }
 }
 
@@ -43,21 +43,24 @@ impl Places {
 ///
 /// Every fault of it.
 pub fn check(places: &Places) -> anyhow::Result<Vec<String>> {
-    let loaded = config::load(&places.store().0)?;
+    let loaded = config::load(&Sources { main: places.config.clone() })?;
     Ok(vec![loaded.to_string()])
 }
 
-/// Runs until a signal ends it, and leaves the kernel forwarding. Nothing is touched before the configuration is
-/// understood, privileges are there, and no other daemon is.
+/// Runs until a signal ends it, and leaves the kernel forwarding. Nothing is touched before privileges are there, no other
+/// daemon is, and (but for a rollback of its files that was broken off) the configuration is understood.
 ///
 /// # Errors
 ///
 /// Why it cannot start, or which task ended of itself.
 pub async fn serve(places: &Places) -> anyhow::Result<()> {
     let store = places.store();
-    let loaded = store.load()?;
     edges::require_privileges()?;
     let _lock = lock_directory(&places.state_dir)?;
+    if let Some(told) = store.recover()? {
+        tracing::warn!("{told}");
+    }
+    let loaded = store.load()?;
     let (operator, owned) = app::open_state(&places.state_dir)?;
     let listener = server::bind(&places.socket)?;
     // Before the first task: a signal that comes early must not kill the daemon half-way.
@@ -65,6 +68,9 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
     let opened = edges::open_dataplane(&places.pin_dir, &loaded.config.node)?;
     for note in &opened.notes {
         tracing::warn!("{note}");
+    }
+    if let Err(refused) = store.keep(&loaded, Cause::Start) {
+        tracing::warn!("the configuration is not kept in the history: {refused}");
     }
     let vips = loaded.config.vips.len();
     tracing::info!("lbd {} serves {vips} VIPs", env!("CARGO_PKG_VERSION"));

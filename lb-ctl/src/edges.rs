@@ -6,7 +6,8 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt::Display,
     os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr, unix::net::UnixDatagram},
-    path::Path,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -19,10 +20,12 @@ use crate::{
     control::{ConfigStore, LoadedConfig, Refused},
     dataplane::bpf,
     health::Engine,
+    history::{History, HistoryError, Recovered},
     model::{
         command::Edit,
         config::{Config, Node, Sources},
         health::{HealthMap, Targets},
+        history::{Cause, Version, VersionHead},
         net::{NetFacts, VipAddress, Watched},
     },
     net::{PacketSocket, addresses, watch as network_watch},
@@ -31,19 +34,56 @@ use crate::{
     source_ports,
 };
 
-/// The configuration on disk.
+/// The configuration on disk, and those that were there before.
 #[derive(Clone, Debug)]
-pub struct Files(pub Sources);
+pub struct Files {
+    sources: Sources,
+    history: History,
+}
+
+impl Files {
+    /// The configuration read from `sources`, with its history in a state directory.
+    #[must_use]
+    pub fn new(sources: Sources, state_dir: &Path) -> Self {
+        let history = History::new(state_dir, sources.clone());
+        Self { sources, history }
+    }
+
+    /// Finishes a rollback that a crash broke off, and says so. To be called before the files are read.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be finished.
+    pub fn recover(&self) -> Result<Option<String>, HistoryError> {
+        let named = |paths: &[PathBuf]| {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            paths.join(", ")
+        };
+        Ok(match self.history.recover()? {
+            Recovered::Nothing => None,
+            Recovered::Finished(paths) if paths.is_empty() => {
+                Some("a rollback that was broken off had put all files back".to_owned())
+            }
+            Recovered::Finished(paths) => {
+                Some(format!("a rollback that was broken off is finished: put back {}", named(&paths)))
+            }
+            Recovered::Left(paths) => Some(format!(
+                "a rollback was broken off, and {} edited since: all files are left as they are, see `lbctl config history`",
+                named(&paths)
+            )),
+        })
+    }
+}
 
 impl ConfigStore for Files {
     fn load(&self) -> Result<LoadedConfig, Refused> {
-        let loaded = config::load(&self.0).map_err(invalid)?;
+        let loaded = config::load(&self.sources).map_err(invalid)?;
         source_ports_are_free(&loaded.config)?;
         Ok(in_short(loaded))
     }
 
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
-        let before = config::load(&self.0).map_err(invalid)?;
+        let before = config::load(&self.sources).map_err(invalid)?;
         let edited = config::plan_edit(&before, edit).map_err(|error| match error {
             EditError::Invalid(errors) => invalid(errors),
             EditError::Refused(line) => Refused::Invalid(line),
@@ -59,6 +99,28 @@ impl ConfigStore for Files {
         Ok(loaded)
     }
 
+    fn keep(&self, loaded: &LoadedConfig, cause: Cause) -> Result<(), Refused> {
+        let kept = self.history.keep(&loaded.texts, &loaded.config, cause, SystemTime::now());
+        kept.map_err(Refused::from)
+    }
+
+    fn history(&self) -> Result<Vec<VersionHead>, Refused> {
+        Ok(self.history.list()?)
+    }
+
+    fn version(&self, number: u64) -> Result<Version, Refused> {
+        Ok(self.history.version(number)?)
+    }
+
+    fn roll_back(&self, to: Option<u64>, force: bool, dry_run: bool) -> Result<(u64, LoadedConfig), Refused> {
+        let rollback = self.history.plan_rollback(to, force)?;
+        source_ports_are_free(&rollback.loaded.config)?;
+        if !dry_run {
+            self.history.roll_back(&rollback)?;
+        }
+        Ok((rollback.to, in_short(rollback.loaded)))
+    }
+
     fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
         config::diff(from, to)
     }
@@ -72,6 +134,20 @@ fn in_short(loaded: config::Loaded) -> LoadedConfig {
     LoadedConfig {
         config: loaded.config,
         warnings: loaded.warnings.iter().map(|w| format!("{}: {}", w.message, w.help)).collect(),
+        texts: loaded.texts,
+    }
+}
+
+impl From<HistoryError> for Refused {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::State(_) | HistoryError::File { .. } => Self::Failed(error.to_string()),
+            HistoryError::Unknown { .. }
+            | HistoryError::NothingBefore
+            | HistoryError::Edited { .. }
+            | HistoryError::Elsewhere { .. }
+            | HistoryError::Invalid { .. } => Self::Invalid(error.to_string()),
+        }
     }
 }
 

@@ -25,20 +25,84 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(error),
     };
-    let directory = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let directory = directory_of(&target);
     let name = target.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = name.to_string_lossy();
+    clear_left_over(&directory, &name)?;
     // Hidden, so that it is no part of conf.d while it exists; one writer per process, so the pid makes it unique.
-    let temporary = directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
     let written = write_new(&temporary, &target, bytes).and_then(|()| fs::rename(&temporary, &target));
     if let Err(error) = written {
         // The first error is the one to report; a left-over temporary file does no harm.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    File::open(&directory)?.sync_all()
+    sync_directory(&directory)
+}
+
+/// Removes a file so that a power cut does not bring it back; one that is not there is well. Blocks.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_directory(&directory_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a directory, and those above it, so that a power cut does not take it away. Blocks.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = directory_of(path);
+    create_directory(&above)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_directory(&above),
+    }
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Names in a directory are on disk when this returns.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Removes temporary files of processes that were killed while they replaced the file. One whose process lives is
+/// left alone; taken for dead by mistake, it would fail to rename its file, and the old one would stand.
+fn clear_left_over(directory: &Path, name: &str) -> io::Result<()> {
+    let prefix = format!(".{name}.");
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let found = entry.file_name();
+        let pid = found.to_str().and_then(|f| f.strip_prefix(&prefix)?.strip_suffix(".tmp")?.parse().ok());
+        if pid.is_some_and(is_gone) {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_gone(pid: i32) -> bool {
+    let gone = |pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH);
+    rustix::process::Pid::from_raw(pid).is_some_and(gone)
 }
 
 fn write_new(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -77,6 +141,27 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_killed_processes_left_beside_a_file_is_cleared_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lbd.toml");
+        let mut process = std::process::Command::new("true").spawn().unwrap();
+        let dead = process.id();
+        process.wait().unwrap();
+        let parent = std::os::unix::process::parent_id();
+        let others =
+            [format!(".lbd.toml.{parent}.tmp"), format!(".x.toml.{dead}.tmp"), ".lbd.toml.x.tmp".into()];
+        for name in others.iter().chain([&format!(".lbd.toml.{dead}.tmp")]) {
+            fs::write(directory.path().join(name), "half").unwrap();
+        }
+        replace_file(&path, b"new").unwrap();
+        let left: std::collections::BTreeSet<String> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(left, others.into_iter().chain(["lbd.toml".to_owned()]).collect());
     }
 
     #[test]

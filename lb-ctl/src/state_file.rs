@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -57,6 +58,19 @@ pub fn load<T: DeserializeOwned>(
     version: u32,
     cure: &'static str,
 ) -> Result<Option<T>, StateError> {
+    load_any(path, version..=version, cure)
+}
+
+/// [`load`] of state whose earlier versions are written in the same form.
+///
+/// # Errors
+///
+/// As of [`load`].
+pub fn load_any<T: DeserializeOwned>(
+    path: &Path,
+    versions: RangeInclusive<u32>,
+    cure: &'static str,
+) -> Result<Option<T>, StateError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -64,8 +78,9 @@ pub fn load<T: DeserializeOwned>(
     };
     let corrupt = |detail: String| StateError::Corrupt { path: path.to_owned(), detail, cure };
     let found: Version = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
-    if found.version != version {
-        return Err(corrupt(format!("has version {}, this build knows {version}", found.version)));
+    if !versions.contains(&found.version) {
+        let known = versions.end();
+        return Err(corrupt(format!("has version {}, this build knows {known}", found.version)));
     }
     let envelope: Envelope<T> = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
     Ok(Some(envelope.data))
@@ -77,15 +92,30 @@ pub fn load<T: DeserializeOwned>(
 ///
 /// When the file system refuses.
 pub async fn store<T: Serialize + Sync>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
+    let bytes = encode(path, version, data)?;
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || write(&path, &bytes)).await;
+    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// [`store`] for those who may block.
+///
+/// # Errors
+///
+/// When the file system refuses.
+pub fn store_blocking<T: Serialize>(path: &Path, version: u32, data: &T) -> Result<(), StateError> {
+    write(path, &encode(path, version, data)?)
+}
+
+fn encode<T: Serialize>(path: &Path, version: u32, data: &T) -> Result<Vec<u8>, StateError> {
     let mut bytes = serde_json::to_vec_pretty(&Envelope { version, data })
         .map_err(|e| io_error("encode", path, io::Error::other(e)))?;
     bytes.push(b'\n');
-    let path = path.to_owned();
-    let written = tokio::task::spawn_blocking(move || {
-        replace_file(&path, &bytes).map_err(|error| io_error("write", &path, error))
-    })
-    .await;
-    written.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    Ok(bytes)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    replace_file(path, bytes).map_err(|error| io_error("write", path, error))
 }
 
 /// Held by the one daemon that uses a state directory; the kernel releases it when the process ends.

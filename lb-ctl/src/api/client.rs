@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 
 use crate::model::{
     command::{Command, Outcome, Refusal},
+    history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowList, FlowQuery, Status},
 };
 
@@ -77,6 +78,16 @@ impl Client {
     /// `GET /v1/config/diff`.
     pub async fn config_diff(&self) -> Result<Outcome, ClientError> {
         self.get("/v1/config/diff").await
+    }
+
+    /// `GET /v1/config/history`.
+    pub async fn config_history(&self) -> Result<Vec<VersionHead>, ClientError> {
+        self.get("/v1/config/history").await
+    }
+
+    /// `GET /v1/config/history/NUMBER`.
+    pub async fn config_version(&self, number: u64) -> Result<Version, ClientError> {
+        self.get(&format!("/v1/config/history/{number}")).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -197,7 +208,7 @@ pub enum ClientError {
     },
     /// No answer before the deadline.
     #[error(
-        "lbd at {} did not answer {call} within {}; wait longer with --timeout, or see its journal",
+        "lbd at {} did not answer {call} within {}; wait longer with --answer-timeout, or see its journal",
         .socket.display(),
         humantime::format_duration(*.deadline)
     )]

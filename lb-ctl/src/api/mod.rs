@@ -1,5 +1,5 @@
-//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`] and
-//! [`crate::model::status`].
+//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`],
+//! [`crate::model::history`] and [`crate::model::status`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -8,7 +8,9 @@
 //! | `GET /v1/flows` | [`FlowQuery`](crate::model::status::FlowQuery) | [`FlowList`](crate::model::status::FlowList) |
 //! | `GET /v1/flows/count` | [`FlowCountQuery`](crate::model::status::FlowCountQuery) | list of [`FlowCount`](crate::model::status::FlowCount) |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
-//! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change |
+//! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
+//! | `GET /v1/config/history` | | list of [`VersionHead`](crate::model::history::VersionHead), the newest last |
+//! | `GET /v1/config/history/NUMBER` | | [`Version`](crate::model::history::Version) |
 //!
 //! An answer that is not 2xx carries a [`Refusal`](crate::model::command::Refusal): 4xx when the request is at
 //! fault, 5xx when the daemon is. Every answer names the daemon in its `server` header, `lbd/VERSION`, so that a

@@ -13,8 +13,8 @@ use std::{
 use axum::{
     Json, Router,
     extract::{
-        DefaultBodyLimit, Query, State,
-        rejection::{JsonRejection, QueryRejection},
+        DefaultBodyLimit, Path as UrlPath, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header::SERVER},
     middleware,
@@ -32,6 +32,7 @@ use crate::{
     dataplane::Flow,
     model::{
         command::{Command, Outcome, Refusal},
+        history::{Version, VersionHead},
         status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, FlowStatus, Status},
     },
     observe::Observer,
@@ -141,6 +142,8 @@ fn router(api: Api) -> Router {
         .route("/v1/flows/count", get(count))
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
+        .route("/v1/config/history", get(history))
+        .route("/v1/config/history/{number}", get(version))
         .fallback(async || {
             No(StatusCode::NOT_FOUND, "no such request: lbctl and lbd are of different versions".to_owned())
         })
@@ -186,6 +189,12 @@ impl From<QueryRejection> for No {
     }
 }
 
+impl From<PathRejection> for No {
+    fn from(rejection: PathRejection) -> Self {
+        Self(rejection.status(), format!("path not understood: {}", rejection.body_text()))
+    }
+}
+
 async fn status(State(api): State<Api>) -> Json<Status> {
     Json(api.observer.status(SystemTime::now()))
 }
@@ -195,7 +204,8 @@ async fn command(
     body: Result<Json<Command>, JsonRejection>,
 ) -> Result<Json<Outcome>, No> {
     let Json(command) = body?;
-    let dry_run = matches!(command, Command::Edit { dry_run: true, .. });
+    let dry_run =
+        matches!(command, Command::Edit { dry_run: true, .. } | Command::Rollback { dry_run: true, .. });
     let before = Arc::clone(&api.reconciled.borrow());
     let Done { outcome, goal } = api.ask(|reply| Request::Command(Box::new(command), reply)).await?;
     if dry_run {
@@ -206,6 +216,18 @@ async fn command(
 
 async fn diff(State(api): State<Api>) -> Result<Json<Outcome>, No> {
     api.ask(Request::Diff).await.map(Json)
+}
+
+async fn history(State(api): State<Api>) -> Result<Json<Vec<VersionHead>>, No> {
+    api.ask(Request::History).await.map(Json)
+}
+
+async fn version(
+    State(api): State<Api>,
+    number: Result<UrlPath<u64>, PathRejection>,
+) -> Result<Json<Version>, No> {
+    let UrlPath(number) = number?;
+    api.ask(|reply| Request::Version(number, reply)).await.map(Json)
 }
 
 async fn config(State(api): State<Api>) -> Result<Json<ConfigText>, No> {

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod history;
 mod lists;
 mod names;
 pub mod offline;
+mod operator;
 mod overview;
 mod text;
 
@@ -21,23 +23,28 @@ use clap_complete::Shell;
 
 pub use self::{
     args::{Cli, ListForm},
+    history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
     overview::overview_into,
 };
 use self::{
     args::{
-        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, NamedIp, RipTarget, RipTargets, RipVerb, Verb,
-        VipAddArgs, VipVerb,
+        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, HaltArgs, NamedIp, RipVerb, Verb, VipAddArgs,
+        VipVerb,
     },
-    names::{expand, find_vip, id_of},
+    names::{find_vip, id_of},
 };
 use crate::{
     api::client::{Client, ClientError},
     model::{
-        command::{Command, Edit, OperatorState, Outcome, VipSpec},
+        command::{Command, Edit, Outcome, VipSpec},
+        operator::Order,
         status::{Colour, FlowQuery},
     },
 };
+
+/// Said at the end of a dry run.
+const DRY_RUN: &str = "dry run: nothing was changed";
 
 /// Where output goes, and how.
 #[derive(Debug)]
@@ -99,9 +106,10 @@ impl RunError {
 /// Does what was typed and prints it. With [`RunError`] goes an exit code; what was printed until then may still wait
 /// in `terminal`, which the caller flushes.
 pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> Result<Done, RunError> {
-    let client = Client::new(&cli.socket, cli.timeout);
+    let client = Client::new(&cli.socket, cli.answer_timeout);
     match &cli.verb {
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
+        Verb::Check(verb) => operator::check(&client, terminal, verb).await,
         Verb::Completions { shell } => complete(*shell, &mut terminal.out),
         Verb::Config(verb) => config(&client, terminal, verb).await,
         Verb::Doctor(args) => {
@@ -111,6 +119,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
         }
         Verb::Flows(verb) => flows(&client, terminal, verb).await,
         Verb::Rip(verb) => rip(&client, terminal, verb).await,
+        Verb::Server(verb) => operator::server(&client, terminal, verb).await,
         Verb::Status(args) => match args.watch {
             Some(every) => watch(&client, terminal, args.output, every).await,
             None => status(&client, terminal, args.output).await,
@@ -233,9 +242,19 @@ async fn rip(
         RipVerb::Delete { rip, dry_run } => {
             edit(client, terminal, Edit::RipDelete(id_of(rip)), *dry_run).await
         }
-        RipVerb::Drain(targets) => set_state(client, terminal, targets, OperatorState::Drain).await,
-        RipVerb::Halt(targets) => set_state(client, terminal, targets, OperatorState::Halt).await,
-        RipVerb::Online(targets) => set_state(client, terminal, targets, OperatorState::Online).await,
+        RipVerb::Drain { targets, how } => {
+            let rips = operator::named(client, targets).await?;
+            operator::drain(client, terminal, rips, *how).await
+        }
+        RipVerb::Halt { targets, how: HaltArgs { keep_sessions } } => {
+            let rips = operator::named(client, targets).await?;
+            let state = Order::Halt { keep_sessions: *keep_sessions };
+            command(client, terminal, &Command::SetState { rips, state }).await
+        }
+        RipVerb::Online(targets) => {
+            let rips = operator::named(client, targets).await?;
+            command(client, terminal, &Command::SetState { rips, state: Order::Online }).await
+        }
     }
 }
 
@@ -255,7 +274,27 @@ async fn config(
             outcome_into(terminal, &outcome, "the files say what is in force: nothing to apply")
         }
         ConfigVerb::Apply => command(client, terminal, &Command::Apply).await,
-        ConfigVerb::Show => {
+        ConfigVerb::History { output } => {
+            let versions = client.config_history().await?;
+            match output {
+                Form::Json => json_into(&mut terminal.out, &versions)?,
+                Form::Table => history_into(&mut terminal.out, &versions, terminal.colour)?,
+            }
+            Ok(Done::Well)
+        }
+        ConfigVerb::Rollback { number, force, dry_run: DryRun { dry_run } } => {
+            let back = Command::Rollback { to: *number, force: *force, dry_run: *dry_run };
+            let done = command(client, terminal, &back).await?;
+            if *dry_run {
+                writeln!(terminal.out, "{DRY_RUN}")?;
+            }
+            Ok(done)
+        }
+        ConfigVerb::Show { number: Some(number) } => {
+            version_into(&mut terminal.out, &client.config_version(*number).await?)?;
+            Ok(Done::Well)
+        }
+        ConfigVerb::Show { number: None } => {
             let config = client.config().await?;
             write!(terminal.out, "{}", config.toml)?;
             Ok(Done::Well)
@@ -288,21 +327,6 @@ async fn flows(
     Ok(Done::Well)
 }
 
-async fn set_state(
-    client: &Client,
-    terminal: &mut Terminal<impl Write, impl Write>,
-    targets: &RipTargets,
-    state: OperatorState,
-) -> Result<Done, RunError> {
-    let rips = if targets.rips.iter().any(|target| matches!(target, RipTarget::Everywhere(_))) {
-        expand(&targets.rips, &client.status().await?.vips)
-    } else {
-        expand(&targets.rips, &[])
-    };
-    let rips = rips.map_err(RunError::Unknown)?;
-    command(client, terminal, &Command::SetState { rips, state }).await
-}
-
 async fn edit(
     client: &Client,
     terminal: &mut Terminal<impl Write, impl Write>,
@@ -311,7 +335,7 @@ async fn edit(
 ) -> Result<Done, RunError> {
     let done = command(client, terminal, &Command::Edit { edit: Box::new(edit), dry_run }).await?;
     if dry_run {
-        writeln!(terminal.out, "dry run: nothing was changed")?;
+        writeln!(terminal.out, "{DRY_RUN}")?;
     }
     Ok(done)
 }
@@ -339,6 +363,12 @@ fn outcome_into(
     }
     if outcome.changes.is_empty() {
         writeln!(terminal.out, "{nothing}")?;
+    }
+    if !outcome.traffic.is_empty() {
+        writeln!(terminal.out, "\nwhat becomes of traffic:")?;
+    }
+    for line in &outcome.traffic {
+        writeln!(terminal.out, "  {line}")?;
     }
     Ok(Done::Well)
 }

@@ -43,6 +43,7 @@ mod source;
 mod tests;
 mod translate;
 
+pub(crate) use self::source::toml_files;
 pub use self::{
     diag::{Code, ConfigErrors, Diagnostic, Place, Severity},
     diff::diff,

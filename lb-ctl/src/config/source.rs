@@ -68,7 +68,8 @@ impl Texts {
     }
 }
 
-fn toml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files of a `conf.d` that are read, in the order of their names.
+pub(crate) fn toml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

@@ -1,6 +1,6 @@
 //! Checks of the machine: kernel, BPF, privileges, memory.
 
-use lb_common::limits::flow_table_bytes;
+use lb_common::{limits::flow_table_bytes, service::Table};
 
 use super::{Facts, Finding, KernelVersion};
 use crate::model::config::Config;
@@ -101,8 +101,19 @@ fn memory(facts: &Facts, config: &Config) -> Option<Finding> {
     let available = facts.memory_available_bytes?;
     let node = &config.node;
     let rounded = |flows: u32| flows.checked_next_power_of_two().unwrap_or(flows);
-    let needed = flow_table_bytes(rounded(node.flows_v4), rounded(node.flows_v6), rounded(node.half_open));
-    let text = format!("flow tables take {} MiB of {} MiB available", needed.div_ceil(MIB), available / MIB);
+    let flows = flow_table_bytes(rounded(node.flows_v4), rounded(node.flows_v6), rounded(node.half_open));
+    // Every VIP that is served has a look-up table of its own.
+    let vips = config.vips.iter().filter(|vip| vip.enabled).count();
+    let lookup = vips as u64 * size_of::<Table>() as u64;
+    let needed = flows + lookup;
+    let text = format!(
+        "tables take {} MiB of {} MiB available: {} MiB for flows, {} MiB to look up the servers of {vips} VIP{}",
+        needed.div_ceil(MIB),
+        available / MIB,
+        flows.div_ceil(MIB),
+        lookup.div_ceil(MIB),
+        if vips == 1 { "" } else { "s" },
+    );
     let cure = "lower `flows_v4`, `flows_v6` or `half_open` in [node], or add memory";
     Some(if needed > available {
         Finding::problem("memory", text, cure)

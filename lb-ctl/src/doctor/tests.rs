@@ -172,7 +172,7 @@ const CASES: &[Case] = &[
     ("no rights", |f, _| f.capabilities = 0, (Warning, "privileges", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF")),
     ("CAP_SYS_ADMIN stands for BPF, not for the network", |f, _| f.capabilities = 1 << 21, (Warning, "privileges", "lacks CAP_NET_ADMIN, CAP_NET_RAW:")),
     ("tight memory", |f, _| f.memory_available_bytes = Some(150 << 20), (Warning, "memory", "of 150 MiB")),
-    ("too little memory", |f, c| { f.memory_available_bytes = Some(2 << 30); c.node.flows_v4 = (1 << 25) + 1; }, (Problem, "memory", "4131 MiB of 2048 MiB")),
+    ("too little memory", |f, c| { f.memory_available_bytes = Some(2 << 30); c.node.flows_v4 = (1 << 25) + 1; }, (Problem, "memory", "4132 MiB of 2048 MiB available: 4131 MiB for flows, 1 MiB to look up the servers of 1 VIP")),
     ("no netlink", |f, _| f.net_error = Some("netlink socket: permission denied".into()), (Problem, "netlink", "permission denied")),
     ("[node] names a ghost", |_, c| c.node.interfaces = vec!["eth7".into()], (Problem, "interface", "[node] names interface \"eth7\"")),
     ("a VIP names a ghost", |_, c| c.vips[0].interface = Some("eth7".into()), (Problem, "interface", "VIP DICOM names interface \"eth7\"")),

@@ -4,5 +4,7 @@ pub mod command;
 pub mod config;
 pub mod desired;
 pub mod health;
+pub mod history;
 pub mod net;
+pub mod operator;
 pub mod status;

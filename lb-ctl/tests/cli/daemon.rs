@@ -1,6 +1,7 @@
 //! A server that speaks the daemon's API on a Unix socket, and the built program run against it.
 
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -10,13 +11,14 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path as UrlPath, Query, State},
     http::{StatusCode, header::SERVER},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use lb_ctl::model::{
     command::{Command, Outcome, Refusal},
+    history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, Status},
 };
 use tempfile::TempDir;
@@ -31,8 +33,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Script {
     status: Status,
+    /// What is said of the status first, each once.
+    pub(crate) at_first: Mutex<VecDeque<Status>>,
     pub(crate) outcome: Result<Outcome, Refusal>,
     pub(crate) flows: FlowList,
+    pub(crate) versions: Vec<Version>,
     commands: Mutex<Vec<Command>>,
     pub(crate) queries: Mutex<Vec<FlowQuery>>,
     pub(crate) counted_by: Mutex<Vec<CountBy>>,
@@ -42,8 +47,10 @@ impl Script {
     pub(crate) fn new(status: Status) -> Self {
         Self {
             status,
+            at_first: Mutex::default(),
             outcome: Ok(Outcome::default()),
             flows: FlowList::default(),
+            versions: Vec::new(),
             commands: Mutex::default(),
             queries: Mutex::default(),
             counted_by: Mutex::default(),
@@ -63,12 +70,14 @@ impl Daemon {
     pub(crate) fn serve(script: Script) -> Self {
         let script = Arc::new(script);
         let router = Router::new()
-            .route("/v1/status", get(async |State(script): Shared| Json(script.status.clone())))
+            .route("/v1/status", get(tell_status))
             .route("/v1/command", post(obey))
             .route("/v1/flows", get(list_flows))
             .route("/v1/flows/count", get(count_flows))
             .route("/v1/config", get(async || Json(ConfigText { toml: "[vip.DICOM]\n".to_owned() })))
             .route("/v1/config/diff", get(async |State(script): Shared| answer(&script)))
+            .route("/v1/config/history", get(list_versions))
+            .route("/v1/config/history/{number}", get(show_version))
             .with_state(Arc::clone(&script));
         Self::serve_router(script, router)
     }
@@ -107,9 +116,28 @@ impl Drop for Daemon {
 
 type Shared = State<Arc<Script>>;
 
+async fn tell_status(State(script): Shared) -> Json<Status> {
+    let first = script.at_first.lock().expect("no panic").pop_front();
+    Json(first.unwrap_or_else(|| script.status.clone()))
+}
+
 async fn obey(State(script): Shared, Json(command): Json<Command>) -> Response {
     script.commands.lock().expect("no panic").push(command);
     answer(&script)
+}
+
+async fn list_versions(State(script): Shared) -> Json<Vec<VersionHead>> {
+    Json(script.versions.iter().map(|version| version.head.clone()).collect())
+}
+
+async fn show_version(State(script): Shared, UrlPath(number): UrlPath<u64>) -> Response {
+    match script.versions.iter().find(|version| version.head.number == number) {
+        Some(version) => Json(version.clone()).into_response(),
+        None => {
+            let error = format!("no version {number} is kept");
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(Refusal { error })).into_response()
+        }
+    }
 }
 
 async fn list_flows(State(script): Shared, Query(query): Query<FlowQuery>) -> Json<FlowList> {

@@ -2,7 +2,9 @@
 //! a server that speaks the daemon's API on a Unix socket.
 
 mod daemon;
+mod history;
 mod offline;
+mod operator;
 mod printing;
 mod program;
 mod reach;

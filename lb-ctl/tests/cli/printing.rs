@@ -4,7 +4,12 @@ use lb_ctl::{
     cli::{ListForm, ListedRip, flow_counts_into, flows_into, overview_into, rips_into, vip_into, vips_into},
     model::{
         config::Mode,
-        status::{Colour, CountBy, FlowCount, FlowList, FlowStatus, SourcePorts, Status, VipStatus},
+        health::Verdict,
+        operator::{Forced, Order, Word},
+        status::{
+            Colour, CountBy, FlowCount, FlowList, FlowStatus, RipState, RipStatus, SourcePorts, Status,
+            VipStatus,
+        },
     },
 };
 
@@ -140,6 +145,33 @@ fn closing_connections_stand_apart_from_active_ones() {
     assert_eq!(shown.matches("12 (3 closing)").count(), 2, "{shown}");
     let listed = overview(&Status { vips: vec![vip], ..empty() });
     assert!(listed.contains(" 12 ") && !listed.contains("closing"), "{listed}");
+}
+
+#[test]
+fn a_forced_server_shows_what_overrules_its_check() {
+    let forced = |name: &str, is_up: bool| {
+        let forced = Some(Forced { up: is_up, until_epoch_secs: None });
+        let (how, verdict) = if is_up { ("up", Verdict::Down) } else { ("down", Verdict::Up) };
+        RipStatus {
+            state: if is_up { RipState::Active } else { RipState::Down },
+            operator: Word { order: Order::Online, forced },
+            verdict,
+            detail: format!("forced {how} (the check says: what it found)"),
+            ..up(name, "10.12.1.110", 0)
+        }
+    };
+    let status = Status {
+        vips: vec![vip("DICOM", "10.12.1.100", vec![forced("DICOM1", true), forced("DICOM2", false)])],
+        ..empty()
+    };
+    assert_prints(
+        &printed(|out| rips_into(out, &listed(&status), ListForm::Table, false)),
+        r"
+   VIRTUAL SERVICE  REAL SERVER  IP           WEIGHT  CONNS  HEALTH
+^  DICOM            DICOM1       10.12.1.110     100      0  forced up (the check says: what it found)
+v  DICOM            DICOM2       10.12.1.110     100      0  DOWN: forced down (the check says: what it found)
+",
+    );
 }
 
 #[test]

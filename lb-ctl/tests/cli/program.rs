@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio};
 use lb_ctl::{
     cli::overview_into,
     model::{
-        command::{Assignment, Command, Edit, OperatorState, Outcome, Refusal, VipSpec},
+        command::{Assignment, Command, Edit, Outcome, Refusal, VipSpec},
         health::RipId,
         status::{CountBy, FlowList, FlowQuery, Status, VipStatus},
     },
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     daemon::{Daemon, PATIENCE, Ran, Script, finish, lbctl, program},
-    samples::{degraded, empty, flow, green, up, vip},
+    samples::{degraded, empty, flow, green},
 };
 
 #[tokio::test]
@@ -71,6 +71,7 @@ async fn a_vip_is_added_as_typed() {
     script.outcome = Ok(Outcome {
         changes: vec!["vip NEW: added".to_owned(), "10.12.1.200/32: added to eth0".to_owned()],
         warnings: vec!["vip NEW has no check".to_owned()],
+        ..Outcome::default()
     });
     let daemon = Daemon::serve(script);
     let ran = daemon
@@ -248,28 +249,6 @@ async fn a_refusal_is_shown_whole_and_exits_2() {
 }
 
 #[tokio::test]
-async fn a_real_server_alone_means_every_vip_that_has_it() {
-    let mut status = green();
-    status.vips.push(vip("WADO", "10.12.1.101", vec![up("DICOM1", "10.12.1.110", 0)]));
-    let daemon = Daemon::serve(Script::new(status));
-    let id = |vip: &str, rip: &str| RipId { vip: vip.to_owned(), rip: rip.to_owned() };
-    let verbs = [
-        ("rip drain DICOM1", vec![id("DICOM", "DICOM1"), id("WADO", "DICOM1")], OperatorState::Drain),
-        (
-            "rip halt DICOM/DICOM2 DICOM1 WADO/DICOM1",
-            vec![id("DICOM", "DICOM2"), id("DICOM", "DICOM1"), id("WADO", "DICOM1")],
-            OperatorState::Halt,
-        ),
-        ("rip online WADO/DICOM1", vec![id("WADO", "DICOM1")], OperatorState::Online),
-    ];
-    for (line, rips, state) in verbs {
-        let ran = daemon.lbctl(line).await;
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert_eq!(daemon.commands().last(), Some(&Command::SetState { rips, state }));
-    }
-}
-
-#[tokio::test]
 async fn a_name_that_is_not_there_gets_the_nearest_that_is() {
     let daemon = Daemon::serve(Script::new(green()));
     let cases = [
@@ -298,11 +277,17 @@ async fn lists_and_details_are_those_of_the_daemon() {
 #[tokio::test]
 async fn the_configuration_is_shown_and_compared() {
     let mut script = Script::new(green());
-    script.outcome =
-        Ok(Outcome { changes: vec!["vip DICOM: scheduler wrr -> first".to_owned()], warnings: vec![] });
+    script.outcome = Ok(Outcome {
+        changes: vec!["vip DICOM: scheduler wrr -> first".to_owned()],
+        traffic: vec!["DICOM: another scheduler: every new connection is placed anew".to_owned()],
+        ..Outcome::default()
+    });
     let daemon = Daemon::serve(script);
     assert_eq!(daemon.lbctl("config show").await.out, "[vip.DICOM]\n");
-    assert_eq!(daemon.lbctl("config diff").await.out, "vip DICOM: scheduler wrr -> first\n");
+    assert_eq!(
+        daemon.lbctl("config diff").await.out,
+        "vip DICOM: scheduler wrr -> first\n\nwhat becomes of traffic:\n  DICOM: another scheduler: every new connection is placed anew\n"
+    );
     let same = Daemon::serve(Script::new(green())).lbctl("config diff").await;
     assert_eq!(same.out, "the files say what is in force: nothing to apply\n");
 }
@@ -385,7 +370,7 @@ async fn colour_is_for_terminals_without_no_color_and_touches_symbols_and_names_
 #[tokio::test]
 async fn wrong_usage_exits_1_and_help_is_no_error() {
     let nowhere = Path::new("/nonexistent/lbd.sock");
-    for line in ["", "vip", "statsu", "vip add", "rip set X weight=5", "status --timeout never"] {
+    for line in ["", "vip", "statsu", "vip add", "rip set X weight=5", "status --answer-timeout never"] {
         let ran = lbctl(nowhere, line).await;
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{line}: {ran:?}");
         assert!(ran.err.contains("Usage: lbctl") || ran.err.contains("error: invalid value"), "{ran:?}");

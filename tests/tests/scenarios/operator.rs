@@ -1,6 +1,6 @@
 //! What an operator does while patients are being imaged: drain, halt, online, add, change, delete.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use lb_ctl::model::status::RipState;
 use lb_tests::lab::{
@@ -66,6 +66,69 @@ fn drain_spares_associations_in_flight_and_halt_ends_them() {
     store_each(client, ARCHIVE, 6);
     assert!(!archives[0].instances().is_empty(), "back in service, it takes new ones");
     assert_eq!(alive(), on_second);
+}
+
+#[test]
+fn a_drain_that_halts_then_waits_for_the_association_in_flight() {
+    if !require_root("a_drain_that_halts_then_waits_for_the_association_in_flight") {
+        return;
+    }
+    let lab = Lab::new();
+    let archives = archives(&lab);
+    let lbd = start_green(&lab, DICOM);
+    let client = lab.host("client");
+    let associations: [EchoLoop; ASSOCIATIONS] =
+        std::array::from_fn(|_| EchoLoop::start(client, ARCHIVE, Duration::from_millis(20)));
+    assert!(served_by(lab.host("pacs1")) > 0, "no association is with PACS1");
+
+    let patch = ["rip", "drain", "DICOM/PACS1", "--migrate", "--timeout", "10m", "--then", "halt"];
+    lbd.ctl(&patch).expect_success();
+    lbd.wait_status("PACS1 drains, and says what it waits for", |status| {
+        let pacs1 = rip(status, "DICOM", "PACS1");
+        let waits = pacs1.connections > 0 && pacs1.detail.contains("halts in 10 min");
+        pacs1.state == RipState::Drain && waits
+    });
+    store_each(client, ARCHIVE, 6);
+    assert_eq!(archives[0].instances().len(), 0, "a draining server takes nothing new");
+    let goals = associations.each_ref().map(|association| association.echoes() + 100);
+    wait_until(Duration::from_secs(10), "every association echoes on", || {
+        associations.iter().zip(goals).all(|(association, goal)| association.echoes() >= goal)
+    });
+    assert_eq!(rip(&lbd.status(), "DICOM", "PACS1").state, RipState::Drain);
+    let ended = thread::scope(|scope| {
+        let waiting = scope.spawn(|| lbd.ctl(&[&patch[..], &["--wait"]].concat()));
+        for association in associations {
+            let report = association.finish();
+            assert!(report.broken.is_none(), "{report:?}");
+        }
+        waiting.join().expect("lbctl runs")
+    });
+    let printed = ended.expect_success().stdout;
+    assert!(printed.lines().any(|line| line == "DICOM/PACS1: halted"), "{printed}");
+    assert_eq!(rip(&lbd.status(), "DICOM", "PACS1").state, RipState::Halt);
+    let log = lbd.log_text();
+    assert!(log.contains("DICOM/PACS1: drain ended, no connection left: halted"), "{log}");
+    store_each(client, ARCHIVE, 3);
+    lbd.ctl(&["server", "online", "10.10.0.11"]).expect_success();
+    lbd.wait_status("all is green", green);
+}
+
+#[test]
+fn a_verdict_can_be_forced_for_a_while_and_the_check_decides_again() {
+    if !require_root("a_verdict_can_be_forced_for_a_while_and_the_check_decides_again") {
+        return;
+    }
+    let lab = Lab::new();
+    let _archives = archives(&lab);
+    let lbd = start_green(&lab, DICOM);
+    lbd.ctl(&["check", "force", "DICOM/PACS1", "down", "--for", "8s"]).expect_success();
+    let status = lbd.status();
+    let forced = rip(&status, "DICOM", "PACS1");
+    assert_eq!(forced.state, RipState::Down);
+    assert!(forced.detail.starts_with("forced down until "), "{}", forced.detail);
+    assert!(forced.detail.contains(" UTC (the check says: c-echo "), "{}", forced.detail);
+    lbd.wait_status("all is green, by itself", green);
+    assert!(lbd.log_text().contains("DICOM/PACS1: forced down no longer: the check decides"));
 }
 
 /// Associations through the VIP that a server has open, as its own kernel tells.

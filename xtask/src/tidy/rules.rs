@@ -67,6 +67,7 @@ const BORDERS: [Border; 8] = [
             "lb-ctl/src/model/",
             "lb-ctl/src/plan.rs",
             "lb-ctl/src/plan/",
+            "lb-ctl/src/predict/",
         ],
         except: &[],
         forbidden: &[

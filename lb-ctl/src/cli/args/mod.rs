@@ -1,5 +1,6 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
+mod operator;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -8,6 +9,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
+pub(super) use self::operator::{
+    CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers,
+};
 pub(super) use self::values::{NamedAddress, NamedIp, QualifiedRip, RipTarget};
 use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
@@ -24,7 +28,9 @@ Examples:
         --check dicom-echo --calling-aet LOADBALANCER --called-aet PACS \\
         --rip DICOM1=10.12.1.110 --rip DICOM2=10.12.1.111
   lbctl rip drain DICOM/DICOM1                    no new connections; those in progress go on
-  lbctl rip halt DICOM1                           in every VIP that has it
+  lbctl rip drain DICOM/DICOM1 --migrate --timeout 30m --then halt --wait
+                                                  before it is patched
+  lbctl server halt 10.12.1.110                   in every VIP that has it
   lbctl rip online DICOM/DICOM1                   back in service
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
   lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
@@ -47,7 +53,7 @@ pub struct Cli {
     /// Longest wait for an answer of lbd, e.g. 5s
     #[arg(long, global = true, help_heading = "Daemon", value_name = "TIME", default_value = "10s",
           value_parser = parse_timeout)]
-    pub timeout: Duration,
+    pub answer_timeout: Duration,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -64,6 +70,12 @@ pub enum Verb {
     /// Real servers: list, add, change, delete, drain, halt, bring online
     #[command(subcommand, arg_required_else_help = true)]
     Rip(RipVerb),
+    /// Machines by address, in every VIP that has them: drain, halt, bring online
+    #[command(subcommand, arg_required_else_help = true)]
+    Server(ServerVerb),
+    /// Health checks: overrule one
+    #[command(subcommand, arg_required_else_help = true)]
+    Check(CheckVerb),
     /// Configuration files: check, compare, apply, show
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigVerb),
@@ -251,19 +263,25 @@ pub enum RipVerb {
         dry_run: DryRun,
     },
     /// Give a real server no new connections; those in progress go on
-    Drain(RipTargets),
+    Drain {
+        #[command(flatten)]
+        /// Which.
+        targets: RipTargets,
+        #[command(flatten)]
+        /// How.
+        how: DrainArgs,
+    },
     /// Give a real server nothing at all
-    Halt(RipTargets),
+    Halt {
+        #[command(flatten)]
+        /// Which.
+        targets: RipTargets,
+        #[command(flatten)]
+        /// How.
+        how: HaltArgs,
+    },
     /// Bring a real server back into service (while its check passes)
     Online(RipTargets),
-}
-
-/// Real servers to put into a state.
-#[derive(Args, Debug)]
-pub struct RipTargets {
-    /// VIP/RIP, or RIP alone for every VIP that has it
-    #[arg(required = true, value_name = "VIP/RIP")]
-    pub rips: Vec<RipTarget>,
 }
 
 /// `lbctl config`.
@@ -275,12 +293,33 @@ pub enum ConfigVerb {
         #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
         file: PathBuf,
     },
-    /// Show what apply would change: the files against what is in force
+    /// Show what apply would change: the files against what is in force, and what becomes of traffic
     Diff,
+    /// List the configurations that were in force, the newest last
+    History {
+        /// Form of the output
+        #[arg(short, long, value_name = "FORM", default_value = "table")]
+        output: Form,
+    },
+    /// Put the files back as they were in an earlier configuration, and apply them
+    Rollback {
+        /// Its number, as `config history` lists it; the one before the present if not given
+        #[arg(value_name = "NUMBER")]
+        number: Option<u64>,
+        /// Lose what was edited in the files and is not in force
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
     /// Read the configuration files again and apply what changed
     Apply,
-    /// Print the configuration in force as TOML
-    Show,
+    /// Print the configuration in force as TOML, or the files of an earlier one
+    Show {
+        /// Number of the earlier one, as `config history` lists it
+        #[arg(value_name = "NUMBER")]
+        number: Option<u64>,
+    },
 }
 
 /// `lbctl flows`.

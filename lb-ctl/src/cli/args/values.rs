@@ -59,6 +59,13 @@ pub enum RipTarget {
     In(QualifiedRip),
 }
 
+impl RipTarget {
+    /// True when the VIP is not named.
+    pub(in crate::cli) const fn is_alone(&self) -> bool {
+        matches!(self, Self::Everywhere(_))
+    }
+}
+
 impl FromStr for RipTarget {
     type Err = String;
 
@@ -82,6 +89,17 @@ pub(super) fn parse_timeout(typed: &str) -> Result<Duration, String> {
         Ok(time)
     } else {
         Err(format!("it must be between 100ms and 1day; {example}"))
+    }
+}
+
+/// A time that servers are given: `90s`, `10m`, `2h`.
+pub(super) fn parse_span(typed: &str) -> Result<Duration, String> {
+    let example = "write a time such as 90s, 10m or 2h";
+    let time = humantime::parse_duration(typed).map_err(|error| format!("{error}; {example}"))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(30 * 86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!("it must be between 1s and 30days; {example}"))
     }
 }
 

@@ -12,19 +12,25 @@ use tokio::{
     time::sleep,
 };
 
+mod disk;
+mod history;
+
+use self::disk::Disk;
 use super::*;
 use crate::{
     claims::Claimed,
     control::Refused,
     dataplane::fake::Fake,
     model::{
-        command::{Edit, OperatorState, Outcome, Refusal},
+        command::{Edit, Outcome, Refusal},
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
             Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
         },
         health::{Health, RipId, Verdict},
+        history::{Cause, Version, VersionHead},
         net::{Address, Link, Path as NetPath, VipAddress},
+        operator::Order,
         status::{Colour, FlowCount, FlowList, RipState, SourcePorts, Status},
     },
 };
@@ -81,45 +87,6 @@ fn config(vips: Vec<Vip>) -> Config {
 
 fn pacs() -> Vip {
     vip("PACS", "10.12.1.100", &[("R1", "10.12.1.110"), ("R2", "10.12.1.111")])
-}
-
-/// "The disk": what would be loaded next.
-#[derive(Clone)]
-struct Disk(Arc<Mutex<Result<Config, String>>>);
-
-impl Disk {
-    fn put(&self, config: Result<Config, String>) {
-        *self.0.lock().unwrap() = config;
-    }
-}
-
-impl ConfigStore for Disk {
-    fn load(&self) -> Result<LoadedConfig, Refused> {
-        let config = self.0.lock().unwrap().clone().map_err(Refused::Invalid)?;
-        Ok(LoadedConfig { config, warnings: Vec::new() })
-    }
-
-    fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {
-        let mut loaded = self.load()?;
-        let Edit::VipDelete { vip } = edit else {
-            return Err(Refused::Invalid("the test's disk only deletes".to_owned()));
-        };
-        loaded.config.vips.retain(|v| v.name != *vip);
-        if !dry_run {
-            self.put(Ok(loaded.config.clone()));
-        }
-        Ok(loaded)
-    }
-
-    fn diff(&self, from: &Config, to: &Config) -> Vec<String> {
-        let names = |c: &Config| c.vips.iter().map(|v| v.name.clone()).collect::<BTreeSet<_>>();
-        let (from, to) = (names(from), names(to));
-        from.symmetric_difference(&to).map(|name| format!("VIP {name}")).collect()
-    }
-
-    fn show(&self, config: &Config) -> String {
-        format!("# {} VIPs", config.vips.len())
-    }
 }
 
 /// "The network": one interface; addresses come and go in the facts, some are somebody else's.
@@ -262,14 +229,18 @@ impl World {
     }
 
     async fn start(&self) -> Daemon {
+        self.start_with(Arc::new(self.disk.clone())).await
+    }
+
+    async fn start_with(&self, store: Arc<dyn ConfigStore>) -> Daemon {
         let socket = self.dir.path().join("lbd.sock");
         let (operator, owned) = open_state(self.dir.path()).unwrap();
         let (writer, reader) = self.fake.open();
         let (health, verdicts) = watch::channel(HealthMap::new());
         let lan = self.lan.clone();
         let app = App::start(Parts {
-            store: Arc::new(self.disk.clone()),
-            loaded: self.disk.load().unwrap(),
+            loaded: store.load().unwrap(),
+            store,
             operator,
             owned,
             listener: server::bind(&socket).unwrap(),
@@ -384,7 +355,10 @@ impl Daemon {
     }
 }
 
-fn set_state(rip: &str, state: OperatorState) -> Command {
+const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+const HALT: Order = Order::Halt { keep_sessions: false };
+
+fn set_state(rip: &str, state: Order) -> Command {
     Command::SetState { rips: vec![RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }], state }
 }
 
@@ -417,14 +391,14 @@ async fn a_command_has_reached_disk_and_data_plane_when_it_is_answered() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     daemon.both_up().await;
-    let outcome = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap();
+    let outcome = daemon.command(&set_state("R1", DRAIN)).await.unwrap();
     assert_eq!(outcome.changes, ["PACS/R1: online -> drain"]);
     assert_eq!(servers_in_table(&world.fake), 1);
     assert!(std::fs::read_to_string(world.dir.path().join("operator.json")).unwrap().contains("drain"));
-    let outcome = daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    let outcome = daemon.command(&set_state("R2", HALT)).await.unwrap();
     assert_eq!(outcome.warnings, ["PACS has no real server left that takes new connections"]);
     assert_eq!(servers_in_table(&world.fake), 0);
-    assert!(daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap().changes.is_empty());
+    assert!(daemon.command(&set_state("R2", HALT)).await.unwrap().changes.is_empty());
 
     daemon.app.stop().await;
     let daemon = world.start().await;
@@ -500,7 +474,7 @@ async fn a_broken_configuration_keeps_the_running_one_and_is_remembered() {
 async fn what_cannot_be_done_is_refused_in_one_line_that_names_it() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
-    let no_rip = daemon.command(&set_state("R9", OperatorState::Drain)).await.unwrap_err();
+    let no_rip = daemon.command(&set_state("R9", DRAIN)).await.unwrap_err();
     assert_eq!(no_rip, "VIP PACS has no real server R9: it has R1, R2");
     let (status, body) = daemon.ask("POST", "/v1/command", "{\"command\":\"explode\"}".to_owned()).await;
     assert!(status.is_client_error());
@@ -621,7 +595,7 @@ async fn what_the_kernel_refused_is_told_and_tried_again() {
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
     daemon.both_up().await;
     world.fake.fail_at(0);
-    let error = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap_err();
+    let error = daemon.command(&set_state("R1", DRAIN)).await.unwrap_err();
     assert!(error.starts_with("saved, but the data plane refuses: "), "{error}");
     daemon.until("drained all the same", |_| servers_in_table(&world.fake) == 1).await;
     daemon.app.stop().await;
@@ -665,7 +639,7 @@ async fn flows_are_listed_and_counted_by_name() {
         [(vip.connections, vip.closing), (rip.connections, rip.closing)] == [(2, 1); 2]
     };
     daemon.until("active ones counted, closing ones apart", counted).await;
-    daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    daemon.command(&set_state("R2", HALT)).await.unwrap();
     daemon.until("flows of a halted server go", |s| s.flows.established_v4 == 0).await;
     daemon.app.stop().await;
 }

@@ -2,27 +2,39 @@
 //! what should be checked, watched and installed goes out.
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+mod drains;
+mod log;
+mod ramps;
+#[cfg(test)]
+mod timing_tests;
+mod words;
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use lb_common::settings::Settings;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use self::{drains::Drains, ramps::Ramps};
 
 use crate::{
-    compile::{self, Inputs, Notes},
+    compile::{self, Compiled, Inputs, Notes},
+    config::Texts,
+    dataplane::FlowCensus,
     model::{
-        command::{Command, Edit, OperatorState, Outcome},
-        config::{CheckKind, Config},
+        command::{Command, Edit, Outcome},
+        config::{CheckKind, Config, Vip},
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
+        history::{Cause, Version, VersionHead},
         net::{NetFacts, Watched},
-        status::RipState,
+        operator::Words,
     },
     operator::OperatorFile,
-    reconcile::Goal,
+    predict,
+    reconcile::{Goal, Reconciled},
     shutdown::Shutdown,
     state_file::StateError,
 };
@@ -43,6 +55,35 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// Why not; nothing has changed then.
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused>;
 
+    /// Keeps a configuration that came into force, if it differs from the one kept last.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not kept.
+    fn keep(&self, loaded: &LoadedConfig, cause: Cause) -> Result<(), Refused>;
+
+    /// Configurations that are kept, the newest last.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    fn history(&self) -> Result<Vec<VersionHead>, Refused>;
+
+    /// One of them, whole.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or cannot be read.
+    fn version(&self, number: u64) -> Result<Version, Refused>;
+
+    /// Puts the files back as they were in a version (`None` = the one before the present), on disk when this returns,
+    /// but for a dry run. With `force`, edits that are not in force are lost. Gives the version's number too.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing has changed then.
+    fn roll_back(&self, to: Option<u64>, force: bool, dry_run: bool) -> Result<(u64, LoadedConfig), Refused>;
+
     /// What changes from one configuration to another, a line each.
     fn diff(&self, from: &Config, to: &Config) -> Vec<String>;
 
@@ -57,6 +98,8 @@ pub struct LoadedConfig {
     pub config: Config,
     /// What is worth knowing though nothing is wrong, a line each.
     pub warnings: Vec<String>,
+    /// The files it was read from.
+    pub texts: Texts,
 }
 
 /// Why a request is not met.
@@ -82,10 +125,14 @@ impl From<StateError> for Refused {
 pub enum Request {
     /// Change something.
     Command(Box<Command>, Reply<Done>),
-    /// What `apply` would change.
+    /// What `apply` would change, and what becomes of traffic.
     Diff(Reply<Outcome>),
+    /// Configurations that were in force.
+    History(Reply<Vec<VersionHead>>),
     /// The configuration in force, as TOML.
     Show(Reply<String>),
+    /// One that was in force.
+    Version(u64, Reply<Version>),
 }
 
 /// Where an answer goes.
@@ -105,15 +152,20 @@ pub struct Done {
 pub struct View {
     /// Configuration.
     pub config: Arc<Config>,
-    /// Servers that are not online by the operator's word.
-    pub operator: BTreeMap<RipId, OperatorState>,
+    /// Servers of which the operator said anything.
+    pub operator: Words,
     /// What became of every server.
     pub notes: Notes,
     /// What the data plane should hold.
     pub goal: Arc<Goal>,
     /// Why the configuration on disk is not the one in force.
     pub config_problem: Option<String>,
+    /// What time should have made of the operator's word, and why it has not.
+    pub operator_problem: Option<String>,
 }
+
+/// Tells the time of day.
+pub type WallClock = Box<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// What the task is connected to.
 pub struct Connections {
@@ -123,6 +175,12 @@ pub struct Connections {
     pub facts: watch::Receiver<NetFacts>,
     /// From checks.
     pub health: watch::Receiver<HealthMap>,
+    /// From the reconciler: connections of each server, about once a second.
+    pub census: watch::Receiver<Arc<FlowCensus>>,
+    /// From the reconciler: what the kernel holds.
+    pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// What deadlines go by.
+    pub clock: WallClock,
     /// To the reconciler.
     pub goal: watch::Sender<Arc<Goal>>,
     /// To checks.
@@ -137,9 +195,16 @@ pub struct Connections {
 pub struct Controller {
     store: Arc<dyn ConfigStore>,
     operator: OperatorFile,
+    drains: Drains,
+    ramps: Ramps,
+    /// VIPs whose server in use is to be forgotten when they are compiled next.
+    forgotten: BTreeSet<String>,
     settings: Settings,
     config: Arc<Config>,
     config_problem: Option<String>,
+    operator_problem: Option<String>,
+    /// When a change of the operator's word that the disk refused is tried again.
+    retry_at: Option<Instant>,
     /// The last one published; number 0 holds what the data plane held before.
     goal: Arc<Goal>,
     notes: Notes,
@@ -159,9 +224,14 @@ impl Controller {
         Self {
             store,
             operator,
+            drains: Drains::default(),
+            ramps: Ramps::default(),
+            forgotten: BTreeSet::new(),
             settings,
             config: Arc::new(config),
             config_problem: None,
+            operator_problem: None,
+            retry_at: None,
             goal: Arc::new(Goal { number: 0, state: before }),
             notes: Notes::default(),
             to,
@@ -173,10 +243,11 @@ impl Controller {
     pub fn first_view(config: &Config) -> View {
         View {
             config: Arc::new(config.clone()),
-            operator: BTreeMap::new(),
+            operator: Words::new(),
             notes: Notes::default(),
             goal: Arc::default(),
             config_problem: None,
+            operator_problem: None,
         }
     }
 
@@ -188,9 +259,12 @@ impl Controller {
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut ended = std::pin::pin!(shutdown.requested());
         self.operator.prune(&self.config).await?;
+        // Deadlines that passed while no daemon ran.
+        self.advance().await;
         self.announce();
         self.compile();
         loop {
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = &mut ended => return Ok(()),
@@ -205,6 +279,17 @@ impl Controller {
                 request = self.to.requests.recv() => match request {
                     Some(request) => self.answer(request).await,
                     None => return Ok(()),
+                },
+                changed = self.to.census.changed() => {
+                    changed?;
+                    self.take_census();
+                    if self.advance().await {
+                        self.compile();
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.advance().await;
+                    self.compile();
                 }
             }
         }
@@ -215,10 +300,17 @@ impl Controller {
         match request {
             Request::Command(command, reply) => drop(reply.send(self.command(*command).await)),
             Request::Diff(reply) => {
-                let loaded = self.blocking(|store| store.load()).await;
-                drop(reply.send(loaded.map(|loaded| self.outcome(&loaded))));
+                let outcome = match self.blocking(|store| store.load()).await {
+                    Ok(loaded) => Ok(self.forecast(&loaded).await),
+                    Err(refused) => Err(refused),
+                };
+                drop(reply.send(outcome));
             }
+            Request::History(reply) => drop(reply.send(self.blocking(|store| store.history()).await)),
             Request::Show(reply) => drop(reply.send(Ok(self.store.show(&self.config)))),
+            Request::Version(number, reply) => {
+                drop(reply.send(self.blocking(move |store| store.version(number)).await));
+            }
         }
     }
 
@@ -232,13 +324,20 @@ impl Controller {
                 if loaded.is_err() {
                     self.publish_view();
                 }
-                self.put_into_force(loaded?).await
+                self.put_into_force(loaded?, Cause::Apply).await
             }
             Command::Edit { edit, dry_run } => {
                 let loaded = self.blocking(move |store| store.edit(&edit, dry_run)).await?;
-                if dry_run { self.outcome(&loaded) } else { self.put_into_force(loaded).await }
+                if dry_run {
+                    self.forecast(&loaded).await
+                } else {
+                    self.put_into_force(loaded, Cause::Edit).await
+                }
             }
+            Command::Rollback { to, force, dry_run } => self.roll_back(to, force, dry_run).await?,
             Command::SetState { rips, state } => self.set_state(&rips, state).await?,
+            Command::Force { rips, forced } => self.force(&rips, forced).await?,
+            Command::Forget { vip } => self.forget(vip)?,
         };
         let goal = self.compile();
         Ok(Done { outcome, goal })
@@ -254,11 +353,67 @@ impl Controller {
                     .to_owned(),
             );
         }
-        Outcome { changes: self.store.diff(&self.config, &loaded.config), warnings }
+        let changes = self.store.diff(&self.config, &loaded.config);
+        Outcome { changes, warnings, ..Outcome::default() }
     }
 
-    async fn put_into_force(&mut self, loaded: LoadedConfig) -> Outcome {
+    /// What a configuration would change, and what would become of traffic.
+    async fn forecast(&self, loaded: &LoadedConfig) -> Outcome {
+        let mut outcome = self.outcome(loaded);
+        let facts = self.to.facts.borrow().clone();
+        if !facts.complete {
+            let unknown = "the network's state is not known yet: what becomes of traffic cannot be said";
+            outcome.warnings.push(unknown.to_owned());
+            return outcome;
+        }
+        let (config, settings) = (loaded.config.clone(), self.settings);
+        let supposed = predict::suppose(&self.config, &config, &facts, &self.to.health.borrow());
+        let operator = self.operator.words().clone();
+        let ramps = self.ramps.percents(&config, Instant::now());
+        let goal = Arc::clone(&self.goal);
+        let installed = Arc::clone(&self.to.reconciled.borrow().installed);
+        let census = Arc::clone(&self.to.census.borrow());
+        // Tables of many VIPs take a while to be filled and compared.
+        let predicted = tokio::task::spawn_blocking(move || {
+            let compiled = compile::compile(&Inputs {
+                config: &config,
+                operator: &operator,
+                health: &supposed.health,
+                facts: &supposed.facts,
+                before: &goal.state,
+                settings: &settings,
+                ramps: &ramps,
+                forget: &BTreeSet::new(),
+            });
+            predict::predict(&installed, &compiled.desired, &census, &supposed.new)
+        });
+        outcome.traffic =
+            predicted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        outcome
+    }
+
+    async fn roll_back(&mut self, to: Option<u64>, force: bool, dry_run: bool) -> Result<Outcome, Refused> {
+        let (to, loaded) = self.blocking(move |store| store.roll_back(to, force, dry_run)).await?;
+        if dry_run {
+            return Ok(self.forecast(&loaded).await);
+        }
+        let mut outcome = self.put_into_force(loaded, Cause::Rollback { to }).await;
+        if outcome.changes.is_empty() {
+            outcome.changes.push(format!("the files are those of version {to}, which says what is in force"));
+        }
+        Ok(outcome)
+    }
+
+    /// Keeps what came into force; gives what is to be said when it is not.
+    async fn keep(&self, loaded: &LoadedConfig, cause: Cause) -> Option<String> {
+        let loaded = loaded.clone();
+        let kept = self.blocking(move |store| store.keep(&loaded, cause)).await;
+        kept.err().map(|refused| format!("in force, but not kept in the history: {refused}"))
+    }
+
+    async fn put_into_force(&mut self, loaded: LoadedConfig, cause: Cause) -> Outcome {
         let mut outcome = self.outcome(&loaded);
+        outcome.warnings.extend(self.keep(&loaded, cause).await);
         if let Err(error) = self.operator.prune(&loaded.config).await {
             // What it keeps too much does no harm; a configuration that is on disk but not in force would.
             outcome.warnings.push(error.to_string());
@@ -272,40 +427,15 @@ impl Controller {
         outcome
     }
 
-    async fn set_state(&mut self, rips: &[RipId], state: OperatorState) -> Result<Outcome, Refused> {
-        for id in rips {
-            self.must_exist(id)?;
-        }
-        let states = self.operator.states();
-        let word = |id| states.get(id).copied().unwrap_or_default();
-        let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
-        let changes: Vec<String> = changed
-            .iter()
-            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, word(id).name(), state.name()))
-            .collect();
-        self.operator.set(rips, state).await?;
-        for change in &changes {
-            tracing::info!("{change}");
-        }
-        let states = self.operator.states();
-        let mut warnings = Vec::new();
-        for vip in self.config.vips.iter().filter(|v| v.enabled && rips.iter().any(|id| id.vip == v.name)) {
-            let online = vip.rips.iter().any(|rip| {
-                let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
-                !states.contains_key(&id)
-            });
-            if !online {
-                warnings.push(format!("{} has no real server left that takes new connections", vip.name));
-            }
-        }
-        Ok(Outcome { changes, warnings })
+    fn find_vip(&self, name: &str) -> Result<&Vip, Refused> {
+        self.config.vips.iter().find(|v| v.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
+            Refused::Invalid(format!("no VIP {name}: there are {}", listed(&names)))
+        })
     }
 
     fn must_exist(&self, id: &RipId) -> Result<(), Refused> {
-        let Some(vip) = self.config.vips.iter().find(|v| v.name == id.vip) else {
-            let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
-            return Err(Refused::Invalid(format!("no VIP {}: there are {}", id.vip, listed(&names))));
-        };
+        let vip = self.find_vip(&id.vip)?;
         if vip.rips.iter().any(|r| r.name == id.rip) {
             return Ok(());
         }
@@ -333,17 +463,14 @@ impl Controller {
             self.publish_view();
             return self.goal.number + 1;
         }
-        let compiled = compile::compile(&Inputs {
-            config: &self.config,
-            operator: self.operator.states(),
-            health: &health,
-            facts: &facts,
-            before: &self.goal.state,
-            settings: &self.settings,
-            ramps: &BTreeMap::new(),
-            forget: &BTreeSet::new(),
-        });
-        log_transitions(&self.notes, &compiled.notes, &health);
+        let now = Instant::now();
+        let mut compiled = self.compiled(&facts, &health, now);
+        if self.ramps.follow(&compiled.notes, &self.config, now) {
+            // Who came up begins with a part of its weight.
+            compiled = self.compiled(&facts, &health, now);
+        }
+        self.forgotten.clear();
+        log::transitions(&self.notes, &compiled.notes, &health);
         self.notes = compiled.notes;
         if self.goal.number == 0 || self.goal.state != compiled.desired {
             self.goal = Arc::new(Goal { number: self.goal.number + 1, state: compiled.desired });
@@ -353,13 +480,27 @@ impl Controller {
         self.goal.number
     }
 
+    fn compiled(&self, facts: &NetFacts, health: &HealthMap, now: Instant) -> Compiled {
+        compile::compile(&Inputs {
+            config: &self.config,
+            operator: self.operator.words(),
+            health,
+            facts,
+            before: &self.goal.state,
+            settings: &self.settings,
+            ramps: &self.ramps.percents(&self.config, now),
+            forget: &self.forgotten,
+        })
+    }
+
     fn publish_view(&self) {
         self.to.view.send_replace(Arc::new(View {
             config: Arc::clone(&self.config),
-            operator: self.operator.states().clone(),
+            operator: self.operator.words().clone(),
             notes: self.notes.clone(),
             goal: Arc::clone(&self.goal),
             config_problem: self.config_problem.clone(),
+            operator_problem: self.operator_problem.clone(),
         }));
     }
 
@@ -398,33 +539,6 @@ fn check_targets(config: &Config) -> Targets {
         }));
     }
     targets
-}
-
-/// A line for each server that changed.
-fn log_transitions(before: &Notes, now: &Notes, health: &HealthMap) {
-    for (id, note) in &now.rips {
-        let was = before.rips.get(id);
-        if was.map(|w| w.state) == Some(note.state) {
-            continue;
-        }
-        let failure = health.get(id).and_then(|h| h.last.as_ref()?.failure.as_ref());
-        let why = note.detail.as_deref().or(failure.map(|f| f.text.as_str()));
-        let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        let RipId { vip, rip } = id;
-        match note.state {
-            RipState::Active => tracing::info!("{vip}/{rip} is up and takes connections"),
-            RipState::Checking => tracing::info!("{vip}/{rip} is being checked{why}"),
-            RipState::Down => tracing::warn!("{vip}/{rip} is DOWN{why}"),
-            RipState::Drain => tracing::info!("{vip}/{rip} is draining{why}"),
-            RipState::Halt => tracing::info!("{vip}/{rip} is halted"),
-        }
-    }
-    for (vip, problem) in now.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
-        tracing::error!("VIP {vip}: {problem}");
-    }
-    for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
-        tracing::error!("{problem}");
-    }
 }
 
 #[cfg(test)]
