@@ -15,7 +15,7 @@ use lb_common::{
 };
 use lb_ctl::dataplane::{
     BackendIdentity, FlowCensus, Op, ServiceIdentity, Writer as _,
-    bpf::{BpfReader, BpfWriter, Opened, Options, detach, open},
+    bpf::{BpfReader, BpfWriter, Opened, Options, open},
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -85,14 +85,18 @@ impl Figures {
 /// A data plane with flows in it, which goes away with this.
 struct Rig {
     pin_dir: PathBuf,
-    writer: BpfWriter,
+    /// There until the end.
+    writer: Option<Box<BpfWriter>>,
     _reader: BpfReader,
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // What cannot be taken away is told by the next who wants the directory.
-        drop(detach(&self.pin_dir));
+        let removed = self.writer.take().map(|writer| writer.remove_all());
+        if let Some(Err(error)) = removed {
+            // The next figures would be of this table.
+            assert!(std::thread::panicking(), "{}", error.line());
+        }
     }
 }
 
@@ -107,14 +111,14 @@ pub fn measure(load: Load, rounds: usize) -> Result<Figures> {
     let options = Options { pin_dir, flows_v4: load.places, flows_v6: 1024, half_open: 1024 };
     let pin_dir = options.pin_dir.clone();
     let Opened { writer, reader, .. } = open(options).map_err(|e| anyhow!(e.line()))?;
-    let mut rig = Rig { pin_dir, writer, _reader: reader };
+    let mut rig = Rig { pin_dir, writer: Some(Box::new(writer)), _reader: reader };
     rig.serve()?;
     let clients = rig.fill(load)?;
     let mut times = Vec::new();
     for _ in 0..rounds {
         rig.expire(clients.iter().take(load.due as usize))?;
         let start = clock_gettime(ClockId::ThreadCPUTime);
-        let census = rig.writer.sweep().map_err(|e| anyhow!(e.line()))?;
+        let census = rig.writer()?.sweep().map_err(|e| anyhow!(e.line()))?;
         let end = clock_gettime(ClockId::ThreadCPUTime);
         times.push((end.tv_sec - start.tv_sec) as f64 * 1e3 + (end.tv_nsec - start.tv_nsec) as f64 / 1e6);
         rig.check(&census, clients.len(), load)?;
@@ -132,8 +136,12 @@ pub fn measure(load: Load, rounds: usize) -> Result<Figures> {
 }
 
 impl Rig {
+    fn writer(&mut self) -> Result<&mut BpfWriter> {
+        self.writer.as_deref_mut().context("a data plane that is there")
+    }
+
     fn apply(&mut self, op: &Op) -> Result<()> {
-        self.writer.apply(op).map_err(|e| anyhow!(e.line()))
+        self.writer()?.apply(op).map_err(|e| anyhow!(e.line()))
     }
 
     /// One service, and its servers.
@@ -166,8 +174,9 @@ impl Rig {
     }
 
     /// Puts flows where the packet path would, and gives their clients; those whose bucket is full are left out.
-    fn fill(&self, load: Load) -> Result<Vec<u64>> {
-        let settings = self.writer.settings();
+    fn fill(&mut self, load: Load) -> Result<Vec<u64>> {
+        let settings = self.writer()?.settings();
+        anyhow::ensure!(settings.flows[0] == load.places, "a table of {} places", settings.flows[0]);
         let buckets = settings.flows[0] / 4;
         let now = self.now()?;
         let mut table = vec![Bucket4([[0; 8]; 4]); buckets as usize];
