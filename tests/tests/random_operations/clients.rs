@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct InForce {
     /// Servers whose flows go on, with the number of the life that they are in.
     pub(crate) lives: BTreeMap<(String, IpAddr), u64>,
+    /// Servers that are to die, while a plan is cut short: they may still have their flows, and clients that persist.
+    fading: BTreeMap<(String, IpAddr), u64>,
     /// Servers that may get a new flow.
     takers: BTreeMap<String, BTreeSet<IpAddr>>,
     /// VIPs that somebody serves, whatever state the plan is in.
@@ -48,6 +50,7 @@ impl InForce {
         }
         self.was_live = lives.keys().cloned().collect();
         self.lives = lives;
+        self.fading.clear();
         self.served =
             takers.iter().filter(|(_, them)| !them.is_empty()).map(|(vip, _)| vip.clone()).collect();
         self.takers = takers;
@@ -58,7 +61,12 @@ impl InForce {
     /// A plan was cut short: what was and what is to be may both be there.
     pub(crate) fn unsettle(&mut self, site: &Site) {
         let Rules { live, takers } = site.rules(&self.was_live);
-        self.lives.retain(|id, _| live.contains(id));
+        self.fading.extend(self.lives.extract_if(.., |id, _| !live.contains(id)));
+        // A server that is to rise may have risen: what goes to it now goes on when the plan is finished.
+        for id in live {
+            self.next_life += 1;
+            self.lives.entry(id).or_insert(self.next_life);
+        }
         self.served.retain(|vip| takers.get(vip).is_some_and(|them| !them.is_empty()));
         for (vip, them) in takers {
             self.takers.entry(vip).or_default().extend(them);
@@ -123,8 +131,9 @@ impl Clients {
         let kept = self.kept.get(&who).filter(|(ip, life)| at.prefix > 0 && alive(ip, life)).copied();
         let mut may: BTreeSet<IpAddr> = force.takers.get(vip).cloned().unwrap_or_default();
         if at.prefix > 0 {
+            let fading = |ip: &IpAddr, life: &u64| force.fading.get(&(vip.to_owned(), *ip)) == Some(life);
             let known = self.known.get(&who).into_iter().flatten();
-            may.extend(known.filter(|(ip, life)| alive(ip, life)).map(|(ip, _)| *ip));
+            may.extend(known.filter(|(ip, life)| alive(ip, life) || fading(ip, life)).map(|(ip, _)| *ip));
         }
         let first = packet(wish.client, to, wish.proto, SYN);
         let (verdict, out) = plane.run(&first.bytes());
@@ -135,13 +144,13 @@ impl Clients {
             );
             return;
         };
-        assert!(may.contains(&server), "{wish:?} to {vip} went to {server}; it may go to {may:?}");
+        assert!(may.contains(&server), "{wish:?} to {vip} went to {server}, may go to {may:?}: {at:?}");
         assert!(
             kept.is_none_or(|(ip, _)| ip == server),
             "{wish:?} to {vip} went to {server}, but persistence says {kept:?}"
         );
         let (source, target) = ends(&out);
-        // While a plan is cut short, the server may have risen already or not.
+        // Where a plan was cut short, a server that is to die may not have died yet: nobody relies on that.
         let Some(&life) = force.lives.get(&(vip.to_owned(), server)) else { return };
         let mode = at.mode;
         let port = at.rip_port.unwrap_or(wish.port);
@@ -218,11 +227,12 @@ impl Clients {
         let who = (flow.vip.clone(), prefix_of(flow.client.ip(), at.prefix));
         let (verdict, out) = plane.run(&packet(flow.client, flow.to, flow.proto, ACK).bytes());
         let Some(server) = receiver(verdict, &out) else { return };
-        let life = force.lives.get(&(flow.vip.clone(), server)).copied();
+        let id = (flow.vip.clone(), server);
+        let (life, fades) = (force.lives.get(&id).copied(), force.fading.contains_key(&id));
         let takes = force.takers.get(&flow.vip).is_some_and(|them| them.contains(&server));
         let known = self.known.entry(who).or_default();
         let keeps = at.prefix > 0 && life.is_some() && known.get(&server).copied() == life;
-        assert!(takes || keeps, "{flow:?}: its server is dead, but {server} gets its packet");
+        assert!(takes || keeps || fades, "{flow:?}: its server is dead, but {server} gets its packet");
         if let Some(life) = life.filter(|_| at.prefix > 0) {
             known.insert(server, life);
         }

@@ -169,10 +169,14 @@ impl Pins {
                 used
             });
         }
-        let mut persisted: HashMap<MapData, PersistKey, PersistEntry> = self.map(map::PERSIST);
-        for (key, entry) in self.entries::<PersistKey, PersistEntry>(map::PERSIST) {
-            let last_seen = entry.last_seen.wrapping_sub(ticks);
-            persisted.insert(key, PersistEntry { last_seen, ..entry }, 0).expect("an entry that is there");
+        for name in [map::PERSIST, map::PERSIST_NEW] {
+            let mut persisted: HashMap<MapData, PersistKey, PersistEntry> = self.map(name);
+            for (key, entry) in self.entries::<PersistKey, PersistEntry>(name) {
+                let last_seen = entry.last_seen.wrapping_sub(ticks);
+                persisted
+                    .insert(key, PersistEntry { last_seen, ..entry }, 0)
+                    .expect("room for what is there");
+            }
         }
     }
 

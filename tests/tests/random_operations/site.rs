@@ -43,7 +43,7 @@ pub(crate) struct Site {
 }
 
 /// A VIP. Mode, address and family are its name's for as long as it is there.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Vip {
     pub(crate) mode: Mode,
     pub(crate) ip: IpAddr,
@@ -57,7 +57,7 @@ pub(crate) struct Vip {
 }
 
 /// A server of a VIP, known by its address.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) ip: IpAddr,
     pub(crate) weight: u16,
