@@ -13,7 +13,6 @@ use lb_tests::lab::{
     lbd::rip,
     require_root,
     topology::{Plan, VIP4},
-    traffic::port,
     wait_until,
 };
 
@@ -60,7 +59,7 @@ const SERVERS: [(&str, [&str; 2]); 2] =
 
 /// Every service of the group.
 const SERVICES: [SocketAddr; 3] =
-    [SocketAddr::new(VIP4, port::DICOM), SocketAddr::new(VIP4, 11112), SocketAddr::new(OTHER_VIP, port::HL7)];
+    [SocketAddr::new(VIP4, 104), SocketAddr::new(VIP4, 11112), SocketAddr::new(OTHER_VIP, 2575)];
 
 /// The site, its servers running.
 struct Stand {

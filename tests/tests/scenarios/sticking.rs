@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use lb_ctl::model::status::RipState;
 use lb_tests::lab::{
-    Host, Lab, Lbd, MllpLink, MllpServer, lbd::rip, require_root, topology::VIP4, traffic::port, wait_until,
+    Host, Lab, Lbd, MllpLink, MllpServer, lbd::rip, require_root, topology::VIP4, wait_until,
 };
 
 use crate::{carry, green};
@@ -21,13 +21,15 @@ check = { type = "connect", interval = "300ms", timeout = "300ms", rise = 1, fal
 servers = { ENGINE1 = "10.10.0.11", ENGINE2 = "10.10.0.12" }
 "#;
 
+/// Port of the engines.
+const PORT: u16 = 2575;
 /// New connections that show where messages go.
 const LINES: usize = 4;
 
 /// The engine that answers on new connections, all of them.
 #[track_caller]
 fn in_use(client: &Host) -> String {
-    let to = SocketAddr::new(VIP4, port::HL7);
+    let to = SocketAddr::new(VIP4, PORT);
     let answered = |_| {
         let link = MllpLink::open(client, to);
         link.and_then(|mut link| link.exchange()).unwrap_or_else(|error| panic!("{to}: {error}"))
@@ -46,7 +48,7 @@ fn fail_first(lab: &Lab, lbd: &Lbd, first: MllpServer) -> MllpServer {
         rip(status, "HL7", "ENGINE1").state == RipState::Down
     });
     assert_eq!(in_use(client), "pacs2", "the first has failed");
-    let first = MllpServer::start(lab.host("pacs1"), port::HL7);
+    let first = MllpServer::start(lab.host("pacs1"), PORT);
     lbd.wait_status("both engines work", green);
     assert_eq!(in_use(client), "pacs2", "that the first is back moves nobody");
     first
@@ -60,18 +62,18 @@ fn messages_stay_on_the_second_engine_until_the_table_is_cleared_or_it_is_halted
     let lab = Lab::new();
     carry(&lab, VIP4);
     let client = lab.host("client");
-    let first = MllpServer::start(lab.host("pacs1"), port::HL7);
+    let first = MllpServer::start(lab.host("pacs1"), PORT);
     let mut lbd = Lbd::start(&lab, "lb", ENGINES);
     // Whoever passes a check first is the one in use; the second must not be it.
     lbd.wait_status("the first engine works", |status| {
         rip(status, "HL7", "ENGINE1").state == RipState::Active
     });
-    let _second = MllpServer::start(lab.host("pacs2"), port::HL7);
+    let _second = MllpServer::start(lab.host("pacs2"), PORT);
     lbd.wait_status("both engines work", green);
     assert_eq!(in_use(client), "pacs1", "the first of the list");
 
     let first = fail_first(&lab, &lbd, first);
-    let mut link = MllpLink::open(client, SocketAddr::new(VIP4, port::HL7)).expect("a connection");
+    let mut link = MllpLink::open(client, SocketAddr::new(VIP4, PORT)).expect("a connection");
     assert_eq!(link.exchange_many(5).expect("messages are acknowledged"), "pacs2");
     for stop in [Lbd::stop as fn(&mut Lbd), Lbd::kill] {
         stop(&mut lbd);
