@@ -16,6 +16,8 @@ use super::Lbd;
 #[derive(Debug)]
 pub struct Persisted {
     entries: HashMap<MapData, PersistKey, PersistEntry>,
+    /// Clients' first choices of the last seconds, which count beside the entries.
+    new: HashMap<MapData, PersistKey, PersistEntry>,
     settings: Settings,
 }
 
@@ -29,7 +31,7 @@ impl Persisted {
     pub fn open(lbd: &Lbd) -> Self {
         let settings: Array<MapData, Settings> = pinned(lbd, map::SETTINGS);
         let settings = settings.get(&0, 0).unwrap_or_else(|error| panic!("no settings: {error}"));
-        Self { entries: pinned(lbd, map::PERSIST), settings }
+        Self { entries: pinned(lbd, map::PERSIST), new: pinned(lbd, map::PERSIST_NEW), settings }
     }
 
     /// The one entry of a client, whichever group it is kept under; `None` when there is none.
@@ -58,6 +60,7 @@ impl Persisted {
         self.entries
             .insert(key, PersistEntry { last_seen, ..entry }, 0)
             .unwrap_or_else(|error| panic!("the entry of {client} cannot be written: {error}"));
+        remove(&mut self.new, client, &key);
     }
 
     /// Seconds that an entry is old at the tick `now`, to within one; less than 0 when it was written later.
@@ -74,11 +77,16 @@ impl Persisted {
     /// When the kernel refuses.
     pub fn forget(&mut self, client: IpAddr) {
         if let Some((key, _)) = self.of(client) {
-            match self.entries.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => panic!("the entry of {client} cannot be removed: {error}"),
-            }
+            remove(&mut self.entries, client, &key);
+            remove(&mut self.new, client, &key);
         }
+    }
+}
+
+fn remove(from: &mut HashMap<MapData, PersistKey, PersistEntry>, client: IpAddr, key: &PersistKey) {
+    match from.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => {}
+        Err(error) => panic!("the entry of {client} cannot be removed: {error}"),
     }
 }
 
