@@ -84,7 +84,8 @@ impl Persisted {
 }
 
 fn remove(from: &mut HashMap<MapData, PersistKey, PersistEntry>, client: IpAddr, key: &PersistKey) {
-    match from.remove(key) {
+    // The kernel refuses to remove what is not there; a lookup says so in a word of its own.
+    match from.get(key, 0).and_then(|_| from.remove(key)) {
         Ok(()) | Err(MapError::KeyNotFound) => {}
         Err(error) => panic!("the entry of {client} cannot be removed: {error}"),
     }
