@@ -18,6 +18,7 @@ pub mod iperf;
 pub mod lbd;
 pub mod mllp;
 pub mod netns;
+pub mod persisted;
 pub mod proc;
 pub mod relay;
 pub mod routed;
@@ -37,6 +38,7 @@ pub use self::{
     lbd::Lbd,
     mllp::{MllpLink, MllpServer},
     netns::Netns,
+    persisted::Persisted,
     proc::{Finished, Proc, wait_until},
     relay::Relay,
     routed::{Arms, Routed, Way},

@@ -13,9 +13,11 @@ mod last_hop;
 mod lifecycle;
 mod modes;
 mod operator;
+mod persistence;
 mod reload;
 mod resets;
 mod stand;
+mod sticking;
 mod translation;
 
 use std::{

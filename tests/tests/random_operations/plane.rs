@@ -1,0 +1,206 @@
+//! The real data plane: pinned maps of its own, the program on links of its own namespace, a controller's writer that
+//! comes and goes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, Map, MapData, MapError},
+    programs::{
+        Xdp,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+    },
+};
+use aya_obj::programs::XdpAttachType;
+use lb_common::{
+    flow::{Bucket4, Bucket6, WAYS},
+    limits::{PROGRAM, map},
+    persist::{PersistEntry, PersistKey},
+    settings::Settings,
+};
+use lb_ctl::{
+    dataplane::{
+        FlowCensus, Writer as _,
+        bpf::{BpfWriter, Options, detach, open},
+    },
+    plan::Step,
+};
+use lb_tests::{
+    lab::{bpffs, netns::Netns},
+    packet::dut::INGRESS,
+};
+
+/// Index of the second interface.
+pub(crate) const BACK: u32 = 7;
+/// Room for flows: IPv4, IPv6, half-open. So much that no bucket is ever full.
+const FLOWS: [u32; 3] = [1 << 15, 1 << 15, 1 << 13];
+
+/// Maps under pins, and whoever writes them. Dropped, it takes everything away.
+pub(crate) struct Plane {
+    pins: Pins,
+    writer: Option<BpfWriter>,
+    program: Option<Xdp>,
+    settings: Settings,
+}
+
+impl Plane {
+    /// Makes the maps.
+    pub(crate) fn new(netns: &Netns, name: &str) -> Self {
+        bpffs::mount();
+        let pins = Pins(bpffs::path(&format!("{}{name}", netns.name())));
+        let writer = pins.open();
+        let settings = writer.settings();
+        Self { pins, writer: Some(writer), program: None, settings }
+    }
+
+    /// What the maps hold.
+    pub(crate) const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Unit of time.
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The controller's writer; there must be one.
+    pub(crate) const fn writer(&mut self) -> &mut BpfWriter {
+        self.writer.as_mut().expect("a controller lives")
+    }
+
+    /// Applies steps, as the reconciler does.
+    pub(crate) fn apply(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.writer().apply(&step.op).unwrap_or_else(|error| panic!("{step:?}: {}", error.line()));
+        }
+        self.find_program();
+    }
+
+    /// The controller is gone from one moment to the next. What it had pinned goes on.
+    pub(crate) fn lose_controller(&mut self) {
+        self.writer = None;
+    }
+
+    /// Another controller comes, and puts its own program on the links.
+    pub(crate) fn open_again(&mut self) {
+        self.writer = Some(self.pins.open());
+        self.find_program();
+    }
+
+    /// Retires and counts.
+    pub(crate) fn sweep(&mut self) -> FlowCensus {
+        self.writer().sweep().unwrap_or_else(|error| panic!("{}", error.line()))
+    }
+
+    /// Runs a frame that comes in by the first interface; gives the verdict and the frame afterwards.
+    pub(crate) fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+        let program = self.program.as_ref().expect("the program is attached");
+        let mut out = vec![0; frame.len() + 64];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let result = program.test_run(options).unwrap_or_else(|error| panic!("{error}"));
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    /// The program is whatever runs on the first interface by the link that is pinned.
+    fn find_program(&mut self) {
+        let link = PinnedLink::from_pin(self.pins.0.join(format!("link-{INGRESS}"))).expect("a pinned link");
+        let id = FdLink::from(link).info().expect("the kernel knows its link").program_id();
+        let info = loaded_programs()
+            .map(|info| info.expect("the kernel lists its programs"))
+            .find(|info| info.id() == id)
+            .expect("a link's program is loaded");
+        let program = Xdp::from_program_info(info, PROGRAM.into(), XdpAttachType::Interface);
+        self.program = Some(program.expect("an XDP program"));
+    }
+}
+
+/// A directory of pins, which goes away with its owner.
+pub(crate) struct Pins(PathBuf);
+
+impl Pins {
+    fn open(&self) -> BpfWriter {
+        let [flows_v4, flows_v6, half_open] = FLOWS;
+        let opened = open(Options { pin_dir: self.0.clone(), flows_v4, flows_v6, half_open });
+        let opened = opened.unwrap_or_else(|error| panic!("{}", error.line()));
+        assert_eq!(opened.notes, Vec::<String>::new());
+        opened.writer
+    }
+
+    /// A pinned map.
+    pub(crate) fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> T {
+        let data = MapData::from_pin(self.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        Map::from_map_data(data).and_then(T::try_from).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Every value of an array.
+    pub(crate) fn values<V: Pod>(&self, name: &str) -> Vec<V> {
+        let array: Array<MapData, V> = self.map(name);
+        array.iter().map(|value| value.unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
+    }
+
+    /// Every entry of a hash.
+    pub(crate) fn entries<K: Pod, V: Pod>(&self, name: &str) -> Vec<(K, V)> {
+        let hash: HashMap<MapData, K, V> = self.map(name);
+        hash.iter().map(|entry| entry.unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
+    }
+
+    /// Lets ticks pass for every flow and every persistence entry.
+    pub(crate) fn age(&self, ticks: u32) {
+        let aged = |words: &mut [u64]| {
+            words[0] = words[0] & !0xffff_ffff | u64::from((words[0] as u32).wrapping_sub(ticks));
+        };
+        for name in [map::FLOWS_V4, map::HALF_OPEN_V4] {
+            self.change(name, |bucket: &mut Bucket4| {
+                let used = (0..WAYS).any(|way| bucket.0[way][0] != 0);
+                bucket.0.iter_mut().for_each(|words| aged(words));
+                used
+            });
+        }
+        for name in [map::FLOWS_V6, map::HALF_OPEN_V6] {
+            self.change(name, |bucket: &mut Bucket6| {
+                let used = (0..WAYS).any(|way| bucket.0[way][0] != 0);
+                bucket.0.iter_mut().for_each(|words| aged(words));
+                used
+            });
+        }
+        for name in [map::PERSIST, map::PERSIST_NEW] {
+            let mut persisted: HashMap<MapData, PersistKey, PersistEntry> = self.map(name);
+            for (key, entry) in self.entries::<PersistKey, PersistEntry>(name) {
+                let last_seen = entry.last_seen.wrapping_sub(ticks);
+                persisted
+                    .insert(key, PersistEntry { last_seen, ..entry }, 0)
+                    .expect("room for what is there");
+            }
+        }
+    }
+
+    /// Writes those values of an array back that `change` says it changed.
+    fn change<V: Pod>(&self, name: &str, change: impl Fn(&mut V) -> bool) {
+        let mut array: Array<MapData, V> = self.map(name);
+        for index in 0..array.len() {
+            let mut value = array.get(&index, 0).expect("an index below the length");
+            if change(&mut value) {
+                array.set(index, value, 0).expect("an index below the length");
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // The lock is the writer's, which is gone by now; what is left after a failure must not stay pinned.
+        if detach(&self.0).is_err() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
