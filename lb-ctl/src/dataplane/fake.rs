@@ -18,6 +18,7 @@ use lb_common::{
 
 use super::{
     Counters, Error, Flow, FlowCensus, Installed, Op, PairedFlow, Pairs, Reader, TableSpec, Writer, XdpMode,
+    explain::{Explainer, Probe, Rehearsal},
 };
 
 /// What "the kernel" holds, shared by all handles.
@@ -305,6 +306,10 @@ impl Writer for FakeWriter {
         Ok(census)
     }
 
+    fn explainer(&self) -> Arc<dyn Explainer> {
+        Arc::new(self.fake.clone())
+    }
+
     fn pairs(&self) -> Arc<dyn Pairs> {
         Arc::new(self.fake.clone())
     }
@@ -313,6 +318,13 @@ impl Writer for FakeWriter {
         let mut kernel = self.fake.lock();
         *kernel = Kernel { removed: true, ..Kernel::default() };
         Ok(())
+    }
+}
+
+impl Explainer for Fake {
+    fn rehearse(&self, probe: &Probe, _: &Installed) -> Result<Rehearsal, Error> {
+        let text = format!("{} cannot be tried out: nothing here runs packets", probe.client);
+        Err(Error { text, source: None })
     }
 }
 

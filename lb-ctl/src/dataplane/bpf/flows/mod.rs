@@ -6,6 +6,7 @@ mod entry;
 mod paired;
 mod round;
 mod rules;
+mod single;
 
 use aya::maps::MapData;
 use lb_common::{
