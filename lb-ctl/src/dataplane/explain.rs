@@ -29,6 +29,8 @@ pub struct Probe {
 pub struct Rehearsal {
     /// Client's address and port.
     pub client: SocketAddr,
+    /// Interface that it came in by.
+    pub ingress: u32,
     /// What was sent.
     pub sent: Sent,
     /// What the program said.
@@ -84,6 +86,8 @@ pub struct Persisted {
     pub proved: bool,
     /// Milliseconds since it was last used, to within a second.
     pub idle_millis: u64,
+    /// Milliseconds that it is kept for without being used.
+    pub timeout_millis: u64,
 }
 
 /// How busy a backend was.

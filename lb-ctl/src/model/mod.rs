@@ -3,6 +3,7 @@
 pub mod command;
 pub mod config;
 pub mod desired;
+pub mod explain;
 pub mod health;
 pub mod net;
 pub mod status;

@@ -70,6 +70,7 @@ macro_rules! root_tests {
     )+};
 }
 
+mod explain;
 mod sweep;
 
 fn run(program: &str, args: &[&str]) {

@@ -145,6 +145,7 @@ impl Explainer for BpfExplainer {
         let (verdict, frame) = stage.run(&frame, ingress)?;
         Ok(Rehearsal {
             client,
+            ingress,
             sent,
             verdict,
             frame,
@@ -302,6 +303,7 @@ impl<'l> Stage<'l> {
             return Ok(None);
         }
         let key = persist_key(record, ends);
+        let millis = |ticks: u32| u64::from(ticks) * self.live.settings.tick_nanos() / 1_000_000;
         let mut found = None;
         for (name, proved) in [(map::PERSIST_NEW, false), (map::PERSIST, true)] {
             let Some(entry) = self.copy_key::<_, PersistEntry>(name, &key)? else { continue };
@@ -322,7 +324,8 @@ impl<'l> Stage<'l> {
                 slot,
                 counts: age < ticks && open && named.state == state::LIVE && named.generation == entry.generation,
                 proved,
-                idle_millis: u64::from(age) * self.live.settings.tick_nanos() / 1_000_000,
+                idle_millis: millis(age),
+                timeout_millis: millis(ticks),
             });
         }
         Ok(found)
