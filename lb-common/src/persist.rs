@@ -18,6 +18,20 @@ pub struct PersistKey {
     pub family: u32,
 }
 
+impl PersistKey {
+    /// Key of a client, whose address is as in [`crate::flow::Ends`], of family 4 or 6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(group: u32, prefix: u8, client: [u64; 2], family: u8) -> Self {
+        let client = if family == 4 {
+            [client[0] & mask4(prefix) as u64, 0]
+        } else {
+            [client[0] & mask_half(prefix), client[1] & mask_half(prefix.saturating_sub(64))]
+        };
+        Self { client, group, family: family as u32 }
+    }
+}
+
 /// Value of a persistence entry. One word, read and written whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]

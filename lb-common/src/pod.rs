@@ -28,6 +28,7 @@ pod!(
     fragment::FragmentKey,
     persist::PersistEntry,
     persist::PersistKey,
+    persist::TwinKey,
     service::Service,
     service::ServiceInfo,
     service::ServiceKey4,

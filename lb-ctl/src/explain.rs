@@ -22,7 +22,7 @@ use zerocopy::FromBytes as _;
 use crate::{
     dataplane::{
         BackendIdentity, Installed,
-        explain::{Occupancy, Persisted, Probe, Rehearsal, Sent, Verdict},
+        explain::{Occupancy, Remembered, Probe, Rehearsal, Sent, Verdict},
     },
     model::explain::{Explanation, Leaving, Treatment},
 };
@@ -161,7 +161,7 @@ impl<'a> Scene<'a> {
         self.rehearsal.reasons.iter().any(anew)
     }
 
-    fn by_persistence(&self, record: &Service, entry: &Persisted) -> String {
+    fn by_persistence(&self, record: &Service, entry: &Remembered) -> String {
         let whom = network(self.rehearsal.client.ip(), record.persist_prefix);
         let (idle, timeout) = (span(entry.idle_millis), span(entry.timeout_millis));
         if entry.proved {

@@ -13,20 +13,20 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
     claims::{AddressBook, Claims, Owned},
-    dataplane::{FlowCensus, Installed, Op, Writer, XdpMode},
+    dataplane::{Error, FlowCensus, FlowFilter, Installed, Killed, Op, PersistFilter, Writer, XdpMode},
     lent::Lent,
     model::{
         desired::DesiredState,
         net::{NetFacts, VipAddress},
     },
     plan::{self, Plan},
-    reset::{self, Death},
+    reset::{self, Death, Ended},
     shutdown::Shutdown,
 };
 
@@ -68,6 +68,15 @@ pub struct Reconciled {
     pub notices: Vec<String>,
 }
 
+/// What an operator wants done to the kernel's tables at once. The answer says how much was done.
+#[derive(Debug)]
+pub enum Chore {
+    /// Forget persistence entries.
+    ClearPersistence(PersistFilter, oneshot::Sender<Result<u64, Error>>),
+    /// End flows, and tell both ends of those of NAT and SNAT.
+    Kill(FlowFilter, oneshot::Sender<Result<u64, Error>>),
+}
+
 /// What the task is connected to.
 pub struct Connections {
     /// From the controller.
@@ -79,7 +88,9 @@ pub struct Connections {
     /// To those who show it.
     pub census: watch::Sender<Arc<FlowCensus>>,
     /// To the task that tells the ends of connections.
-    pub deaths: mpsc::Sender<Vec<Death>>,
+    pub ended: mpsc::Sender<Ended>,
+    /// From the API.
+    pub chores: mpsc::Receiver<Chore>,
 }
 
 /// The actor.
@@ -122,6 +133,10 @@ impl<A: AddressBook> Reconciler<A> {
                         tracing::error!("{problem}");
                     }
                 }
+                Some(chore) = self.to.chores.recv() => {
+                    self.see_to(chore).await;
+                    continue;
+                }
                 () = sleep_until(due), if retry_at.is_some() => {}
                 _ = sweep.tick() => {
                     let changed = self.look().await;
@@ -157,7 +172,9 @@ impl<A: AddressBook> Reconciler<A> {
                 (applied, writer.installed().clone())
             })
             .await;
-        self.tell(std::mem::take(&mut applied.deaths));
+        if !applied.deaths.is_empty() {
+            self.tell(Ended::Servers(std::mem::take(&mut applied.deaths)));
+        }
         let ready = ready(&goal.state, &installed);
         problems.extend(self.claims.acquire(&ready, &facts, Instant::now()).await);
         report(&applied, &installed, &facts, &self.to.published.borrow());
@@ -188,17 +205,44 @@ impl<A: AddressBook> Reconciler<A> {
         done
     }
 
-    /// Leaves deaths to be told. Never waits: a queue that is full has hundreds of rounds in it.
-    fn tell(&self, deaths: Vec<Death>) {
-        if deaths.is_empty() {
-            return;
+    /// Does what an operator asked for. Who asked may have gone away meanwhile.
+    async fn see_to(&mut self, chore: Chore) {
+        match chore {
+            Chore::ClearPersistence(which, reply) => {
+                let cleared = self.writer.with(move |writer| writer.clear_persistence(&which)).await;
+                drop(reply.send(cleared));
+            }
+            Chore::Kill(which, reply) => {
+                let (killed, backends) =
+                    self.writer.with(move |w| (w.kill(&which), w.installed().backends.clone())).await;
+                let killed = killed.map(|Killed { flows, pairs }| {
+                    if !pairs.is_empty() {
+                        let servers = backends.into_iter().map(|(slot, (_, record))| (slot, record));
+                        self.tell(Ended::Flows(pairs, servers.collect()));
+                    }
+                    flows
+                });
+                drop(reply.send(killed));
+            }
         }
-        if let Err(mpsc::error::TrySendError::Full(deaths)) = self.to.deaths.try_send(deaths) {
-            let who: Vec<String> = deaths.into_iter().map(|death| death.who).collect();
-            tracing::warn!(
-                "connections of {} are not told that their server is gone: too many servers went at a time",
-                who.join(", ")
-            );
+    }
+
+    /// Leaves it to be told what ended. Never waits: a queue that is full has hundreds of rounds in it.
+    fn tell(&self, ended: Ended) {
+        let Err(mpsc::error::TrySendError::Full(ended)) = self.to.ended.try_send(ended) else { return };
+        match ended {
+            Ended::Servers(deaths) => {
+                let who: Vec<String> = deaths.into_iter().map(|death| death.who).collect();
+                tracing::warn!(
+                    "connections of {} are not told that their server is gone: too many servers went at a time",
+                    who.join(", ")
+                );
+            }
+            Ended::Flows(flows, _) => tracing::warn!(
+                "the ends of {} connections are not told that they were ended: too much ends at a time; they learn of it \
+                 when they send",
+                flows.len()
+            ),
         }
     }
 
@@ -376,6 +420,7 @@ fn report(applied: &Applied, installed: &Installed, facts: &NetFacts, before: &R
 #[cfg(test)]
 mod tests {
     use lb_common::{
+        load::Limits,
         net::Mac,
         service::{Service, Sources, flags, mode},
     };
@@ -400,11 +445,17 @@ mod tests {
             outer_tpid: 0,
             mtu: 1500,
         };
-        let server = DesiredBackend { ip: [10, 12, 1, 110].into(), port: None, forward: Some(forward) };
+        let server = DesiredBackend {
+            ip: [10, 12, 1, 110].into(),
+            port: None,
+            forward: Some(forward),
+            limits: Limits::default(),
+        };
         let key = ServiceKey { ip: [10, 12, 1, 100].into(), port: 80, protocol: Protocol::Tcp };
         let service = DesiredService {
             keys: [key].into(),
             record: Service { mode, ..Service::default() },
+            group: None,
             idle_timeout_secs: 3600,
             sources: Sources::default(),
             filling: Filling::RoundRobin,

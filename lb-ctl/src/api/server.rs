@@ -35,7 +35,7 @@ use crate::{
         status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, FlowStatus, Status},
     },
     observe::Observer,
-    reconcile::Reconciled,
+    reconcile::{Chore, Reconciled},
     shutdown::Shutdown,
     telemetry::FlowRequest,
 };
@@ -60,6 +60,8 @@ pub struct Api {
     pub requests: mpsc::Sender<Request>,
     /// To the task that owns the data plane's reader.
     pub flows: mpsc::Sender<FlowRequest>,
+    /// To the task that owns the data plane's writer.
+    pub chores: mpsc::Sender<Chore>,
     /// What has reached the data plane.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
 }

@@ -94,7 +94,8 @@ impl App {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
         let (flows, flows_in) = mpsc::channel(QUEUE);
-        let (deaths, deaths_in) = mpsc::channel(QUEUE);
+        let (ended, ended_in) = mpsc::channel(QUEUE);
+        let (chores, chores_in) = mpsc::channel(QUEUE);
         let (problems, problems_in) = watch::channel(routing::Problems::default());
         let (watched, watched_in) = watch::channel(Watched::default());
         let (facts, facts_in) = watch::channel(NetFacts::default());
@@ -129,13 +130,20 @@ impl App {
                 view,
             },
         );
-        let resets = Resets::new(parts.writer.pairs(), deaths_in, facts_in.clone(), parts.post);
+        let resets = Resets::new(parts.writer.pairs(), ended_in, facts_in.clone(), parts.post);
         let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
         let reconciler = Reconciler::new(
             parts.writer,
             parts.book,
             parts.owned,
-            reconcile::Connections { goal: goal_in, facts: facts_in.clone(), published, census, deaths },
+            reconcile::Connections {
+                goal: goal_in,
+                facts: facts_in.clone(),
+                published,
+                census,
+                ended,
+                chores: chores_in,
+            },
         );
         let telemetry = Telemetry::new(parts.reader, counters, flows_in);
         let api = Api {
@@ -152,6 +160,7 @@ impl App {
             },
             requests: requests.clone(),
             flows,
+            chores,
             reconciled: reconciled.clone(),
         };
 

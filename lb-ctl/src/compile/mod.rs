@@ -14,6 +14,7 @@ use std::{
 use lb_common::{
     backend::LinkRecord,
     limits::MAX_IFINDEX,
+    load::Limits,
     service::{Service, Sources, flags, mode, no_server, pick},
     settings::Settings,
 };
@@ -165,7 +166,8 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         if fate.note.state == RipState::Active {
             entrants.push((rip.ip, rip.name.clone(), rip.weight));
         }
-        let backend = DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward };
+        let backend =
+            DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward, limits: Limits::default() };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
@@ -192,6 +194,7 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
     DesiredService {
         keys,
         record: record(vip, pick, inputs.settings),
+        group: None,
         idle_timeout_secs: whole_secs(vip.idle_timeout),
         sources: Sources::default(),
         filling,

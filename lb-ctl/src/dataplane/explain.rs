@@ -46,7 +46,7 @@ pub struct Rehearsal {
     /// The flow that the packet belongs to.
     pub flow: Option<Flow>,
     /// The persistence entry of the client.
-    pub persisted: Option<Persisted>,
+    pub persisted: Option<Remembered>,
     /// How busy the service's backends were, by slot.
     pub loads: BTreeMap<u16, Occupancy>,
 }
@@ -77,7 +77,7 @@ pub enum Verdict {
 
 /// A persistence entry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Persisted {
+pub struct Remembered {
     /// The slot that it names, as the service that was asked has it; `None` = it has no such server.
     pub slot: Option<u16>,
     /// It counts: its server is live and it is not too old.

@@ -12,12 +12,17 @@ use lb_common::{
     backend::{LinkRecord, state},
     counter::Reason,
     event::Event,
-    service::{Sources, mode},
+    flow::VOID_GENERATION,
+    load::{Limits, flags::CLOSED},
+    net::{host_port, ip4, ip6, words},
+    persist::PersistKey,
+    service::{Sources, flags, mode, pick},
     settings::Settings,
 };
 
 use super::{
-    Counters, Error, Flow, FlowCensus, Installed, Op, PairedFlow, Pairs, Reader, TableSpec, Writer, XdpMode,
+    Counters, Error, Flow, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, PairedFlow,
+    Pairs, PersistFilter, Persisted, Reader, TableSpec, Writer, XdpMode,
     explain::{Explainer, Probe, Rehearsal},
 };
 
@@ -34,6 +39,7 @@ struct Kernel {
     refused_links: BTreeSet<u32>,
     flows: Vec<Flow>,
     pairs: Vec<PairedFlow>,
+    persistence: Vec<Persisted>,
     removed: bool,
 }
 
@@ -100,6 +106,11 @@ impl Fake {
         self.lock().pairs = pairs;
     }
 
+    /// Puts persistence entries into the tables.
+    pub fn set_persistence(&self, entries: Vec<Persisted>) {
+        self.lock().persistence = entries;
+    }
+
     /// Ops applied so far; the list starts anew.
     #[must_use]
     pub fn take_ops(&self) -> Vec<Op> {
@@ -120,7 +131,9 @@ impl Fake {
 
     /// What a packet relies on: every key leads to a service with a record and a table whose servers are live
     /// and belong to it, and every key's address is in the filter; so are all servers of NAT and SNAT services, and
-    /// SNAT services whose table has servers have a source address.
+    /// SNAT services whose table has servers have a source address. A server of a table takes flows: it is not closed, and
+    /// has a weight where that is asked for. A service that shares its persistence knows its own servers, and every
+    /// server that it is said to have.
     ///
     /// # Errors
     ///
@@ -158,6 +171,24 @@ impl Fake {
             if record.mode == mode::SNAT && sources == 0 && !table.entrants.is_empty() {
                 return Err(format!("{key:?} leads to service {id}, which has no source address"));
             }
+            for entrant in &table.entrants {
+                let limits = kernel.installed.loads.get(&entrant.slot).copied().unwrap_or_default();
+                if limits.flags & CLOSED != 0 || record.pick == pick::LEAST && limits.weight == 0 {
+                    return Err(format!("service {id} steers to slot {}, which takes nothing", entrant.slot));
+                }
+                let own = kernel.installed.twins.get(&(entrant.slot, *id));
+                if record.flags & flags::SHARED != 0 && own != Some(&entrant.slot) {
+                    return Err(format!("service {id} does not know its own slot {}: {own:?}", entrant.slot));
+                }
+            }
+        }
+        for ((slot, service), twin) in &kernel.installed.twins {
+            let owner = kernel.installed.backends.get(twin).map(|(who, _)| who.service);
+            if owner != Some(*service) {
+                return Err(format!(
+                    "slot {slot} leads to slot {twin} in service {service}, but is {owner:?}'s"
+                ));
+            }
         }
         Ok(())
     }
@@ -188,8 +219,12 @@ impl Kernel {
                 {
                     self.retired.insert((*slot, old.generation));
                 }
-                if self.retired.contains(&key) {
+                if backend.generation == VOID_GENERATION || self.retired.contains(&key) {
                     return Err(format!("slot {slot} repeats generation {}", backend.generation));
+                }
+                let known = now.backends.get(slot).map(|(who, _)| (who.service, who.ip));
+                if known != Some((identity.service, identity.ip)) {
+                    now.loads.remove(slot);
                 }
                 now.generations.insert(*slot, backend.generation);
                 now.backends.insert(*slot, (identity.clone(), *backend));
@@ -198,6 +233,7 @@ impl Kernel {
                 if let Some((_, old)) = now.backends.remove(slot) {
                     self.retired.insert((*slot, old.generation));
                 }
+                now.loads.remove(slot);
             }
             Op::PutService { service, identity, record } => {
                 now.services.insert(*service, (identity.clone(), *record));
@@ -221,6 +257,16 @@ impl Kernel {
             Op::PutLink { ifindex, record } => {
                 now.link_records.insert(*ifindex, *record);
                 now.link_records.retain(|_, record| *record != LinkRecord::default());
+            }
+            Op::PutLoad { slot, limits } => {
+                now.loads.insert(*slot, *limits);
+                now.loads.retain(|_, limits| *limits != Limits::default());
+            }
+            Op::PutTwin { slot, service, twin } => {
+                now.twins.insert((*slot, *service), *twin);
+            }
+            Op::RemoveTwin { slot, service } => {
+                now.twins.remove(&(*slot, *service));
             }
             Op::PutSources { service, sources } => {
                 now.sources.insert(*service, *sources);
@@ -289,6 +335,7 @@ impl Writer for FakeWriter {
                 .is_some_and(|(_, b)| b.state == state::LIVE && b.generation == flow.generation)
         });
         let mut census = FlowCensus {
+            persistent: kernel.persistence.len() as u64,
             established_v4: kernel.flows.iter().filter(|f| f.vip.0.is_ipv4()).count() as u64,
             retired: (before - kernel.flows.len()) as u64,
             capacity: [1024; 3],
@@ -308,6 +355,32 @@ impl Writer for FakeWriter {
 
     fn explainer(&self) -> Arc<dyn Explainer> {
         Arc::new(self.fake.clone())
+    }
+
+    fn kill(&mut self, which: &FlowFilter) -> Result<Killed, Error> {
+        let mut kernel = self.fake.lock();
+        let before = kernel.flows.len();
+        kernel.flows.retain(|flow| !which.holds(flow.service, flow.slot, flow.client));
+        let flows = (before - kernel.flows.len()) as u64;
+        let service_of = |slot| kernel.installed.backends.get(&slot).map(|(who, _)| who.service);
+        let killed = kernel.pairs.iter().filter(|pair| {
+            let ends = &pair.client;
+            let ip = if ends.family == 4 { ip4(ends.src[0] as u32).into() } else { ip6(ends.src).into() };
+            service_of(pair.slot)
+                .is_some_and(|service| which.holds(service, pair.slot, (ip, host_port(ends.src_port()))))
+        });
+        Ok(Killed { flows, pairs: killed.take(MAX_KILLED_PAIRS).copied().collect() })
+    }
+
+    fn clear_persistence(&mut self, which: &PersistFilter) -> Result<u64, Error> {
+        let mut kernel = self.fake.lock();
+        let (before, prefixes) = (kernel.persistence.len(), kernel.installed.persist_prefixes());
+        kernel.persistence.retain(|entry| {
+            let family = if entry.client.is_ipv4() { 4 } else { 6 };
+            let key = PersistKey { client: words(entry.client), group: entry.group, family };
+            !which.holds(&key, entry.slot, &prefixes)
+        });
+        Ok((before - kernel.persistence.len()) as u64)
     }
 
     fn pairs(&self) -> Arc<dyn Pairs> {
@@ -355,5 +428,11 @@ impl Reader for FakeReader {
         let kernel = self.fake.lock();
         let some = kernel.flows.iter().take(limit).copied().collect();
         Ok((some, kernel.flows.len() as u64))
+    }
+
+    fn persistence(&mut self, limit: usize) -> Result<(Vec<Persisted>, u64), Error> {
+        let kernel = self.fake.lock();
+        let some = kernel.persistence.iter().take(limit).copied().collect();
+        Ok((some, kernel.persistence.len() as u64))
     }
 }

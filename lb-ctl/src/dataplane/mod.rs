@@ -14,6 +14,9 @@ use lb_common::{
     backend::{Backend, LinkRecord},
     event::Event,
     flow::{Ends, Hop},
+    load::Limits,
+    net::words,
+    persist::PersistKey,
     service::{Service, Sources, mode},
     settings::Settings,
 };
@@ -81,6 +84,13 @@ pub enum Op {
         /// Its MAC and MTU; all zero = nothing leaves by it.
         record: LinkRecord,
     },
+    /// Say how busy a server may be, and its share of new flows.
+    PutLoad {
+        /// Slot.
+        slot: u16,
+        /// What the packet path reads.
+        limits: Limits,
+    },
     /// Write a service's record and who it is.
     PutService {
         /// Service id.
@@ -104,10 +114,26 @@ pub enum Op {
         /// What stands in it.
         table: TableSpec,
     },
+    /// Say which slot a server, known by its slot in one service, has in another (or in the same one).
+    PutTwin {
+        /// Slot, as persistence entries name it.
+        slot: u16,
+        /// The other service's id.
+        service: u16,
+        /// Its slot there.
+        twin: u16,
+    },
     /// Lead packets for a key nowhere.
     RemoveKey {
         /// Key.
         key: ServiceKey,
+    },
+    /// Forget that a server is in another service, too.
+    RemoveTwin {
+        /// Slot, as persistence entries name it.
+        slot: u16,
+        /// The other service's id.
+        service: u16,
     },
     /// Make these the balanced addresses: the bits that the packet path asks first. Bits are set before any
     /// others are cleared.
@@ -144,6 +170,8 @@ pub struct BackendIdentity {
 /// How a look-up table is filled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Filling {
+    /// The first server alone; the others stand in the list, for when it is full.
+    First,
     /// Consistent hashing.
     Maglev,
     /// One period of smooth weighted round robin.
@@ -191,6 +219,10 @@ pub struct Installed {
     pub backends: BTreeMap<u16, (BackendIdentity, Backend)>,
     /// Tables by service id; a service that is missing here after a restart gets its table written again.
     pub tables: BTreeMap<u16, TableSpec>,
+    /// How busy backends may be, by slot; those of which nothing is said are not there.
+    pub loads: BTreeMap<u16, Limits>,
+    /// By slot and service: the slot that the same server has in that service.
+    pub twins: BTreeMap<(u16, u16), u16>,
     /// Generation that each slot had last, also of free slots, so that a reused slot never repeats one.
     pub generations: BTreeMap<u16, u16>,
 }
@@ -201,6 +233,16 @@ impl Installed {
     pub fn lacks_sources(&self, service: u16) -> bool {
         let record = self.services.get(&service).map(|(_, record)| record);
         record.is_some_and(|r| r.mode == mode::SNAT) && !self.sources.contains_key(&service)
+    }
+
+    /// Leading bits of a client's address that entries of each persistence group are kept under, by group and family.
+    #[must_use]
+    pub fn persist_prefixes(&self) -> BTreeMap<(u32, u32), u8> {
+        let prefix = |(key, id): (&ServiceKey, &u16)| {
+            let (_, record) = self.services.get(id).filter(|(_, record)| record.persist_prefix > 0)?;
+            Some(((record.persist_group, if key.ip.is_ipv4() { 4 } else { 6 }), record.persist_prefix))
+        };
+        self.keys.iter().filter_map(prefix).collect()
     }
 
     /// Servers of NAT and SNAT services: their packets come through here.
@@ -243,13 +285,29 @@ pub trait Writer: Send {
     /// What the maps were made with: the unit of time that records are written in.
     fn settings(&self) -> Settings;
 
-    /// Retires flows and persistence entries that are past their time or whose backend no longer counts, and
-    /// counts the rest. Reads memory; a million flows take milliseconds.
+    /// Tells the packet path that a controller lives; retires flows and persistence entries that are past their time or
+    /// whose backend no longer counts, counts the rest, and corrects the packet path's own counts of active flows by it.
+    /// Reads memory; a million flows take milliseconds.
     ///
     /// # Errors
     ///
     /// When the clock or a map cannot be read.
     fn sweep(&mut self) -> Result<FlowCensus, Error>;
+
+    /// Ends flows that stand in the tables now. TCP flows stay for some seconds, in which who sends into one gets a RST;
+    /// others are gone at once.
+    ///
+    /// # Errors
+    ///
+    /// When the clock cannot be read.
+    fn kill(&mut self, which: &FlowFilter) -> Result<Killed, Error>;
+
+    /// Forgets persistence entries, and says how many clients that concerns.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read or written; some entries may then be gone.
+    fn clear_persistence(&mut self, which: &PersistFilter) -> Result<u64, Error>;
 
     /// The flow tables, for those who look for pairs of NAT and SNAT beside the writer.
     fn pairs(&self) -> Arc<dyn Pairs>;
@@ -263,6 +321,81 @@ pub trait Writer: Send {
     ///
     /// Names the first thing that could not be removed, after trying all.
     fn remove_all(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// Which flows: those that satisfy every condition that is there.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FlowFilter {
+    /// Of one of these services.
+    pub services: Option<BTreeSet<u16>>,
+    /// To one of these backend slots.
+    pub slots: Option<BTreeSet<u16>>,
+    /// From this address, and from this port if there is one.
+    pub client: Option<(IpAddr, Option<u16>)>,
+}
+
+/// Which persistence entries: those that satisfy every condition that is there.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PersistFilter {
+    /// Kept under this group: [`Service::persist_group`].
+    pub group: Option<u32>,
+    /// Naming one of these backend slots.
+    pub slots: Option<BTreeSet<u16>>,
+    /// Of this client: its address, cut to the prefix of the services of the entry's group.
+    pub client: Option<IpAddr>,
+}
+
+impl FlowFilter {
+    /// True for a flow of this service to this slot from this client.
+    #[must_use]
+    pub fn holds(&self, service: u16, slot: u16, client: (IpAddr, u16)) -> bool {
+        self.services.as_ref().is_none_or(|services| services.contains(&service))
+            && self.slots.as_ref().is_none_or(|slots| slots.contains(&slot))
+            && self.client.is_none_or(|(ip, port)| ip == client.0 && port.is_none_or(|port| port == client.1))
+    }
+}
+
+impl PersistFilter {
+    /// True for this entry, when groups cut addresses to these prefixes ([`Installed::persist_prefixes`]).
+    #[must_use]
+    pub fn holds(&self, key: &PersistKey, slot: u16, prefixes: &BTreeMap<(u32, u32), u8>) -> bool {
+        let is_clients = |client: IpAddr| {
+            let family = if client.is_ipv4() { 4 } else { 6 };
+            let prefix = prefixes.get(&(key.group, u32::from(family)));
+            prefix.is_some_and(|&prefix| PersistKey::new(key.group, prefix, words(client), family) == *key)
+        };
+        self.group.is_none_or(|group| group == key.group)
+            && self.slots.as_ref().is_none_or(|slots| slots.contains(&slot))
+            && self.client.is_none_or(is_clients)
+    }
+}
+
+/// What became of the flows that were to end.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Killed {
+    /// How many there were. A flow of NAT or SNAT is one.
+    pub flows: u64,
+    /// TCP connections of NAT and SNAT among them, at most [`MAX_KILLED_PAIRS`]: both ends can be told. They carry the
+    /// generation that they had.
+    pub pairs: Vec<PairedFlow>,
+}
+
+/// Connections that [`Killed::pairs`] lists at most.
+pub const MAX_KILLED_PAIRS: usize = 32_768;
+
+/// A persistence entry that counts or will soon be gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Persisted {
+    /// Client, cut to the prefix of its group.
+    pub client: IpAddr,
+    /// Group that it is kept under: [`Service::persist_group`].
+    pub group: u32,
+    /// Backend slot.
+    pub slot: u16,
+    /// Backend's generation when the entry was made.
+    pub generation: u16,
+    /// Milliseconds since the last new flow that used it, to within a second.
+    pub idle_millis: u64,
 }
 
 /// Finds connections of NAT and SNAT in the flow tables. Reads memory, and may go on while others write.
@@ -321,6 +454,14 @@ pub trait Reader: Send {
     ///
     /// When the clock cannot be read.
     fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error>;
+
+    /// Persistence entries of clients that have proved themselves, up to `limit`; the second value says how many there
+    /// are in all.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    fn persistence(&mut self, limit: usize) -> Result<(Vec<Persisted>, u64), Error>;
 }
 
 /// Flows found by a sweep. A flow of NAT or SNAT has two entries and is counted by the one of the client's packets.

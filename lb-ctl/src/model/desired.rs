@@ -7,12 +7,23 @@ use std::{
 
 use lb_common::{
     backend::{self, Backend, LinkRecord},
+    hash,
+    load::Limits,
     net::Mac,
     service::{Service, Sources},
 };
 
 use super::net::VipAddress;
 use crate::dataplane::{Filling, Installed, ServiceKey};
+
+/// Name of the fallback server among a service's servers. No server of the configuration can have it.
+pub const FALLBACK: &str = "(fallback)";
+
+/// Number that the kernel knows a persistence group by: the same on every node, and never a service's id.
+#[must_use]
+pub fn group_id(name: &str) -> u32 {
+    hash::bytes(hash::STEER_SEED, name.as_bytes()) as u32 | 1 << 31
+}
 
 /// Everything that should be in the kernel.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,8 +44,10 @@ pub struct DesiredState {
 pub struct DesiredService {
     /// Address, port and protocol of each of its ports.
     pub keys: BTreeSet<ServiceKey>,
-    /// What the packet path reads; `persist_group` is 0, the plan writes the service's id there.
+    /// What the packet path reads; `persist_group` is 0, the plan writes the service's id there, or the group's.
     pub record: Service,
+    /// Persistence group that it shares with other VIPs; `None` = it keeps its own.
+    pub group: Option<String>,
     /// Seconds an established flow may be idle.
     pub idle_timeout_secs: u32,
     /// Source addresses and ports; all zero unless the mode is SNAT.
@@ -56,6 +69,8 @@ pub struct DesiredBackend {
     pub port: Option<u16>,
     /// How frames reach it; `None` = dead: nothing may go there, its flows go at once.
     pub forward: Option<Forward>,
+    /// How many connections it takes, and its share of new ones: 0 unless it is an entrant.
+    pub limits: Limits,
 }
 
 /// A server's share of new flows.
@@ -131,10 +146,15 @@ impl DesiredState {
         for (&id, (identity, record)) in &installed.services {
             let backends: BTreeMap<_, _> = installed
                 .backends
-                .values()
-                .filter(|(who, _)| who.service == id)
-                .map(|(who, record)| {
-                    let backend = DesiredBackend { ip: who.ip, port: who.port, forward: Forward::of(record) };
+                .iter()
+                .filter(|(_, (who, _))| who.service == id)
+                .map(|(slot, (who, record))| {
+                    let backend = DesiredBackend {
+                        ip: who.ip,
+                        port: who.port,
+                        forward: Forward::of(record),
+                        limits: installed.loads.get(slot).copied().unwrap_or_default(),
+                    };
                     (who.name.clone(), backend)
                 })
                 .collect();
@@ -155,6 +175,8 @@ impl DesiredState {
                     .map(|(&key, _)| key)
                     .collect(),
                 record: Service { persist_group: 0, ..*record },
+                // The kernel knows its number alone.
+                group: None,
                 idle_timeout_secs: identity.idle_timeout_secs,
                 sources: installed.sources.get(&id).copied().unwrap_or_default(),
                 filling: table.map_or(Filling::RoundRobin, |t| t.filling),

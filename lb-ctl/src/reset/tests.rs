@@ -118,7 +118,7 @@ impl Post for Recorder {
 
 struct Bench {
     fake: Fake,
-    deaths: Sender<Vec<Death>>,
+    ended: Sender<Ended>,
     sent: UnboundedReceiver<Sent>,
     fail: Arc<Mutex<u32>>,
     _trigger: shutdown::Trigger,
@@ -126,7 +126,7 @@ struct Bench {
 }
 
 fn start(flows: Vec<PairedFlow>) -> Bench {
-    let (deaths, deaths_in): (_, Receiver<Vec<Death>>) = mpsc::channel(8);
+    let (ended, ended_in): (_, Receiver<Ended>) = mpsc::channel(8);
     let (trigger, shutdown) = shutdown::channel();
     let link = Link {
         index: CLIENT_LINK,
@@ -148,14 +148,15 @@ fn start(flows: Vec<PairedFlow>) -> Bench {
     let fake = Fake::default();
     fake.set_pairs(flows);
     let post = Recorder { sent: sender, fail: Arc::clone(&fail) };
-    tokio::spawn(Resets::new(Arc::new(fake.clone()), deaths_in, facts, post).run(shutdown));
-    Bench { fake, deaths, sent, fail, _trigger: trigger, _facts: facts_out }
+    tokio::spawn(Resets::new(Arc::new(fake.clone()), ended_in, facts, post).run(shutdown));
+    Bench { fake, ended, sent, fail, _trigger: trigger, _facts: facts_out }
 }
 
 impl Bench {
     async fn dies(&self, who: &str, slot: u16, generation: u16) {
         let backend = Backend { generation, ..live() };
-        self.deaths.send(vec![Death { who: who.into(), slot, backend }]).await.unwrap();
+        let death = Death { who: who.into(), slot, backend };
+        self.ended.send(Ended::Servers(vec![death])).await.unwrap();
     }
 
     async fn frames(&mut self, count: usize) -> Vec<Sent> {
@@ -228,5 +229,20 @@ async fn an_end_behind_an_interface_that_is_gone_is_left_out() {
     let mut bench = start(vec![PairedFlow { hop, ..flow(40_000) }]);
     bench.dies("HL7/R1", SLOT, GENERATION).await;
     assert!(bench.frames(3).await.iter().all(|(link, ..)| *link == SERVER_LINK));
+    bench.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_ends_of_killed_connections_are_asked_and_nobody_else() {
+    let mut bench = start(vec![flow(40_000), flow(40_001)]);
+    let servers = Servers::from([(SLOT, live())]);
+    bench.ended.send(Ended::Flows(vec![flow(40_001)], servers)).await.unwrap();
+    let frames = bench.frames(6).await;
+    for pair in frames.chunks(2) {
+        let [(client_link, _, to_client), (server_link, _, to_server)] = pair else { panic!("{pair:?}") };
+        assert_eq!((*client_link, *server_link), (CLIENT_LINK, SERVER_LINK));
+        assert_eq!(to_client[36..38], 40_001u16.to_be_bytes());
+        assert_eq!(to_server[..6], live().dst_mac.0);
+    }
     bench.expect_silence().await;
 }

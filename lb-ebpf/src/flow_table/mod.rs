@@ -12,7 +12,8 @@
 //! - **Publish.** Key, decision and rewrite are written, then the control word is swapped to a live state.
 //! - **Read.** Control, key, decision, control again: the same `seq` means the copy is of one flow.
 //! - **Change, retire.** Compare-and-swap of the control word that was read. Nothing else changes after publishing but
-//!   the hop of a pair's entries: under `Moving`, which readers take for live and nobody else may change or retire.
+//!   the hop of a pair's entries ([`amend`]) and, to [`VOID_GENERATION`], the generation of a decision ([`void`]): under
+//!   `Moving`, which readers take for live and nobody else may change or retire.
 //!
 //! Loads and stores are plain 64-bit ones: LLVM has no atomic ones for this target, and x86-64 keeps loads in
 //! order with loads and stores with stores, which is acquire and release. The tests check the protocol with
@@ -20,7 +21,7 @@
 #![allow(unsafe_code, reason = "shared words need volatile access and a compare-and-swap intrinsic")]
 
 use lb_common::flow::{
-    Control, Decision, KEY_V4, REWRITE_V4, REWRITE_V6, Rewrite, State, WAYS, WORDS_V4, kind,
+    Control, Decision, KEY_V4, REWRITE_V4, REWRITE_V6, Rewrite, State, VOID_GENERATION, WAYS, WORDS_V4, kind,
 };
 
 use crate::life::idle;
@@ -516,6 +517,23 @@ pub fn amend<W: Word, const WORDS: usize>(
     entry[(first + 1) % WORDS].store(tags);
     // Nobody else changes an entry that is moving.
     entry[0].swap_if(hit.control.with(State::Moving, now).0, hit.control.with(state, now).0)
+}
+
+/// Ends a flow whose entry stays for a while: its decision gets [`VOID_GENERATION`]. State and time stay. False if the
+/// entry changed since it was read, or somebody else is writing into it. For the controller.
+pub fn void<W: Word, const WORDS: usize>(bucket: &Bucket<W, WORDS>, hit: &Hit) -> bool {
+    let Some(state) = State::from_u8(hit.control.state()) else { return false };
+    let seen = hit.control.last_seen();
+    let may = hit.control.is_live() && !matches!(state, State::Moving);
+    if !may || !update(bucket, hit, State::Moving, seen) {
+        return false;
+    }
+    let entry = &bucket[hit.way & (WAYS - 1)];
+    let was = Decision(hit.decision);
+    let now = Decision::new(was.kind(), was.service(), was.slot(), VOID_GENERATION);
+    entry[(rewrite_word(WORDS) - 1) % WORDS].store(now.0);
+    // Nobody else changes an entry that is moving.
+    entry[0].swap_if(hit.control.with(State::Moving, seen).0, hit.control.with(state, seen).0)
 }
 
 /// A consistent copy of one way's words, whatever flow it holds; `None` when it holds none. For the controller.

@@ -96,6 +96,34 @@ fn a_copy_is_the_whole_entry() {
     assert_eq!(copy(&bucket[(way + 1) % WAYS]), None);
 }
 
+#[test]
+fn a_flow_that_was_ended_keeps_all_but_the_generation_of_its_decision() {
+    fn check<const WORDS: usize, const KEY: usize>() {
+        let bucket: Bucket<SharedWord, WORDS> = from_fn(|_| from_fn(|_| SharedWord::new(0)));
+        let key = Key { words: [9; KEY], hash: lb_common::hash::finish(9) };
+        let decision = Decision::new(kind::DR, 3, 77, 12);
+        let new = Entry { state: State::Established, ..entry(decision.0, 5, Take::Free) };
+        assert_eq!(insert(&bucket, &key, &new), Inserted::Free);
+        let hit = find(&bucket, &key).unwrap();
+        let before = copy(&bucket[hit.way]).unwrap();
+        assert!(void(&bucket, &hit));
+        let now = find(&bucket, &key).unwrap();
+        assert_eq!((now.way, now.control), (hit.way, hit.control));
+        assert_eq!(Decision(now.decision), Decision::new(kind::DR, 3, 77, VOID_GENERATION));
+        let after = copy(&bucket[hit.way]).unwrap();
+        let changed: Vec<usize> = (0..WORDS).filter(|&i| before[i] != after[i]).collect();
+        assert_eq!(changed, [1 + KEY]);
+        // What changed since it was read is left alone.
+        assert!(update(&bucket, &now, State::Closing, 6));
+        assert!(!void(&bucket, &now));
+        let closing = find(&bucket, &key).unwrap();
+        assert!(update(&bucket, &closing, State::Moving, 6));
+        assert!(!void(&bucket, &find(&bucket, &key).unwrap()), "its hop is being written");
+    }
+    check::<8, 2>();
+    check::<16, 5>();
+}
+
 /// Every interleaving, and every reordering that acquire and release allow, of two or three CPUs on one bucket.
 mod model {
     use loom::sync::{
@@ -290,5 +318,39 @@ mod model {
             assert!(touched != retired, "exactly one of two changes based on one look happens");
             assert_eq!(entries(&bucket, 1).is_empty(), retired);
         });
+    }
+
+    /// An IPv4 entry, whose decision is where the real one's is.
+    type Whole = Bucket<LoomWord, WORDS_V4>;
+
+    #[test]
+    fn ending_a_flow_is_seen_whole_or_not_and_excludes_every_other_change() {
+        for other_retires in [false, true] {
+            check(2, move || {
+                let bucket: Arc<Whole> = Arc::new(from_fn(|_| from_fn(|_| LoomWord(AtomicU64::new(0)))));
+                let key = key(1);
+                let decision = Decision::new(kind::DR, 3, 77, 12);
+                insert(&bucket, &key, &entry(decision.0, 0, Take::Free));
+                let hit = find(&bucket, &key).unwrap();
+                let controller = {
+                    let bucket = Arc::clone(&bucket);
+                    loom::thread::spawn(move || void(&bucket, &hit))
+                };
+                let ended = Decision::new(kind::DR, 3, 77, VOID_GENERATION);
+                let seen = find(&bucket, &key).unwrap();
+                assert!([decision.0, ended.0].contains(&seen.decision), "{seen:?}");
+                let changed = if other_retires { retire(&bucket, &hit) } else { touch(&bucket, &hit, 9) };
+                // The same look: one of both happens, unless the change came when the end was written already.
+                let voided = controller.join().unwrap();
+                assert!(changed || voided);
+                match find(&bucket, &key) {
+                    None => assert!(changed && other_retires),
+                    Some(left) => {
+                        assert_eq!(left.decision == ended.0, voided);
+                        assert_ne!(left.control.state(), State::Moving as u8);
+                    }
+                }
+            });
+        }
     }
 }

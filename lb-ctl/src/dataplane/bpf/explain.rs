@@ -22,7 +22,7 @@ use lb_common::{
     limits::{FILTER_WORDS, FLOWS_RANGE, MAX_IFINDEX, PROGRAM, map},
     load::{self, Limits, Load},
     net::Mac,
-    persist::{NEW_SECS, PersistEntry, PersistKey, TwinKey, mask_half, mask4},
+    persist::{NEW_SECS, PersistEntry, PersistKey, TwinKey},
     service::{Service, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, flags},
     settings::Settings,
 };
@@ -31,19 +31,18 @@ use tokio::sync::watch;
 use zerocopy::IntoBytes as _;
 
 use super::{
-    Error, fail, fault,
+    Error, fail, fault, is_absent,
     flows::FlowTables,
     open::{load, xdp},
     pins::PinDir,
     read::{InUse, values},
-    sweep::is_absent,
     sys::open_read_only,
     write::{blank_table, fill, inner_map, proto},
 };
 use crate::{
     dataplane::{
         Installed, ServiceKey,
-        explain::{Explainer, Occupancy, Persisted, Probe, Rehearsal, Sent, Verdict},
+        explain::{Explainer, Occupancy, Remembered, Probe, Rehearsal, Sent, Verdict},
     },
     model::config::Protocol,
     reset::frame::{ACK, Datagram, SYN, Segment, Way},
@@ -166,7 +165,7 @@ struct Set {
     links: BTreeSet<u32>,
     service: Option<(u16, Service)>,
     loads: BTreeMap<u16, Occupancy>,
-    persisted: Option<Persisted>,
+    persisted: Option<Remembered>,
 }
 
 /// The copy.
@@ -298,11 +297,11 @@ impl<'l> Stage<'l> {
         ends: &Ends,
         loads: &BTreeMap<u16, Occupancy>,
         now: u32,
-    ) -> Result<Option<Persisted>, Error> {
+    ) -> Result<Option<Remembered>, Error> {
         if record.persist_prefix == 0 {
             return Ok(None);
         }
-        let key = persist_key(record, ends);
+        let key = PersistKey::new(record.persist_group, record.persist_prefix, ends.src, ends.family);
         let millis = |ticks: u32| u64::from(ticks) * self.live.settings.tick_nanos() / 1_000_000;
         let mut found = None;
         for (name, proved) in [(map::PERSIST_NEW, false), (map::PERSIST, true)] {
@@ -311,16 +310,14 @@ impl<'l> Stage<'l> {
             let slot = if record.flags & flags::SHARED == 0 {
                 Some(entry.slot)
             } else {
-                self.copy_key::<[u16; 2], u32>(
-                    map::TWINS,
-                    &zerocopy::transmute!(TwinKey { slot: entry.slot, service: id }),
-                )?
-                .and_then(|slot| u16::try_from(slot).ok())
+                let twin: Option<u32> =
+                    self.copy_key(map::TWINS, &TwinKey { slot: entry.slot, service: id })?;
+                twin.and_then(|slot| u16::try_from(slot).ok())
             };
             let age = idle(now, entry.last_seen);
             let ticks = if proved { record.persist_ticks } else { self.live.settings.ticks(NEW_SECS) };
             let open = slot.and_then(|slot| loads.get(&slot)).is_some_and(|o| o.limits.flags & load::flags::CLOSED == 0);
-            found = Some(Persisted {
+            found = Some(Remembered {
                 slot,
                 counts: age < ticks && open && named.state == state::LIVE && named.generation == entry.generation,
                 proved,
@@ -399,18 +396,6 @@ impl<'l> Stage<'l> {
         }
         Ok(None)
     }
-}
-
-/// The key that a client's persistence entry stands under.
-fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
-    let prefix = record.persist_prefix;
-    let [first, second] = ends.src;
-    let client = if ends.family == 4 {
-        [first & u64::from(mask4(prefix)), 0]
-    } else {
-        [first & mask_half(prefix), second & mask_half(prefix.saturating_sub(64))]
-    };
-    PersistKey { client, group: record.persist_group, family: u32::from(ends.family) }
 }
 
 const fn occupancy(words: [u64; 4]) -> Occupancy {

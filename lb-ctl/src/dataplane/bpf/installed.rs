@@ -10,18 +10,19 @@ use aya::{
 use lb_common::{
     backend::{BackendInfo, LinkRecord, Target},
     limits::{MAX_BACKENDS, MAX_IFINDEX, MAX_SERVICES, map},
+    load::Limits,
     net::{host_port, ip4, ip6, unmapped},
     service::{Name, ServiceInfo, Sources},
 };
 
-use super::{Error, fail, fault, write::WriterMaps};
+use super::{Error, fail, fault, loads::Loads, write::WriterMaps};
 use crate::{
     dataplane::{BackendIdentity, Installed, ServiceIdentity, ServiceKey, XdpMode},
     model::config::Protocol,
 };
 
 /// What the maps say is installed; `links` have been adopted already.
-pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Installed, Error> {
+pub(super) fn read(maps: &WriterMaps, loads: &Loads, links: Vec<(u32, XdpMode)>) -> Result<Installed, Error> {
     let mut installed = Installed { links: links.into_iter().collect(), ..Installed::default() };
     for id in 0..MAX_SERVICES as u16 {
         let info = entry(&maps.service_info, map::SERVICE_INFO, id)?;
@@ -56,6 +57,10 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
         };
         installed.generations.insert(slot, record.generation);
         installed.backends.insert(slot, (identity, record));
+        let limits = loads.limits(slot)?;
+        if limits != Limits::default() {
+            installed.loads.insert(slot, limits);
+        }
     }
     for ifindex in 0..MAX_IFINDEX as u16 {
         let record = entry(&maps.links, map::LINKS, ifindex)?;
@@ -64,6 +69,10 @@ pub(super) fn read(maps: &WriterMaps, links: Vec<(u32, XdpMode)>) -> Result<Inst
         }
     }
     read_keys(maps, &mut installed)?;
+    for pair in maps.twins.iter() {
+        let (key, twin) = pair.map_err(|e| unreadable(map::TWINS, e))?;
+        installed.twins.insert((key.slot, key.service), slot(twin, map::TWINS)?);
+    }
     Ok(installed)
 }
 
@@ -115,6 +124,13 @@ fn id(value: u32, map: &str) -> Result<u16, Error> {
         .ok()
         .filter(|&id| u32::from(id) < MAX_SERVICES)
         .ok_or_else(|| damaged(map, &format!("service id {value} is out of range")))
+}
+
+fn slot(value: u32, map: &str) -> Result<u16, Error> {
+    u16::try_from(value)
+        .ok()
+        .filter(|&slot| u32::from(slot) < MAX_BACKENDS)
+        .ok_or_else(|| damaged(map, &format!("slot {value} is out of range")))
 }
 
 fn protocol(number: u8, map: &str) -> Result<Protocol, Error> {

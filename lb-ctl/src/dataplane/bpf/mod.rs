@@ -17,7 +17,9 @@ mod explain;
 mod flows;
 mod installed;
 mod links;
+mod loads;
 mod open;
+mod persistence;
 mod pins;
 mod read;
 mod sweep;
@@ -25,6 +27,8 @@ mod sys;
 mod write;
 
 use std::{error::Error as StdError, io, path::PathBuf};
+
+use aya::maps::MapError;
 
 pub use self::{open::open, pins::detach, read::BpfReader, write::BpfWriter};
 use super::Error;
@@ -73,6 +77,11 @@ fn fault(text: impl Into<String>, source: impl StdError + Send + Sync + 'static)
         text.push_str("; run lbd as root, or give its unit CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
     }
     Error { text, source: Some(Box::new(source)) }
+}
+
+/// True when a map says that there is no such key.
+fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound) || os_errno(error) == Some(libc::ENOENT)
 }
 
 /// The system call's error number at the bottom of a chain of errors.

@@ -19,10 +19,11 @@ use super::{
     BpfReader, BpfWriter, Error, Opened, Options, clock, fail, fault,
     flows::{FlowTables, buckets},
     links,
+    loads::Loads,
     pins::{self, Found, PinDir},
     read::ReaderMaps,
     sys::SharedMemory,
-    write::WriterMaps,
+    write::{WriterMaps, WriterMemory},
 };
 
 /// The XDP programs and the declarations of their maps.
@@ -142,12 +143,20 @@ fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Ope
         MapData::from_pin(&path).map_err(|e| fault(format!("map {} cannot be opened", path.display()), e))
     };
     let flows = Arc::new(FlowTables::map(settings, open_data)?);
-    let filter = SharedMemory::map(open_data(map::FILTER)?.fd(), FILTER_WORDS * size_of::<u64>())
-        .map_err(|e| fault("map `FILTER` cannot be mapped into memory", e))?;
+    let memory = |name: &str, words: usize| {
+        SharedMemory::map(open_data(name)?.fd(), words * size_of::<u64>())
+            .map_err(|e| fault(format!("map `{name}` cannot be mapped into memory"), e))
+    };
+    let memory = WriterMemory {
+        filter: memory(map::FILTER, FILTER_WORDS)?,
+        heartbeat: memory(map::HEARTBEAT, 1)?,
+        loads: Loads::map(&open_data(map::LOADS)?)?,
+    };
     let reader_maps = ReaderMaps {
         service_traffic: open_again(pin_dir, map::SERVICE_TRAFFIC)?,
         backend_traffic: open_again(pin_dir, map::BACKEND_TRAFFIC)?,
         service_info: open_again(pin_dir, map::SERVICE_INFO)?,
+        persist: open_again(pin_dir, map::PERSIST)?,
         reasons: take(&mut ebpf, map::REASONS)?,
         events: take::<RingBuf<MapData>>(&mut ebpf, map::EVENTS)?,
     };
@@ -163,6 +172,8 @@ fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Ope
         targets: take(&mut ebpf, map::TARGETS)?,
         links: take(&mut ebpf, map::LINKS)?,
         persist: take(&mut ebpf, map::PERSIST)?,
+        persist_new: take(&mut ebpf, map::PERSIST_NEW)?,
+        twins: take(&mut ebpf, map::TWINS)?,
         devices: take(&mut ebpf, map::DEVICES)?,
         service_traffic: take(&mut ebpf, map::SERVICE_TRAFFIC)?,
         backend_traffic: take(&mut ebpf, map::BACKEND_TRAFFIC)?,
@@ -173,7 +184,7 @@ fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Ope
     stored.set(0, settings, 0).map_err(|e| fault("map `SETTINGS` cannot be written", e))?;
 
     let (writer, in_use) =
-        BpfWriter::new(dir, ebpf, *settings, writer_maps, filter, Arc::clone(&flows), links)?;
+        BpfWriter::new(dir, ebpf, *settings, writer_maps, memory, Arc::clone(&flows), links)?;
     let reader = BpfReader::new(reader_maps, flows, settings, in_use);
     Ok(Opened { writer, reader, notes })
 }

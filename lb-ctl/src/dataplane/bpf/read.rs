@@ -8,20 +8,21 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use lb_common::{
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::Event,
     limits::map,
+    persist::{PersistEntry, PersistKey},
     service::ServiceInfo,
     settings::Settings,
 };
 use tokio::sync::watch;
 use zerocopy::FromBytes as _;
 
-use super::{Error, clock::Clock, fault, flows::FlowTables};
-use crate::dataplane::{Counters, Flow, Reader, ServiceCounts};
+use super::{Error, clock::Clock, fault, flows::FlowTables, persistence};
+use crate::dataplane::{Counters, Flow, Persisted, Reader, ServiceCounts};
 
 /// What the writer lets the reader know.
 #[derive(Clone, Debug)]
@@ -39,11 +40,12 @@ pub(super) struct ReaderMaps {
     pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
     pub(super) backend_traffic: PerCpuArray<MapData, BackendTraffic>,
     pub(super) service_info: Array<MapData, ServiceInfo>,
+    pub(super) persist: HashMap<MapData, PersistKey, PersistEntry>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
     pub(super) events: RingBuf<MapData>,
 }
 
-/// Reads counters, events and flows. Made by [`super::open()`].
+/// Reads counters, events, flows and persistence entries. Made by [`super::open()`].
 pub struct BpfReader {
     maps: ReaderMaps,
     flows: Arc<FlowTables>,
@@ -105,6 +107,11 @@ impl Reader for BpfReader {
     fn flows(&mut self, limit: usize) -> Result<(Vec<Flow>, u64), Error> {
         let now = self.in_use.borrow().clock.now();
         Ok(self.flows.list(limit, now, self.tick_nanos))
+    }
+
+    fn persistence(&mut self, limit: usize) -> Result<(Vec<Persisted>, u64), Error> {
+        let now = self.in_use.borrow().clock.now();
+        persistence::list(&self.maps.persist, limit, now, self.tick_nanos)
     }
 }
 

@@ -1,27 +1,10 @@
-//! The writer's round through flows and persistence entries.
+//! The writer's round through flows, loads and persistence entries.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use lb_common::{backend::state, service::flags, settings::Settings};
 
-use aya::maps::{HashMap, IterableMap as _, MapData, MapError};
-use lb_common::{
-    backend::state,
-    limits::map,
-    persist::{PersistEntry, PersistKey},
-    service::flags,
-    settings::Settings,
-};
-use zerocopy::FromZeros as _;
-
-use super::{
-    Error, fault,
-    flows::Rules,
-    sys::{Cursor, lookup_batch},
-};
-use crate::dataplane::Installed;
-
-/// Persistence entries read with one system call.
-const BATCH: usize = 4096;
+use super::{Error, flows::Rules, loads::Loads};
+use crate::dataplane::{FlowCensus, Installed};
 
 /// The rules that follow from what is installed.
 pub(super) fn rules(installed: &Installed, settings: &Settings, now: u32) -> Rules {
@@ -40,78 +23,16 @@ pub(super) fn rules(installed: &Installed, settings: &Settings, now: u32) -> Rul
     rules
 }
 
-/// Persistence entries met by a sweep.
-#[derive(Default)]
-pub(super) struct PersistCensus {
-    /// Those that stay.
-    pub(super) kept: u64,
-    /// Those removed.
-    pub(super) retired: u64,
+/// Active flows of every slot with a backend, as the packet path counts them now.
+pub(super) fn counted(installed: &Installed, loads: &Loads) -> Result<Vec<(u16, u64)>, Error> {
+    installed.backends.keys().map(|&slot| Ok((slot, loads.active(slot)?))).collect()
 }
 
-/// Removes persistence entries that are past their time, whose server no longer counts, or whose group no service
-/// has any more.
-pub(super) fn persistence(
-    entries: &mut HashMap<MapData, PersistKey, PersistEntry>,
-    installed: &Installed,
-    rules: &Rules,
-) -> Result<PersistCensus, Error> {
-    let groups = groups(installed);
-    let counts = |key: &PersistKey, entry: &PersistEntry| {
-        groups.get(&key.group).is_some_and(|&ticks| rules.is_fresh(entry.last_seen, ticks))
-            && rules.backend_counts(entry.slot, entry.generation)
-    };
-    let unreadable = |e| fault(format!("map `{}` cannot be read", map::PERSIST), e);
-    let mut census = PersistCensus::default();
-    let mut keys = vec![PersistKey::new_zeroed(); BATCH];
-    let mut values = vec![PersistEntry::new_zeroed(); BATCH];
-    let mut cursor = Cursor::Start;
-    while !matches!(cursor, Cursor::End) {
-        let read =
-            lookup_batch(entries.map().fd(), &mut cursor, &mut keys, &mut values).map_err(unreadable)?;
-        for (key, value) in keys.iter().zip(&values).take(read) {
-            if counts(key, value) || is_renewed(entries, key, counts)? {
-                census.kept += 1;
-                continue;
-            }
-            match entries.remove(key) {
-                Ok(()) => census.retired += 1,
-                Err(error) if is_absent(&error) => {}
-                Err(error) => {
-                    return Err(fault(format!("map `{}`: cannot remove an entry", map::PERSIST), error));
-                }
-            }
-        }
+/// Corrects these counts, which were read before the tables were, by what was found in the tables.
+pub(super) fn correct(counted: &[(u16, u64)], found: &FlowCensus, loads: &Loads) -> Result<(), Error> {
+    for &(slot, read) in counted {
+        let exact = found.active_by_slot.get(&slot).copied().unwrap_or_default();
+        loads.correct(slot, read, exact)?;
     }
-    Ok(census)
-}
-
-/// True when a packet renewed the entry after the batch was read.
-fn is_renewed(
-    entries: &HashMap<MapData, PersistKey, PersistEntry>,
-    key: &PersistKey,
-    counts: impl Fn(&PersistKey, &PersistEntry) -> bool,
-) -> Result<bool, Error> {
-    match entries.get(key, 0) {
-        Ok(entry) => Ok(counts(key, &entry)),
-        Err(MapError::KeyNotFound) => Ok(false),
-        Err(error) => Err(fault(format!("map `{}` cannot be read", map::PERSIST), error)),
-    }
-}
-
-/// Ticks that entries of each persistence group live; the longest, where services share one.
-fn groups(installed: &Installed) -> BTreeMap<u32, u32> {
-    let mut groups = BTreeMap::new();
-    for (_, record) in installed.services.values() {
-        if record.persist_prefix > 0 {
-            let ticks = groups.entry(record.persist_group).or_insert(0);
-            *ticks = record.persist_ticks.max(*ticks);
-        }
-    }
-    groups
-}
-
-/// True when a map says that there is no such key.
-pub(super) fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::KeyNotFound) || super::os_errno(error) == Some(libc::ENOENT)
+    Ok(())
 }

@@ -10,6 +10,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    sync::atomic::AtomicU64,
 };
 
 use aya::Pod;
@@ -46,6 +47,14 @@ impl SharedMemory {
         // SAFETY: the mapping starts at a page boundary, holds `count` such arrays, is readable and writable, and
         // lives as long as `self`. An array map never shrinks. A shared word is an atomic, so others (this process
         // through another reference, the kernel's CPUs) may read and write it at any time.
+        unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
+    /// The memory as arrays of `N` words that may be added to.
+    pub(super) fn atomics<const N: usize>(&self) -> &[[AtomicU64; N]] {
+        let first = self.memory.as_ptr().cast::<[AtomicU64; N]>();
+        let count = self.bytes / size_of::<[AtomicU64; N]>();
+        // SAFETY: as in `words`; whoever else uses the memory reads and writes whole aligned words, atomically.
         unsafe { std::slice::from_raw_parts(first, count) }
     }
 }

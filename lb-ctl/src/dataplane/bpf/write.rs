@@ -1,7 +1,11 @@
 //! The writer: ops become map entries and links.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Release},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -11,10 +15,11 @@ use aya::{
 use lb_common::{
     backend::{Backend, BackendInfo, LinkRecord, Target, state},
     counter::{BackendTraffic, ServiceTraffic},
-    limits::{FILTER_WORDS, MAX_IFINDEX, MAX_SERVERS, PROGRAM, TABLE_SLOTS, map},
+    limits::{FILTER_WORDS, MAX_IFINDEX, MAX_SERVERS, MAX_TWINS, PROGRAM, TABLE_SLOTS, map},
+    load::Limits,
     maglev::{self, Entrant, Walk},
     net::{addr4, addr6, mapped, wire_port, words},
-    persist::{PersistEntry, PersistKey},
+    persist::{PersistEntry, PersistKey, TwinKey},
     service::{
         Name, Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4,
         filter_bit6, filter_source_bit4, filter_source_bit6, filter_word,
@@ -30,9 +35,11 @@ use super::{
     explain::BpfExplainer,
     fail, fault,
     flows::{FlowTables, Watch},
-    installed, links,
+    installed, is_absent, links,
+    loads::Loads,
     open::xdp,
     os_errno,
+    persistence::{self, Due},
     pins::{self, PinDir},
     read::{self, InUse},
     sweep,
@@ -40,8 +47,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        BackendIdentity, Filling, FlowCensus, Installed, Op, Pairs, ServiceIdentity, ServiceKey, TableSpec,
-        Writer, XdpMode, explain::Explainer,
+        BackendIdentity, Filling, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, Pairs,
+        PersistFilter, ServiceIdentity, ServiceKey, TableSpec, Writer, XdpMode, explain::Explainer,
     },
     model::config::Protocol,
 };
@@ -59,10 +66,19 @@ pub(super) struct WriterMaps {
     pub(super) targets: Array<MapData, Target>,
     pub(super) links: Array<MapData, LinkRecord>,
     pub(super) persist: HashMap<MapData, PersistKey, PersistEntry>,
+    pub(super) persist_new: HashMap<MapData, PersistKey, PersistEntry>,
+    pub(super) twins: HashMap<MapData, TwinKey, u32>,
     pub(super) devices: DevMap<MapData>,
     pub(super) service_traffic: PerCpuArray<MapData, ServiceTraffic>,
     pub(super) backend_traffic: PerCpuArray<MapData, BackendTraffic>,
     pub(super) clock: Array<MapData, [u64; 2]>,
+}
+
+/// Maps that the writer sees as memory.
+pub(super) struct WriterMemory {
+    pub(super) filter: SharedMemory,
+    pub(super) heartbeat: SharedMemory,
+    pub(super) loads: Loads,
 }
 
 /// Applies ops to the kernel. Made by [`super::open()`]. Dropping it leaves everything as it is.
@@ -74,8 +90,7 @@ pub struct BpfWriter {
     maps: WriterMaps,
     flows: Arc<FlowTables>,
     installed: Installed,
-    /// `FILTER`.
-    filter: SharedMemory,
+    memory: WriterMemory,
     /// Where a look-up table is filled before the kernel gets it: too large for the stack.
     scratch: Box<Table>,
     /// The table of services that have none.
@@ -91,7 +106,7 @@ impl BpfWriter {
         mut ebpf: Ebpf,
         settings: Settings,
         maps: WriterMaps,
-        filter: SharedMemory,
+        memory: WriterMemory,
         flows: Arc<FlowTables>,
         links: Vec<(u32, XdpMode)>,
     ) -> Result<(Self, watch::Receiver<InUse>), Error> {
@@ -100,7 +115,7 @@ impl BpfWriter {
             .info()
             .map_err(|e| fault("the kernel does not say which id the program has", e))?
             .id();
-        let installed = installed::read(&maps, links)?;
+        let installed = installed::read(&maps, &memory.loads, links)?;
         let (in_use, receiver) = watch::channel(InUse {
             services: installed.services.keys().copied().collect(),
             backends: installed.backends.iter().map(|(slot, (who, _))| (*slot, who.service)).collect(),
@@ -113,7 +128,7 @@ impl BpfWriter {
             ebpf,
             program_id,
             settings,
-            filter,
+            memory,
             maps,
             flows,
             installed,
@@ -122,7 +137,15 @@ impl BpfWriter {
             watch: Watch::default(),
             in_use,
         };
+        writer.beat();
         Ok((writer, receiver))
+    }
+
+    /// Tells the packet path that a controller lives. What time it is, it knows from `in_use`.
+    fn beat(&self) {
+        if let Some([tick]) = self.memory.heartbeat.atomics::<1>().first() {
+            tick.store(u64::from(self.in_use.borrow().clock.now()), Release);
+        }
     }
 
     fn attach_link(&mut self, ifindex: u32) -> Result<(), Error> {
@@ -195,7 +218,7 @@ impl BpfWriter {
             IpAddr::V6(ip) => self.maps.keys_v6.remove(&ServiceKey6::new(ip, key.port, proto)),
         };
         match removed {
-            Err(error) if !sweep::is_absent(&error) => {
+            Err(error) if !is_absent(&error) => {
                 return Err(fault(format!("{}: cannot be removed", describe(&key)), error));
             }
             Ok(()) | Err(_) => {}
@@ -282,6 +305,14 @@ impl BpfWriter {
             zero(&mut self.maps.backend_traffic, index, BackendTraffic::default()).map_err(refused)?;
             self.maps.backend_info.set(index, info, 0).map_err(refused)?;
         }
+        let known = self.installed.backends.get(&slot);
+        if known.is_none_or(|(who, _)| (who.service, who.ip) != (identity.service, identity.ip)) {
+            self.memory.loads.limit(slot, Limits::default())?;
+            self.installed.loads.remove(&slot);
+        }
+        if self.installed.generations.get(&slot) != Some(&backend.generation) {
+            self.memory.loads.start_anew(slot)?;
+        }
         let target = Target {
             addr: words(identity.ip),
             port: wire_port(identity.port.unwrap_or(0)),
@@ -310,8 +341,11 @@ impl BpfWriter {
         };
         self.maps.backends.set(index, record, 0).map_err(refused)?;
         self.maps.targets.set(index, Target::default(), 0).map_err(refused)?;
+        self.memory.loads.limit(slot, Limits::default())?;
+        self.memory.loads.start_anew(slot)?;
         self.maps.backend_info.set(index, BackendInfo::default(), 0).map_err(refused)?;
         self.installed.backends.remove(&slot);
+        self.installed.loads.remove(&slot);
         self.in_use.send_modify(|known| {
             known.backends.remove(&slot);
         });
@@ -330,6 +364,38 @@ impl BpfWriter {
         let counts = read::values(&self.maps.backend_traffic, map::BACKEND_TRAFFIC, u32::from(slot))?;
         info.departed = read::total(counts.iter().copied().chain([info.departed]));
         self.maps.service_info.set(index, info, 0).map_err(refused)
+    }
+
+    fn put_load(&mut self, slot: u16, limits: Limits) -> Result<(), Error> {
+        self.memory.loads.limit(slot, limits)?;
+        self.installed.loads.insert(slot, limits);
+        self.installed.loads.retain(|_, limits| *limits != Limits::default());
+        Ok(())
+    }
+
+    fn put_twin(&mut self, slot: u16, service: u16, twin: u16) -> Result<(), Error> {
+        self.maps.twins.insert(TwinKey { slot, service }, u32::from(twin), 0).map_err(|e| {
+            match os_errno(&e) {
+                Some(libc::E2BIG) => fail(format!(
+                    "service {service}: no room to share persistence, {MAX_TWINS} pairs of servers are shared already; \
+                     use fewer VIPs or servers in persistence groups"
+                )),
+                _ => fault(format!("service {service}: slot {slot} cannot be led to its slot {twin}"), e),
+            }
+        })?;
+        self.installed.twins.insert((slot, service), twin);
+        Ok(())
+    }
+
+    fn remove_twin(&mut self, slot: u16, service: u16) -> Result<(), Error> {
+        match self.maps.twins.remove(&TwinKey { slot, service }) {
+            Err(error) if !is_absent(&error) => {
+                return Err(fault(format!("service {service}: slot {slot} cannot be forgotten"), error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.installed.twins.remove(&(slot, service));
+        Ok(())
     }
 
     fn put_table(&mut self, service: u16, spec: &TableSpec) -> Result<(), Error> {
@@ -363,7 +429,7 @@ impl BpfWriter {
             let (word, mask) = filter_word(bit);
             wanted[word as usize] |= mask;
         }
-        let there = self.filter.words::<1>();
+        let there = self.memory.filter.words::<1>();
         for ([word], wanted) in there.iter().zip(&wanted) {
             word.store(word.load() | wanted);
         }
@@ -384,10 +450,13 @@ impl Writer for BpfWriter {
             Op::PutBackend { slot, identity, backend } => self.put_backend(*slot, identity, *backend),
             Op::PutKey { key, service } => self.put_key(*key, *service),
             Op::PutLink { ifindex, record } => self.put_link(*ifindex, *record),
+            Op::PutLoad { slot, limits } => self.put_load(*slot, *limits),
             Op::PutService { service, identity, record } => self.put_service(*service, identity, *record),
             Op::PutSources { service, sources } => self.put_sources(*service, *sources),
             Op::PutTable { service, table } => self.put_table(*service, table),
+            Op::PutTwin { slot, service, twin } => self.put_twin(*slot, *service, *twin),
             Op::RemoveKey { key } => self.remove_key(*key),
+            Op::RemoveTwin { slot, service } => self.remove_twin(*slot, *service),
             Op::SetFilter { addresses, servers } => {
                 self.set_filter(addresses, servers);
                 Ok(())
@@ -420,13 +489,36 @@ impl Writer for BpfWriter {
         let reading = clock::read(xdp(&mut self.ebpf, clock::PROGRAM)?, &self.maps.clock)?;
         let clock = Clock::new(reading, &self.settings);
         self.in_use.send_modify(|known| known.clock = clock);
+        self.beat();
         let rules = sweep::rules(&self.installed, &self.settings, clock.now());
-        let mut census = self.flows.sweep(&rules, &mut self.watch);
-        let persistence = sweep::persistence(&mut self.maps.persist, &self.installed, &rules)?;
-        census.persistent = persistence.kept;
-        census.retired += persistence.retired;
+        // Flows do not wait for entries that cannot be read.
+        let found =
+            persistence::look_through(&mut self.maps.persist, &self.installed, &self.settings, &rules);
+        let (mut persisted, mut due, blind) = match found {
+            Ok((persisted, due)) => (persisted, due, None),
+            Err(error) => (persistence::Census::default(), Due::none(), Some(error)),
+        };
+        let counted = sweep::counted(&self.installed, &self.memory.loads)?;
+        let mut census = self.flows.sweep(&rules, &mut self.watch, &mut due);
+        sweep::correct(&counted, &census, &self.memory.loads)?;
+        if let Some(error) = blind {
+            return Err(error);
+        }
+        persistence::settle(&mut self.maps.persist, &self.installed, &rules, due, &mut persisted)?;
+        census.persistent = persisted.kept;
+        census.retired += persisted.retired;
         census.capacity = self.settings.flows.map(u64::from);
         Ok(census)
+    }
+
+    fn kill(&mut self, which: &FlowFilter) -> Result<Killed, Error> {
+        self.watch.expect_killed();
+        Ok(self.flows.kill(which, MAX_KILLED_PAIRS))
+    }
+
+    fn clear_persistence(&mut self, which: &PersistFilter) -> Result<u64, Error> {
+        let maps = &mut self.maps;
+        persistence::clear(&mut maps.persist, &mut maps.persist_new, which, &self.installed)
     }
 
     fn pairs(&self) -> Arc<dyn Pairs> {
@@ -469,6 +561,10 @@ pub(super) fn fill(table: &mut Table, spec: &TableSpec) {
     }
     table.slots.fill(0);
     table.len = match spec.filling {
+        Filling::First => entrants.first().map_or(0, |first| {
+            table.slots[0] = first.slot;
+            1
+        }),
         Filling::Maglev => {
             // Every node must go through the servers in the same order.
             entrants.sort_by_key(|e| e.identity);

@@ -116,7 +116,8 @@ where
     })
 }
 
-fn source(ends: &Ends) -> (IpAddr, u16) {
+/// Where packets come from, as people write it.
+pub(super) fn source(ends: &Ends) -> (IpAddr, u16) {
     (address(ends.src, ends.family), host_port(ends.src_port()))
 }
 

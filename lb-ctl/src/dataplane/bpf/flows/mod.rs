@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod entry;
+mod kill;
 mod paired;
 mod round;
 mod rules;
@@ -21,7 +22,7 @@ use self::{
     entry::{Layout, describe, is_clients},
     round::{Bucket, Tables, Tally, sweep},
 };
-use super::{Error, fault, sys::SharedMemory};
+use super::{Error, fault, persistence::Due, sys::SharedMemory};
 use crate::dataplane::{Flow, FlowCensus};
 
 /// The four flow tables.
@@ -79,14 +80,14 @@ impl FlowTables {
         (list.flows, list.total)
     }
 
-    /// Retires what `rules` no longer allow and counts the rest.
-    pub(super) fn sweep(&self, rules: &Rules, watch: &mut Watch) -> FlowCensus {
+    /// Retires what `rules` no longer allow and counts the rest. Flows that keep what is `due` are noted there.
+    pub(super) fn sweep(&self, rules: &Rules, watch: &mut Watch, due: &mut Due) -> FlowCensus {
         let mut v4 = Tally::default();
-        sweep(&self.tables_v4(), rules, watch, &mut v4);
+        sweep(&self.tables_v4(), rules, watch, due, &mut v4);
         // Slots and services are counted over both families.
         let mut v6 =
             Tally { active: v4.active, closing: v4.closing, sources: v4.sources, ..Tally::default() };
-        sweep(&self.tables_v6(), rules, watch, &mut v6);
+        sweep(&self.tables_v6(), rules, watch, due, &mut v6);
         watch.end(rules);
         let by_number = |counts: Vec<u64>| (0..).zip(counts).filter(|(_, count)| *count > 0).collect();
         FlowCensus {

@@ -34,10 +34,12 @@ impl Pairs for FlowTables {
 }
 
 /// Number of the first table of IPv6; those of IPv4 go before.
-const FIRST_V6: usize = 2;
+pub(super) const FIRST_V6: usize = 2;
 
 /// Tables of a family in the order of their numbers.
-const fn in_order<'a, const WORDS: usize>(tables: &Tables<'a, WORDS>) -> [&'a [Bucket<WORDS>]; FIRST_V6] {
+pub(super) const fn in_order<'a, const WORDS: usize>(
+    tables: &Tables<'a, WORDS>,
+) -> [&'a [Bucket<WORDS>]; FIRST_V6] {
     [tables.established, tables.half_open]
 }
 
@@ -82,12 +84,25 @@ impl<'a> Found<'a> {
                 }
                 self.total += 1;
                 if self.flows.len() < self.limit {
-                    let (client, rewrite) = (words.ends(), words.rewrite());
-                    let (server, hop) = (rewrite.applied(&client), rewrite.hop());
-                    let place = Place { table, entry, control: words[0] };
-                    self.flows.push(PairedFlow { client, server, hop, slot, generation, place });
+                    self.flows.push(pair(&words, Place { table, entry, control: words[0] }));
                 }
             }
         }
+    }
+}
+
+/// A flow of NAT or SNAT, from its client's entry.
+pub(super) fn pair<const WORDS: usize, const KEY: usize>(words: &[u64; WORDS], place: Place) -> PairedFlow
+where
+    [u64; WORDS]: Layout<KEY>,
+{
+    let (client, rewrite, decision) = (words.ends(), words.rewrite(), words.decision());
+    PairedFlow {
+        client,
+        server: rewrite.applied(&client),
+        hop: rewrite.hop(),
+        slot: decision.slot(),
+        generation: decision.generation(),
+        place,
     }
 }

@@ -3,10 +3,11 @@
 //! The two entries of a NAT or SNAT flow stay and go together. Each knows only when its own direction was last seen,
 //! so a flow is past its time when both are; whoever is met first retires both.
 
-use lb_common::flow::{Control, Decision, State, WAYS, kind};
+use lb_common::flow::{Control, Decision, State, VOID_GENERATION, WAYS, kind};
 use lb_ebpf::flow_table::{Hit, SharedWord, Word as _, abandon, bucket_index, copy, find, retire};
 
 use super::{
+    super::persistence::Due,
     entry::{Layout, are_siblings, is_clients, is_paired},
     rules::{Rules, Watch},
 };
@@ -23,8 +24,24 @@ pub(super) struct Tables<'a, const WORDS: usize> {
     pub(super) seed: u64,
 }
 
-/// Where an entry stands, and where another one was found.
-type Found<'a, const WORDS: usize> = (&'a Bucket<WORDS>, Hit);
+/// Where an entry was found.
+pub(super) type Found<'a, const WORDS: usize> = (&'a Bucket<WORDS>, Hit);
+
+impl<'a, const WORDS: usize> Tables<'a, WORDS> {
+    /// The other entry of a pair. A flow that is about to be confirmed has it in both tables; it is looked for where
+    /// it comes from first.
+    pub(super) fn siblings<const KEY: usize>(&self, words: &[u64; WORDS]) -> [Option<Found<'a, WORDS>>; 2]
+    where
+        [u64; WORDS]: Layout<KEY>,
+    {
+        let key = <[u64; WORDS]>::key(&words.rewrite().sibling(&words.ends()), self.seed);
+        [self.half_open, self.established].map(|table| {
+            let bucket = table.get(index(table, key.hash))?;
+            let hit = find(bucket, &key)?;
+            are_siblings(words.decision(), Decision(hit.decision)).then_some((bucket, hit))
+        })
+    }
+}
 
 /// Which of both tables.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -55,7 +72,7 @@ enum Swept {
     Nothing,
     /// Gone, and so many entries with it.
     Retired(u64),
-    /// Stays. A void flow waits for its ends to hear that the server is gone.
+    /// Stays. A void flow waits for its ends to hear that it is over.
     Kept {
         control: Control,
         decision: Decision,
@@ -63,27 +80,54 @@ enum Swept {
     },
 }
 
-/// Sweeps both tables of a family.
+/// Sweeps both tables of a family. Flows that keep what is `due` are noted there.
 pub(super) fn sweep<const WORDS: usize, const KEY: usize>(
     tables: &Tables<'_, WORDS>,
     rules: &Rules,
     watch: &mut Watch,
+    due: &mut Due,
     tally: &mut Tally,
 ) where
     [u64; WORDS]: Layout<KEY>,
 {
     for (table, buckets) in [(Table::HalfOpen, tables.half_open), (Table::Established, tables.established)] {
         for (n, bucket) in buckets.iter().enumerate() {
-            let look_at_pairs = watch.is_turn_of(n);
-            for way in 0..WAYS {
-                let round = Round { tables, table, rules, look_at_pairs };
-                match round.entry(bucket, way, watch) {
+            let round = Round { tables, table, rules, look_at_pairs: watch.is_turn_of(n) };
+            for (way, entry) in bucket.iter().enumerate() {
+                let control = Control(entry[0].load());
+                if control.state() == State::Free as u8 {
+                    continue;
+                }
+                let swept = round.glance(entry, control).unwrap_or_else(|| round.entry(bucket, way, watch));
+                match swept {
                     Swept::Nothing => {}
                     Swept::Retired(entries) => tally.retired += entries,
-                    Swept::Kept { control, decision, void } => tally.count(table, control, decision, void),
+                    Swept::Kept { control, decision, void } => {
+                        tally.count(table, control, decision, void);
+                        if due.wants(decision.service()) && goes_on(control, decision) {
+                            keep(entry, due);
+                        }
+                    }
                 }
             }
         }
+    }
+}
+
+/// True for the client's entry of a flow that has not begun to end, and is no longer new.
+const fn goes_on(control: Control, decision: Decision) -> bool {
+    let state = State::from_u8(control.state());
+    is_clients(decision) && matches!(state, Some(State::Established | State::Datagrams))
+}
+
+/// Notes the client of an entry as one with a flow.
+fn keep<const WORDS: usize, const KEY: usize>(entry: &[SharedWord; WORDS], due: &mut Due)
+where
+    [u64; WORDS]: Layout<KEY>,
+{
+    if let Some(words) = copy(entry) {
+        let (ends, seen) = (words.ends(), Control(words[0]).last_seen());
+        due.note(words.decision().service(), ends.src, ends.family, seen);
     }
 }
 
@@ -95,6 +139,23 @@ struct Round<'r, 't, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Round<'_, '_, WORDS> {
+    /// What nearly all entries are: one that counts and is in its time. Anything else is for [`Self::entry`]. Reads two
+    /// words of one cache line.
+    fn glance<const KEY: usize>(&self, entry: &[SharedWord; WORDS], control: Control) -> Option<Swept>
+    where
+        [u64; WORDS]: Layout<KEY>,
+    {
+        let decision = Decision(entry[1 + KEY].load());
+        let whole = Control(entry[0].load()).seq() == control.seq();
+        let alone = !is_paired(decision) || !self.look_at_pairs || self.rules.is_young(control);
+        let plain = control.is_live()
+            && control.state() != State::Moving as u8
+            && self.rules.service_counts(decision)
+            && self.rules.backend_counts(decision.slot(), decision.generation())
+            && self.rules.is_in_time(control, decision);
+        (whole && alone && plain).then_some(Swept::Kept { control, decision, void: false })
+    }
+
     fn entry<const KEY: usize>(&self, bucket: &Bucket<WORDS>, way: usize, watch: &mut Watch) -> Swept
     where
         [u64; WORDS]: Layout<KEY>,
@@ -102,9 +163,6 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
         let entry = &bucket[way];
         let control = Control(entry[0].load());
         let state = State::from_u8(control.state());
-        if state == Some(State::Free) {
-            return Swept::Nothing;
-        }
         if matches!(state, Some(State::Busy | State::Moving)) {
             let place = std::ptr::from_ref(&entry[0]).addr();
             let stood = Hit { way, control, decision: 0 };
@@ -125,7 +183,8 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
             return gone();
         }
         if !self.rules.backend_counts(decision.slot(), decision.generation()) {
-            let answered = is_paired(decision) && is_tcp(&words) && self.rules.resets(decision);
+            let killed = decision.generation() == VOID_GENERATION;
+            let answered = is_tcp(&words) && (killed || is_paired(decision) && self.rules.resets(decision));
             if answered && !watch.is_void_for_long(decision, self.rules) {
                 return Swept::Kept { control, decision, void: true };
             }
@@ -138,7 +197,7 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
         if in_time && (!self.look_at_pairs || self.rules.is_young(control)) {
             return kept;
         }
-        let siblings = self.siblings(&words);
+        let siblings = self.tables.siblings(&words);
         let other = |(_, hit): &Found<'_, WORDS>| self.rules.is_in_time(hit.control, Decision(hit.decision));
         if siblings.iter().flatten().any(other) || in_time && siblings.iter().any(Option::is_some) {
             // What moved to the other table has nothing to wait for here.
@@ -151,20 +210,6 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
         }
         let others = siblings.iter().flatten().filter(|(bucket, hit)| retire(bucket, hit));
         Swept::Retired(1 + others.count() as u64)
-    }
-
-    /// The other entry of a pair. A flow that is about to be confirmed has it in both tables; it is looked for where
-    /// it comes from first.
-    fn siblings<const KEY: usize>(&self, words: &[u64; WORDS]) -> [Option<Found<'_, WORDS>>; 2]
-    where
-        [u64; WORDS]: Layout<KEY>,
-    {
-        let key = <[u64; WORDS]>::key(&words.rewrite().sibling(&words.ends()), self.tables.seed);
-        [self.tables.half_open, self.tables.established].map(|table| {
-            let bucket = table.get(index(table, key.hash))?;
-            let hit = find(bucket, &key)?;
-            are_siblings(words.decision(), Decision(hit.decision)).then_some((bucket, hit))
-        })
     }
 
     /// True when a half-open flow is among the established ones.
@@ -183,7 +228,7 @@ pub(super) const fn index<const WORDS: usize>(table: &[Bucket<WORDS>], hash: u64
     bucket_index(hash, (table.len() as u32).wrapping_sub(1)) as usize
 }
 
-fn is_tcp<const WORDS: usize, const KEY: usize>(words: &[u64; WORDS]) -> bool
+pub(super) fn is_tcp<const WORDS: usize, const KEY: usize>(words: &[u64; WORDS]) -> bool
 where
     [u64; WORDS]: Layout<KEY>,
 {

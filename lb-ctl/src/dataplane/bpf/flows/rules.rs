@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use lb_common::{
-    flow::{Control, Decision, State},
+    flow::{Control, Decision, State, VOID_GENERATION},
     limits::{MAX_BACKENDS, MAX_SERVICES},
     settings::Settings,
 };
@@ -109,6 +109,11 @@ impl Rules {
         idle(self.now, last_seen) <= ticks.saturating_add(TOUCH_TICKS)
     }
 
+    /// True while something last seen at `last_seen` has been idle for less than `ticks`, as the packet path counts.
+    pub(in crate::dataplane::bpf) const fn is_used(&self, last_seen: u32, ticks: u32) -> bool {
+        idle(self.now, last_seen) < ticks
+    }
+
     /// True when the flow's service exists.
     pub(super) fn service_counts(&self, decision: Decision) -> bool {
         self.service(decision).established > 0
@@ -178,6 +183,11 @@ impl Watch {
         let since = self.void.entry((decision.slot(), decision.generation())).or_insert(now);
         since.last = rules.now;
         idle(rules.now, since.first) > rules.void
+    }
+
+    /// Flows are about to be killed: they stay for their time from now, whatever was killed a moment ago.
+    pub(in crate::dataplane::bpf) fn expect_killed(&mut self) {
+        self.void.retain(|(_, generation), _| *generation != VOID_GENERATION);
     }
 
     /// True when it is this bucket's turn to have its pairs looked at.

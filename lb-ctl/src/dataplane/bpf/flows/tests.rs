@@ -120,7 +120,7 @@ impl World {
         let mut tally = Tally::default();
         let tables =
             Tables { established: &self.established, half_open: &self.half_open, seed: SETTINGS.flow_seed };
-        sweep(&tables, rules, &mut self.watch, &mut tally);
+        sweep(&tables, rules, &mut self.watch, &mut Due::none(), &mut tally);
         self.watch.end(rules);
         tally
     }
