@@ -2,7 +2,11 @@
 //! what should be checked, watched and installed goes out.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use lb_common::settings::Settings;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -336,6 +340,8 @@ impl Controller {
             facts: &facts,
             before: &self.goal.state,
             settings: &self.settings,
+            ramps: &BTreeMap::new(),
+            forget: &BTreeSet::new(),
         });
         log_transitions(&self.notes, &compiled.notes, &health);
         self.notes = compiled.notes;
@@ -428,7 +434,7 @@ mod tests {
     use super::*;
     use crate::model::config::{
         Check, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip, Scheduler, Source,
-        Vip,
+        Unattended, Vip,
     };
 
     #[test]
@@ -439,6 +445,8 @@ mod tests {
                 ip: [10, 12, 1, 110].into(),
                 port,
                 weight: 100,
+                max_connections: 0,
+                min_connections: 0,
             };
             let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
             let vip = Vip {
@@ -453,6 +461,8 @@ mod tests {
                 check: Check { kind, port: check, interval, timeout, rise: 1, fall: 2 },
                 idle_timeout: Duration::from_secs(3600),
                 fallback: Fallback::Reject,
+                slow_start: Duration::ZERO,
+                unattended: Unattended::default(),
                 source: Source::default(),
                 return_path: ReturnPath::default(),
                 reset: true,

@@ -8,7 +8,7 @@ use lb_ctl::{
     config::{Code, Loaded, Texts, load, load_texts, show},
     model::config::{
         Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
-        Rip, Scheduler, Source, SourceAddresses, Sources, Vip,
+        Rip, Scheduler, Source, SourceAddresses, Sources, Unattended, Vip,
     },
 };
 
@@ -23,7 +23,14 @@ fn load_example(name: &str) -> Loaded {
 }
 
 fn rip(name: &str, ip: &str) -> Rip {
-    Rip { name: name.into(), ip: ip.parse().unwrap(), port: None, weight: 100 }
+    Rip {
+        name: name.into(),
+        ip: ip.parse().unwrap(),
+        port: None,
+        weight: 100,
+        max_connections: 0,
+        min_connections: 0,
+    }
 }
 
 fn numbered(ports: &[u16]) -> Ports {
@@ -39,8 +46,13 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         ports: numbered(ports),
         protocols: Protocols::Tcp,
         interface: None,
-        scheduler: Scheduler::Wrr,
-        persist: Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(3600) },
+        scheduler: Scheduler::Wlc,
+        persist: Persist::SourceIp {
+            prefix_v4: 32,
+            prefix_v6: 128,
+            timeout: Duration::from_secs(3600),
+            group: None,
+        },
         check: Check {
             kind: CheckKind::Connect,
             port: check_port,
@@ -51,6 +63,8 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,
@@ -154,6 +168,8 @@ fn the_commented_example_states_true_defaults() {
         "scheduler",
         "idle_timeout",
         "fallback",
+        "slow_start",
+        "unattended",
         "enabled",
         "protocol",
         "flows_v4",

@@ -27,7 +27,7 @@ use lb_ctl::{
     model::{
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocol, Protocols, ReturnPath, Scheduler, Source, Vip,
+            Protocol, Protocols, ReturnPath, Scheduler, Source, Unattended, Vip,
         },
         net::{Link, NetFacts, Watched},
     },
@@ -169,6 +169,8 @@ fn vip(mode: Mode, ip: &str) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,

@@ -17,7 +17,7 @@ use lb_ctl::{
     model::{
         config::{
             Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
-            Rip, Scheduler, Source, Vip,
+            Rip, Scheduler, Source, Unattended, Vip,
         },
         net::{NetFacts, VipAddress, VlanTag, Watched},
     },
@@ -426,6 +426,8 @@ fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
         ip: ip(address),
         port: None,
         weight: 100,
+        max_connections: 0,
+        min_connections: 0,
     });
     let vip = Vip {
         name: "VIP1".into(),
@@ -446,6 +448,8 @@ fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,

@@ -21,7 +21,7 @@ use crate::{
         command::{Edit, OperatorState, Outcome, Refusal},
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Vip,
+            Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
         },
         health::{Health, RipId, Verdict},
         net::{Address, Link, Path as NetPath, VipAddress},
@@ -51,6 +51,8 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,
@@ -62,6 +64,8 @@ fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
                 ip: ip.parse().unwrap(),
                 port: None,
                 weight: 100,
+                max_connections: 0,
+                min_connections: 0,
             })
             .collect(),
     }

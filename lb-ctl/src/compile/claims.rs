@@ -111,12 +111,13 @@ pub(super) fn note_unnamed_links(config: &Config, facts: &NetFacts, out: &mut Co
         }
     }
     for vip in config.vips.iter().filter(|v| v.enabled && v.mode.sees_replies()) {
-        for rip in &vip.rips {
-            let physical = paths::physical_of_path(rip.ip, facts);
+        let rips = vip.rips.iter().map(|rip| (rip.ip, rip.name.as_str()));
+        let fallback = vip.fallback_server().map(|(ip, _)| (ip, "the fallback server"));
+        for (ip, name) in rips.chain(fallback) {
+            let physical = paths::physical_of_path(ip, facts);
             let Some(unseen) = physical.filter(|index| !out.desired.links.contains(index)) else { continue };
             let problem = format!(
-                "answers of {} come by {}, which is not among `node.interfaces`: add it there",
-                rip.name,
+                "answers of {name} come by {}, which is not among `node.interfaces`: add it there",
                 facts.link_name(unseen)
             );
             out.notes.vips.entry(vip.name.clone()).or_insert(problem);

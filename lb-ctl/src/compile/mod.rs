@@ -2,7 +2,7 @@
 //! facts and the state before go in; the desired state and a note on everything that is not as asked come out.
 //!
 //! A server takes new flows when its check passes, the operator has it online, the way to it is known and it has
-//! weight. Where something is *not known yet*, what was goes on: after a restart of the controller, or an edit
+//! weight. When no server does, the fallback server takes them, if there is one. Where something is *not known yet*, what was goes on: after a restart of the controller, or an edit
 //! of a check, a server that carries flows carries them until its first verdict; one that did not is not up.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,6 @@ use std::{
 use lb_common::{
     backend::LinkRecord,
     limits::MAX_IFINDEX,
-    load::Limits,
     service::{Service, Sources, flags, mode, no_server, pick},
     settings::Settings,
 };
@@ -24,8 +23,8 @@ use crate::{
     dataplane::{Filling, ServiceKey},
     model::{
         command::OperatorState,
-        config::{Config, Fallback, Mode, Persist, ReturnPath, Rip, Scheduler, Vip},
-        desired::{DesiredBackend, DesiredService, DesiredState, Entrant, Forward},
+        config::{Config, Fallback, Mode, Persist, ReturnPath, Rip, Scheduler, Unattended, Vip},
+        desired::{DesiredBackend, DesiredService, DesiredState, FALLBACK, Forward},
         health::{HealthMap, RipId, Verdict},
         net::NetFacts,
         status::RipState,
@@ -33,6 +32,9 @@ use crate::{
 };
 
 mod claims;
+mod entrants;
+mod fallback;
+mod groups;
 mod paths;
 mod sources;
 
@@ -51,6 +53,10 @@ pub struct Inputs<'a> {
     pub before: &'a DesiredState,
     /// Unit of time of the kernel's records.
     pub settings: &'a Settings,
+    /// Servers that came up a short while ago: percent of its weight that each has now, 1 to 99.
+    pub ramps: &'a BTreeMap<RipId, u16>,
+    /// VIPs whose server in use no longer matters: an operator cleared it.
+    pub forget: &'a BTreeSet<String>,
 }
 
 /// What comes out.
@@ -88,6 +94,7 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
     let Inputs { config, facts, before, .. } = *inputs;
     let mut out = Compiled::default();
     let mut claiming = Claiming::new(facts, before);
+    let mut fallbacks = BTreeMap::new();
     for vip in &config.vips {
         let mut service = service(vip, inputs, &mut out.notes);
         if !vip.enabled {
@@ -96,16 +103,21 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
         if vip.mode == Mode::L4Snat {
             put_sources(vip, inputs, &mut service, &mut out.notes);
         }
+        let was = self::before(&vip.name, &service.keys, before);
+        if let Some(note) = fallback::put(vip, was, inputs, &mut service, &mut out.notes) {
+            fallbacks.insert(vip.name.clone(), note);
+        }
         if let Some(problem) = claiming.vip(vip) {
             out.notes.vips.insert(vip.name.clone(), problem);
         }
-        for rip in &vip.rips {
-            claiming.links.extend(paths::physical_of_path(rip.ip, facts));
+        for ip in vip.server_addresses() {
+            claiming.links.extend(paths::physical_of_path(ip, facts));
         }
         let forwards = service.backends.values().filter_map(|b| b.forward);
         claiming.links.extend(forwards.map(|f| f.ifindex));
         out.desired.services.insert(vip.name.clone(), service);
     }
+    groups::mark(config, &mut out);
     claiming.gateway(config, &mut out.notes.problems);
     let Claiming { addresses, links, unsure, .. } = claiming;
     out.desired.addresses = addresses;
@@ -114,6 +126,10 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
     } else {
         out.desired.links = paths::named_links(&config.node.interfaces, facts, &mut out.notes.problems);
         claims::note_unnamed_links(config, facts, &mut out);
+    }
+    for (vip, note) in fallbacks {
+        // Why nothing is served at all goes before.
+        out.notes.vips.entry(vip).or_insert(note);
     }
     if unsure {
         // An interface that lost its address for a moment must not cost the VIP, nor the program's place on links.
@@ -145,6 +161,7 @@ fn put_sources(vip: &Vip, inputs: &Inputs<'_>, service: &mut DesiredService, not
         return;
     }
     service.entrants.clear();
+    service.backends.values_mut().for_each(|backend| backend.limits.weight = 0);
     for rip in &vip.rips {
         let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         if let Some(note) = notes.rips.get_mut(&id).filter(|note| note.state == RipState::Active) {
@@ -159,39 +176,39 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
     let keys = keys(vip);
     let before = before(&vip.name, &keys, inputs.before);
     let mut backends = BTreeMap::new();
-    let mut entrants = Vec::new();
+    let mut active = Vec::new();
     for rip in &vip.rips {
         let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         let fate = fate(&id, rip, before, inputs);
         if fate.note.state == RipState::Active {
-            entrants.push((rip.ip, rip.name.clone(), rip.weight));
+            active.push(rip);
         }
-        let backend =
-            DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward, limits: Limits::default() };
+        let backend = DesiredBackend {
+            ip: rip.ip,
+            port: rip.port,
+            forward: fate.forward,
+            limits: entrants::limits(rip),
+        };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
     let (pick, filling) = match vip.scheduler {
-        Scheduler::First | Scheduler::Wrr => (pick::ROTATE, Filling::RoundRobin),
+        Scheduler::First => (pick::FIRST, Filling::First),
         Scheduler::Maglev => (pick::HASH_FLOW, Filling::Maglev),
         Scheduler::SourceHash => (pick::HASH_CLIENT, Filling::Maglev),
+        Scheduler::Wlc => (pick::LEAST, Filling::Maglev),
+        Scheduler::Wrr => (pick::ROTATE, Filling::RoundRobin),
     };
-    if vip.scheduler == Scheduler::First {
-        for (_, name, _) in entrants.iter().skip(1) {
-            let id = RipId { vip: vip.name.clone(), rip: name.clone() };
+    entrants::arrange(&mut active, vip, before, inputs);
+    if let (Scheduler::First, Some((in_use, standby))) = (vip.scheduler, active.split_first()) {
+        for rip in standby {
+            let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
             if let Some(note) = notes.rips.get_mut(&id) {
-                note.detail = Some(format!("standby: {} is in use", entrants[0].1));
+                note.detail = Some(format!("standby: {} is in use", in_use.name));
             }
         }
-        entrants.truncate(1);
-        // A weight means nothing to a list: its edit must not write a table.
-        entrants.iter_mut().for_each(|e| e.2 = 1);
     }
-    if filling == Filling::Maglev {
-        // Ties go to the earlier server, so the order must be the same wherever the table is built.
-        entrants.sort();
-    }
-    DesiredService {
+    let mut service = DesiredService {
         keys,
         record: record(vip, pick, inputs.settings),
         group: None,
@@ -199,8 +216,10 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         sources: Sources::default(),
         filling,
         backends,
-        entrants: entrants.into_iter().map(|(_, name, weight)| Entrant { name, weight }).collect(),
-    }
+        entrants: Vec::new(),
+    };
+    entrants::share_out(&active, vip, &mut service, inputs);
+    service
 }
 
 /// Keys that lead to a VIP.
@@ -216,8 +235,8 @@ fn keys_of_port(vip: &Vip, port: u16) -> impl Iterator<Item = ServiceKey> {
 
 fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     let (persist_prefix, persist_ticks) = match vip.persist {
-        Persist::None => (0, 0),
-        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
+        Persist::LastSuccessful | Persist::None => (0, 0),
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout, .. } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
             (prefix, settings.ticks(whole_secs(timeout)))
         }
@@ -231,7 +250,7 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
         pick,
         no_server: match vip.fallback {
             Fallback::Drop => no_server::DROP,
-            Fallback::Reject => no_server::REJECT,
+            Fallback::Reject | Fallback::Server { .. } => no_server::REJECT,
         },
         persist_prefix,
         flags: flags(vip),
@@ -240,16 +259,21 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     }
 }
 
-/// What is said of replies and of flows that lose their server: nothing where replies are not seen.
+/// What is said of replies and of flows that lose their server (nothing where replies are not seen), and of new flows
+/// while nobody watches. Which services share persistence is said where all of them are known.
 const fn flags(vip: &Vip) -> u8 {
+    let unattended = match vip.unattended {
+        Unattended::Refuse => flags::FAIL_CLOSED,
+        Unattended::Serve => 0,
+    };
     if !vip.mode.sees_replies() {
-        return 0;
+        return unattended;
     }
     let by_route = match vip.return_path {
         ReturnPath::LastHop => 0,
         ReturnPath::Route => flags::RETURN_BY_ROUTE,
     };
-    by_route | if vip.reset { flags::RESET } else { 0 }
+    unattended | by_route | if vip.reset { flags::RESET } else { 0 }
 }
 
 /// Seconds, rounded up.
@@ -305,7 +329,9 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
 
 /// The server as it was: by address and port, or by address when its port was changed.
 fn known<'a>(rip: &Rip, service: &'a DesiredService) -> Option<&'a DesiredBackend> {
-    let mut there = service.backends.values().filter(|b| b.ip == rip.ip);
+    // Whoever was the fallback server was not checked, and has to be.
+    let servers = service.backends.iter().filter(|(name, _)| *name != FALLBACK).map(|(_, backend)| backend);
+    let mut there = servers.filter(|b| b.ip == rip.ip);
     let first = there.clone().next();
     there.find(|b| b.port == rip.port).or(first)
 }
@@ -314,7 +340,7 @@ fn known<'a>(rip: &Rip, service: &'a DesiredService) -> Option<&'a DesiredBacken
 #[must_use]
 pub fn watched(config: &Config) -> BTreeSet<IpAddr> {
     let served = config.vips.iter().filter(|v| v.enabled);
-    served.flat_map(|vip| vip.rips.iter().map(|r| r.ip).chain([vip.ip])).collect()
+    served.flat_map(|vip| vip.server_addresses().chain([vip.ip])).collect()
 }
 
 #[cfg(test)]

@@ -62,13 +62,13 @@ fn own(vip: &Vip, inputs: &Inputs<'_>) -> Result<BTreeSet<IpAddr>, String> {
     let mut found = BTreeSet::new();
     let mut bare = None;
     let mut waiting = false;
-    for rip in &vip.rips {
-        waiting |= !facts.paths.contains_key(&rip.ip);
+    for server in vip.server_addresses() {
+        waiting |= !facts.paths.contains_key(&server);
         // A server without a way says so itself.
-        let Some(link) = paths::link_to(rip.ip, facts) else { continue };
-        match own_address(rip.ip, link, facts, &floating) {
+        let Some(link) = paths::link_to(server, facts) else { continue };
+        match own_address(server, link, facts, &floating) {
             Some(ip) => _ = found.insert(ip),
-            None => bare = bare.or(Some((rip.ip, link))),
+            None => bare = bare.or(Some((server, link))),
         }
     }
     if waiting {
@@ -123,7 +123,7 @@ pub(super) fn note_several_links(vip: &Vip, facts: &NetFacts) -> Option<String> 
         return None;
     }
     let links: BTreeMap<u32, &Link> =
-        vip.rips.iter().filter_map(|rip| paths::link_to(rip.ip, facts)).map(|l| (l.index, l)).collect();
+        vip.server_addresses().filter_map(|ip| paths::link_to(ip, facts)).map(|l| (l.index, l)).collect();
     if links.len() < 2 {
         return None;
     }

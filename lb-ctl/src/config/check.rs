@@ -25,9 +25,9 @@ const PERSIST_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_AET: usize = 16;
 
 const CHECKS_LATER: [&str; 8] = ["agent", "http", "https", "mllp", "negotiate", "ping", "script", "smtp"];
-const PERSIST_LATER: [&str; 3] = ["cookie", "last-successful", "url-param"];
+const PERSIST_LATER: [&str; 2] = ["cookie", "url-param"];
 
-/// A word in `check` or `persist`.
+/// A word in `check`.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum CheckWord {
     Connect,
@@ -37,6 +37,20 @@ enum CheckWord {
 
 const CHECKS: [(&str, CheckWord); 3] =
     [("connect", CheckWord::Connect), ("dicom-echo", CheckWord::DicomEcho), ("off", CheckWord::Off)];
+
+/// A word in `persist`.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum PersistWord {
+    LastSuccessful,
+    None,
+    SourceIp,
+}
+
+const PERSISTS: [(&str, PersistWord); 3] = [
+    ("source-ip", PersistWord::SourceIp),
+    ("last-successful", PersistWord::LastSuccessful),
+    ("none", PersistWord::None),
+];
 
 /// Reads `check`; without one, servers are checked by connecting (R40). `named`: the name of the VIP or profile.
 pub(super) fn read_check(
@@ -208,11 +222,16 @@ pub(super) fn read_persist(
         missing("type", "`persist`", entry.key.span, "\"source-ip\"", report);
         return None;
     };
-    let source_ip = read::word(kind, &[("source-ip", true), ("none", false)], &PERSIST_LATER, report)?;
-    if !source_ip {
-        refuse_meaningless(&table, "none", report);
-        return Some(Persist::None);
+    let word = read::word(kind, &PERSISTS, &PERSIST_LATER, report)?;
+    refuse_meaningless(&table, kind.node.value.as_str().unwrap_or_default(), report);
+    match word {
+        PersistWord::LastSuccessful => Some(Persist::LastSuccessful),
+        PersistWord::None => Some(Persist::None),
+        PersistWord::SourceIp => source_ip(&table, ip, report),
     }
+}
+
+fn source_ip(table: &Table, ip: Option<IpAddr>, report: &mut Report<'_>) -> Option<Persist> {
     let limits = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
     let timeout = match table.get("timeout") {
         Some(entry) => read::duration(entry, &limits, report),
@@ -224,7 +243,17 @@ pub(super) fn read_persist(
         let bits = read::number(prefix, 1..=if v4 { 32 } else { 128 }, report)?;
         *(if v4 { &mut prefix_v4 } else { &mut prefix_v6 }) = u8::try_from(bits).ok()?;
     }
-    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout? })
+    let group = match table.get("group") {
+        Some(entry) => Some(read_group(entry, report)?),
+        None => None,
+    };
+    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout?, group })
+}
+
+fn read_group(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
+    let text = read::string(entry, "\"pacs\"", report)?;
+    let name = At { value: text.to_owned(), span: entry.node.span };
+    read::check_name(&name, "persistence group", report).then_some(name.value)
 }
 
 #[cfg(test)]

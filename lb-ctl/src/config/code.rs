@@ -31,6 +31,8 @@ codes! {
     BadAeTitle = "bad-ae-title",
     /// Not a duration with a unit.
     BadDuration = "bad-duration",
+    /// Limits of a server's connections that contradict each other.
+    BadLimits = "bad-limits",
     /// A name that the command line or the kernel's records cannot carry.
     BadName = "bad-name",
     /// Not a port, or none.
@@ -53,14 +55,14 @@ codes! {
     DuplicatePort = "duplicate-port",
     /// VIP and server of different address families.
     FamilyMismatch = "family-mismatch",
+    /// VIPs of one persistence group that remember clients in different ways.
+    GroupMismatch = "group-mismatch",
     /// A key that means nothing beside another one.
     MisplacedKey = "misplaced-key",
     /// A required key is not there.
     MissingKey = "missing-key",
     /// Warning: a VIP with an empty list of servers.
     NoServers = "no-servers",
-    /// A limit other than "unlimited", which nothing enforces.
-    NotEnforced = "not-enforced",
     /// Something of the product that this version has not got.
     NotSupported = "not-supported",
     /// A number or time outside its range.

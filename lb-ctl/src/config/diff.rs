@@ -64,8 +64,14 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
             let port = |port: Option<u16>| port.map_or_else(|| NOT_SET.to_owned(), |port| port.to_string());
             lines.push(format!("vip {vip}: {} port {} -> {}", rip.name, port(was.port), port(rip.port)));
         }
-        if was.weight != rip.weight {
-            lines.push(format!("vip {vip}: {} weight {} -> {}", rip.name, was.weight, rip.weight));
+        for (key, was, is) in [
+            ("weight", was.weight, rip.weight),
+            ("max_connections", was.max_connections, rip.max_connections),
+            ("min_connections", was.min_connections, rip.min_connections),
+        ] {
+            if was != is {
+                lines.push(format!("vip {vip}: {} {key} {was} -> {is}", rip.name));
+            }
         }
     }
     let names = |rips: &[Rip]| rips.iter().map(|rip| rip.name.clone()).collect::<Vec<_>>();
@@ -75,9 +81,10 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
 
 /// `DICOM2 10.12.1.111:11112 w100`.
 fn server(rip: &Rip) -> String {
-    let Rip { name, ip, port, weight } = rip;
+    let Rip { name, ip, port, weight, max_connections, min_connections } = rip;
     let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
-    format!("{name} {address} w{weight}")
+    let limit = |word: &str, limit: u16| if limit == 0 { String::new() } else { format!(" {word} {limit}") };
+    format!("{name} {address} w{weight}{}{}", limit("max", *max_connections), limit("min", *min_connections))
 }
 
 /// A line when the names common to both stand in another order.

@@ -14,10 +14,11 @@
 //! **Modes.** One word moves a deployment from direct routing to NAT to SNAT. Keys that mean nothing in a VIP's mode
 //! are checked and then left alone, with a warning; only ports of servers are refused with direct routing (R01).
 //!
-//! **Defaults.** `protocol` tcp, `scheduler` wrr, `persist` none (`source-ip`: 300 s, whole address), `check` connect
+//! **Defaults.** `protocol` tcp, `scheduler` wlc, `persist` none (`source-ip`: 300 s, whole address), `check` connect
 //! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2,
-//! calling AE title LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `source` interface, `source_ports`
-//! 10240-32767, `return` last-hop, `reset` true, `enabled` true, `weight` 100.
+//! calling AE title LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
+//! `source` interface, `source_ports` 10240-32767, `return` last-hop, `reset` true, `enabled` true; of a server `weight`
+//! 100, `max_connections` and `min_connections` 0 (no limit).
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod edit;
 mod file;
 mod gateway;
 mod node;
+mod persistence;
 mod ports;
 mod read;
 mod rules;

@@ -5,17 +5,18 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES};
+use lb_common::limits::{MAX_BACKENDS, MAX_SERVERS, MAX_SERVICE_KEYS, MAX_SERVICES};
 
 use super::{
     diag::{Code, Report},
     file::{At, Span},
     gateway::DraftGateway,
+    persistence,
     ports::{DraftPorts, Taken},
     server::DraftRip,
     service::Draft,
 };
-use crate::model::config::{CheckKind, Mode, Persist, Protocols, Scheduler};
+use crate::model::config::{CheckKind, Mode, Protocols, Scheduler};
 
 /// By address: whose it is, and where that is said.
 type Owners<'v> = HashMap<IpAddr, (&'v str, Span)>;
@@ -28,10 +29,12 @@ pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, report: &mut Report<
         .collect();
     for vip in vips {
         servers(vip, &addresses, report);
+        fallback(vip, &addresses, report);
         server_ports(vip, report);
         check_port(vip, report);
         advise(vip, report);
     }
+    persistence::check(vips, report);
     roles(vips, &addresses, gateway, report);
     overlaps(vips, report);
     capacity(vips, report);
@@ -53,24 +56,78 @@ fn servers(vip: &Draft, vips: &Owners<'_>, report: &mut Report<'_>) {
             let help = "remove one of them, or raise the weight of the other";
             report.error_also(Code::DuplicateAddress, span, (first, "first here"), message, help);
         }
-        if let Some((owner, place)) = vips.get(&address) {
-            let help = match vip.mode {
-                Some(Mode::L4Nat | Mode::L4Snat) => "write the server's own address",
-                None | Some(Mode::L4Dr) => {
-                    "write the server's own address; the VIP goes on its loopback interface"
-                }
-            };
-            report.error_also(
-                Code::ServerIsVip,
-                span,
-                (*place, "the virtual address"),
-                format!("server `{}` has the address of vip `{owner}`", rip.name.value),
-                help,
-            );
-        }
+        is_no_vip(vip, &format!("server `{}`", rip.name.value), ip, vips, report);
         same_family(vip, "server", ip, report);
     }
     all_zero(vip, rips, report);
+    if rips.len() > MAX_SERVERS {
+        let (name, count) = (&vip.name.value, rips.len());
+        report.error(
+            Code::TooMany,
+            vip.name.span,
+            format!("vip `{name}` has {count} servers, the limit is {MAX_SERVERS}"),
+            "remove some, or spread them over several VIPs",
+        );
+    }
+}
+
+fn is_no_vip(vip: &Draft, what: &str, ip: &At<IpAddr>, vips: &Owners<'_>, report: &mut Report<'_>) {
+    let Some((owner, place)) = vips.get(&ip.value) else {
+        return;
+    };
+    let help = match vip.mode {
+        Some(Mode::L4Nat | Mode::L4Snat) => "write the server's own address",
+        None | Some(Mode::L4Dr) => "write the server's own address; the VIP goes on its loopback interface",
+    };
+    report.error_also(
+        Code::ServerIsVip,
+        ip.span,
+        (*place, "the virtual address"),
+        format!("{what} has the address of vip `{owner}`"),
+        help,
+    );
+}
+
+/// A fallback server is one more server, and none of the others.
+fn fallback(vip: &Draft, vips: &Owners<'_>, report: &mut Report<'_>) {
+    let Some((at, port)) = vip.fallback_server() else { return };
+    let (ip, span) = (at.value, at.span);
+    is_no_vip(vip, "the fallback server", &at, vips, report);
+    same_family(vip, "fallback server", &at, report);
+    let shown = |port: u16| SocketAddr::new(ip, port);
+    match (port, &vip.ports) {
+        (Some(port), _) if vip.mode == Some(Mode::L4Dr) => report.error(
+            Code::DrPort,
+            span,
+            format!("\"{}\" names port {port}: direct routing cannot translate ports", shown(port)),
+            format!(
+                "write \"{ip}\" and let the server listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""
+            ),
+        ),
+        (Some(port), Some(DraftPorts::All(all))) => report.error_also(
+            Code::AllPorts,
+            span,
+            (*all, "every port"),
+            format!("vip `{}` would lead every port to port {port} of its fallback server", vip.name.value),
+            format!("write \"{ip}\", or write the ports that are meant: `ports = [80]`"),
+        ),
+        (_, _) => {}
+    }
+    let rip_port = vip.translation.rip_port.as_ref().map(|port| port.value);
+    for rip in vip.rips.iter().flatten() {
+        let its_port = rip.port.as_ref().map(|port| port.value).or(rip_port);
+        if let Some(its) = rip.ip.as_ref().filter(|its| its.value == ip)
+            && its_port == port
+        {
+            report.error_also(
+                Code::DuplicateAddress,
+                span,
+                (its.span, "the server"),
+                format!("the fallback server is server `{}` of vip `{}`", rip.name.value, vip.name.value),
+                "write the address of another machine: when the fallback is needed, no server works",
+            );
+        }
+    }
 }
 
 fn same_family(vip: &Draft, what: &str, ip: &At<IpAddr>, report: &mut Report<'_>) {
@@ -164,8 +221,12 @@ fn check_port(vip: &Draft, report: &mut Report<'_>) {
 /// Gateway addresses and SNAT sources are this machine's, and nothing else's.
 fn roles(vips: &[Draft], virtual_ips: &Owners<'_>, gateway: &DraftGateway, report: &mut Report<'_>) {
     let rips = vips.iter().flat_map(|vip| vip.rips.iter().flatten());
-    let servers: Owners<'_> = rips
-        .filter_map(|rip| rip.ip.as_ref().map(|ip| (ip.value, (rip.name.value.as_str(), ip.span))))
+    let fallbacks = vips.iter().filter_map(Draft::fallback_server);
+    let fallbacks = fallbacks.map(|(ip, _)| (ip.value, ("fallback", ip.span)));
+    let servers: Owners<'_> = fallbacks
+        .chain(
+            rips.filter_map(|rip| rip.ip.as_ref().map(|ip| (ip.value, (rip.name.value.as_str(), ip.span)))),
+        )
         .collect();
     let mut sources: Owners<'_> = HashMap::new();
     let mut refuse = |what: &str, ip: &At<IpAddr>, role: &str, owners: &Owners<'_>, cure: &str| {
@@ -234,14 +295,12 @@ fn advise(vip: &Draft, report: &mut Report<'_>) {
             format!("add one: `lbctl rip add {name} NAME=IP`"),
         );
     }
-    if vip.scheduler == Some(Scheduler::SourceHash) && matches!(vip.persist, Some(Persist::SourceIp { .. })) {
+    if vip.scheduler == Some(Scheduler::First) && vip.slow_start.is_some_and(|time| !time.is_zero()) {
         report.warning(
             Code::Redundant,
             span,
-            format!(
-                "vip `{name}` persists by source address, which scheduler \"source-hash\" does by itself"
-            ),
-            "choose scheduler \"wrr\" beside `persist`, or remove `persist`",
+            format!("vip `{name}` has a slow start, which scheduler \"first\" does not look at"),
+            "remove `slow_start`, or leave it for another scheduler",
         );
     }
     let weights = vip.rips.iter().flatten().filter_map(|rip| rip.weight.as_ref().map(|weight| weight.value));
@@ -312,7 +371,7 @@ fn capacity(vips: &[Draft], report: &mut Report<'_>) {
     };
     for vip in vips {
         services += 1;
-        backends += vip.rips.as_ref().map_or(0, Vec::len);
+        backends += vip.rips.as_ref().map_or(0, Vec::len) + usize::from(vip.fallback_server().is_some());
         let family = usize::from(vip.ip.as_ref().is_some_and(|ip| ip.value.is_ipv6()));
         let protocols = vip.protocols.map_or(0, |protocols| protocols.each().len());
         keys[family] += vip.ports.as_ref().map_or(0, DraftPorts::keys) * protocols;

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Keys of a VIP; a profile has the same but `servers`.
-pub(super) const VIP_KEYS: [&str; 19] = [
+pub(super) const VIP_KEYS: [&str; 21] = [
     "profile",
     "mode",
     "ip",
@@ -21,6 +21,8 @@ pub(super) const VIP_KEYS: [&str; 19] = [
     "check",
     "idle_timeout",
     "fallback",
+    "slow_start",
+    "unattended",
     "source",
     "source_ports",
     "return",
@@ -46,7 +48,7 @@ pub(super) const CHECK_KEYS: [&str; 8] =
     ["type", "calling_aet", "called_aet", "port", "interval", "timeout", "rise", "fall"];
 const CHECK_KEYS_LATER: [&str; 9] =
     ["path", "host", "sni", "client_cert", "body", "status", "script", "any", "all"];
-pub(super) const PERSIST_KEYS: [&str; 3] = ["type", "timeout", "prefix"];
+pub(super) const PERSIST_KEYS: [&str; 4] = ["type", "timeout", "prefix", "group"];
 const PERSIST_KEYS_LATER: [&str; 3] = ["name", "entries", "key_len"];
 const SECTIONS: [&str; 5] = ["node", "gateway", "pool", "profile", "vip"];
 const SECTIONS_LATER: [&str; 6] = ["alerts", "cluster", "http", "pki", "snmp", "web"];
@@ -332,7 +334,7 @@ fn merge_typed(lower: Table, mut upper: Table) -> Table {
 /// Whether a check or persistence of this type takes this key.
 pub(super) fn has_meaning(kind: &str, key: &str) -> bool {
     match kind {
-        "off" | "none" => key == "type",
+        "off" | "none" | "last-successful" => key == "type",
         "connect" => !key.ends_with("_aet"),
         _ => true,
     }

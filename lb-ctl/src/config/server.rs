@@ -23,6 +23,8 @@ pub(super) struct DraftRip {
     pub(super) ip: Option<At<IpAddr>>,
     pub(super) port: Option<DraftPort>,
     pub(super) weight: Option<At<u16>>,
+    pub(super) max_connections: Option<u16>,
+    pub(super) min_connections: Option<u16>,
 }
 
 /// A server's port, and where it was written. Which modes take one is known only where the server is used.
@@ -38,7 +40,14 @@ impl DraftRip {
     /// The server, when nothing lacks. `port`: that of servers which have none of their own.
     pub(super) fn finish(self, port: Option<u16>) -> Option<Rip> {
         let port = self.port.map(|port| port.value).or(port);
-        Some(Rip { name: self.name.value, ip: self.ip?.value, port, weight: self.weight?.value })
+        Some(Rip {
+            name: self.name.value,
+            ip: self.ip?.value,
+            port,
+            weight: self.weight?.value,
+            max_connections: self.max_connections?,
+            min_connections: self.min_connections?,
+        })
     }
 }
 
@@ -52,7 +61,14 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
     let named = owner("server", entry);
     read::check_name(&entry.key, "server", report);
     let default = At { value: WEIGHT, span: entry.key.span };
-    let mut rip = DraftRip { name: entry.key.clone(), ip: None, port: None, weight: Some(default) };
+    let mut rip = DraftRip {
+        name: entry.key.clone(),
+        ip: None,
+        port: None,
+        weight: Some(default),
+        max_connections: Some(0),
+        min_connections: Some(0),
+    };
     match &entry.node.value {
         Value::String(text) => read_address(text, entry.node.span, &mut rip, report),
         Value::Table(table) => read_server_table(table, &named, &mut rip, report),
@@ -93,43 +109,71 @@ fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mu
         let number = number.and_then(|number| u16::try_from(number).ok());
         rip.weight = number.map(|value| At { value, span: weight.node.span });
     }
-    for key in ["min_connections", "max_connections"] {
-        if let Some(entry) = table.get(key)
-            && read::number(entry, 0..=u32::MAX, report).is_some_and(|limit| limit != 0)
-        {
-            let message = format!("`{key}` is not enforced by this version");
-            report.error(
-                Code::NotEnforced,
-                entry.node.span,
-                message,
-                format!("write 0 (unlimited), or remove `{key}`"),
-            );
+    read_limits(table, named, rip, report);
+}
+
+/// How many connections a server takes (R13).
+fn read_limits(table: &Table, named: &str, rip: &mut DraftRip, report: &mut Report<'_>) {
+    let mut limit = |key: &str| match table.get(key) {
+        Some(entry) => {
+            read::number(entry, 0..=u32::from(u16::MAX), report).and_then(|n| u16::try_from(n).ok())
         }
+        None => Some(0),
+    };
+    (rip.max_connections, rip.min_connections) = (limit("max_connections"), limit("min_connections"));
+    let (Some(max), Some(min), Some(entry)) =
+        (rip.max_connections, rip.min_connections, table.get("min_connections"))
+    else {
+        return;
+    };
+    if min > max {
+        let (fault, help) = if max == 0 {
+            (
+                "has `min_connections` without `max_connections`".to_owned(),
+                "write the most connections that it takes: `max_connections = 100`".to_owned(),
+            )
+        } else {
+            (
+                format!("has `min_connections` {min}, more than `max_connections` {max}"),
+                format!(
+                    "write `min_connections` from 0 to {max}: once full, the server takes connections again when it has fewer"
+                ),
+            )
+        };
+        report.error(Code::BadLimits, entry.node.span, format!("{named} {fault}"), help);
     }
 }
 
-/// `10.12.1.110`, `10.12.1.110:8080`, `[2001:db8::110]:8080`.
 fn read_address(text: &str, span: Span, rip: &mut DraftRip, report: &mut Report<'_>) {
-    let Some(with_port) = socket_address(text).filter(|with_port| with_port.port() != 0) else {
-        // An address, and behind it something that is no port.
-        if let Some((ip, port)) = text.rsplit_once(':')
-            && socket_address(&format!("{ip}:1")).is_some()
-        {
-            report.error(
-                Code::BadPort,
-                span,
-                format!("\"{port}\" in \"{text}\" is not a port"),
-                "write a port from 1 to 65535",
-            );
-            return;
-        }
-        let ip = read::host_address(text, "a server", span, report);
-        rip.ip = ip.map(|value| At { value, span });
-        return;
-    };
-    let ip = read::host_address(&with_port.ip().to_string(), "a server", span, report);
-    rip.ip = ip.map(|value| At { value, span });
-    rip.port = Some(DraftPort { value: with_port.port(), span, in_address: true });
+    let Some((ip, port)) = read_endpoint(text, "a server", span, report) else { return };
+    rip.ip = Some(At { value: ip, span });
+    rip.port = port.map(|value| DraftPort { value, span, in_address: true });
+}
+
+/// `10.12.1.110`, `10.12.1.110:8080`, `[2001:db8::110]:8080`. `owner`: `a server`.
+pub(super) fn read_endpoint(
+    text: &str,
+    owner: &str,
+    span: Span,
+    report: &mut Report<'_>,
+) -> Option<(IpAddr, Option<u16>)> {
+    if let Some(with_port) = socket_address(text).filter(|with_port| with_port.port() != 0) {
+        let ip = read::host_address(&with_port.ip().to_string(), owner, span, report)?;
+        return Some((ip, Some(with_port.port())));
+    }
+    // An address, and behind it something that is no port.
+    if let Some((ip, port)) = text.rsplit_once(':')
+        && socket_address(&format!("{ip}:1")).is_some()
+    {
+        report.error(
+            Code::BadPort,
+            span,
+            format!("\"{port}\" in \"{text}\" is not a port"),
+            "write a port from 1 to 65535",
+        );
+        return None;
+    }
+    Some((read::host_address(text, owner, span, report)?, None))
 }
 
 /// An address with a port. An IPv6 zone (RFC 4007, 11) has no place here: such an address is link-local.

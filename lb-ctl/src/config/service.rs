@@ -5,17 +5,19 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     check::{read_check, read_persist},
     diag::{Code, Report},
-    file::{At, Entry, Table},
+    file::{At, Entry, Table, Value},
     ports::{DraftPorts, read_ports},
     read::{self, Times, missing},
     sections::{Sections, entries, find, owner},
-    server::{DraftRip, SERVERS_EXAMPLE, read_servers},
+    server::{DraftRip, SERVERS_EXAMPLE, read_endpoint, read_servers},
     translate::{Translated, Translation, read_translation},
 };
-use crate::model::config::{Check, Fallback, Mode, Persist, Protocols, Scheduler, Vip};
+use crate::model::config::{Check, Fallback, Mode, Persist, Protocols, Scheduler, Unattended, Vip};
 
 /// Default idle time of an established flow.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest time in which a server works its way to its whole weight.
+const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 /// Longest idle time of a flow or a persistence entry.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -23,8 +25,10 @@ const MODES: [(&str, Mode); 3] = [("l4-dr", Mode::L4Dr), ("l4-nat", Mode::L4Nat)
 const MODES_LATER: [&str; 4] = ["l4-tun", "l7-http", "l7-snat", "l7-tcp"];
 const PROTOCOLS: [(&str, Protocols); 3] =
     [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::TcpUdp)];
-const SCHEDULERS_LATER: [&str; 3] = ["leastconn", "rr", "wlc"];
-const SCHEDULERS: [(&str, Scheduler); 4] = [
+const FALLBACKS: [(&str, Fallback); 2] = [("reject", Fallback::Reject), ("drop", Fallback::Drop)];
+const UNATTENDED: [(&str, Unattended); 2] = [("serve", Unattended::Serve), ("refuse", Unattended::Refuse)];
+const SCHEDULERS: [(&str, Scheduler); 5] = [
+    ("wlc", Scheduler::Wlc),
     ("wrr", Scheduler::Wrr),
     ("maglev", Scheduler::Maglev),
     ("source-hash", Scheduler::SourceHash),
@@ -40,7 +44,8 @@ pub(super) struct Draft {
     pub(super) mode: Option<Mode>,
     pub(super) enabled: bool,
     pub(super) scheduler: Option<Scheduler>,
-    pub(super) persist: Option<Persist>,
+    /// With the place of `persist`, or of the VIP's name.
+    pub(super) persist: Option<At<Persist>>,
     /// With the place of `check`, or of the VIP's name.
     pub(super) check: Option<At<Check>>,
     /// Its own servers or its pool's.
@@ -48,10 +53,21 @@ pub(super) struct Draft {
     pub(super) translation: Translation,
     interface: Option<String>,
     idle_timeout: Option<Duration>,
-    fallback: Option<Fallback>,
+    fallback: Option<At<Fallback>>,
+    pub(super) slow_start: Option<Duration>,
+    unattended: Option<Unattended>,
 }
 
 impl Draft {
+    /// The fallback server, if there is one, with its port.
+    pub(super) fn fallback_server(&self) -> Option<(At<IpAddr>, Option<u16>)> {
+        let At { value, span } = self.fallback.as_ref()?;
+        match *value {
+            Fallback::Server { ip, port } => Some((At { value: ip, span: *span }, port)),
+            Fallback::Drop | Fallback::Reject => None,
+        }
+    }
+
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
         let mode = self.mode?;
@@ -65,10 +81,12 @@ impl Draft {
             protocols: self.protocols?,
             interface: self.interface,
             scheduler: self.scheduler?,
-            persist: self.persist?,
+            persist: self.persist?.value,
             check: self.check?.value,
             idle_timeout: self.idle_timeout?,
-            fallback: self.fallback?,
+            fallback: self.fallback?.value,
+            slow_start: self.slow_start?,
+            unattended: self.unattended?,
             source,
             return_path,
             reset,
@@ -157,15 +175,21 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
     };
     let ports = table.get("ports").and_then(|entry| read_ports(entry, report));
     let scheduler = match table.get("scheduler") {
-        Some(entry) => read::word(entry, &SCHEDULERS, &SCHEDULERS_LATER, report),
-        None => Some(Scheduler::Wrr),
+        Some(entry) => read::word(entry, &SCHEDULERS, &[], report),
+        None => Some(Scheduler::default()),
     };
     let fallback = match table.get("fallback") {
-        Some(entry) => {
-            let words = [("reject", Fallback::Reject), ("drop", Fallback::Drop)];
-            read::word(entry, &words, &["off", "page"], report)
-        }
-        None => Some(Fallback::Reject),
+        Some(entry) => read_fallback(entry, report).map(|value| At { value, span: entry.node.span }),
+        None => Some(At { value: Fallback::Reject, span: named.key.span }),
+    };
+    let slow = Times { range: Duration::ZERO..=MAX_SLOW_START, whole_secs: true, example: "30s" };
+    let slow_start = match table.get("slow_start") {
+        Some(entry) => read::duration(entry, &slow, report),
+        None => Some(Duration::ZERO),
+    };
+    let unattended = match table.get("unattended") {
+        Some(entry) => read::word(entry, &UNATTENDED, &[], report),
+        None => Some(Unattended::default()),
     };
     let idle = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
     let idle_timeout = match table.get("idle_timeout") {
@@ -175,7 +199,10 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
     let enabled = table.get("enabled").map(|entry| read::boolean(entry, report));
     Draft {
         name: named.key.clone(),
-        persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report),
+        persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report).map(|value| {
+            let span = table.get("persist").map_or(named.key.span, |entry| entry.node.span);
+            At { value, span }
+        }),
         check: read_check(table.get("check"), part, named.key.span, report),
         translation: read_translation(table, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
@@ -187,7 +214,25 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
         protocols,
         scheduler,
         fallback,
+        slow_start,
+        unattended,
         idle_timeout,
+    }
+}
+
+/// A word, or the address of a server with or without a port.
+fn read_fallback(entry: &Entry, report: &mut Report<'_>) -> Option<Fallback> {
+    match &entry.node.value {
+        Value::String(text) if text.contains(['.', ':']) => {
+            let (ip, port) = read_endpoint(text, "a fallback server", entry.node.span, report)?;
+            Some(Fallback::Server { ip, port })
+        }
+        Value::Array(_)
+        | Value::Boolean(_)
+        | Value::Integer(_)
+        | Value::Other(_)
+        | Value::String(_)
+        | Value::Table(_) => read::word(entry, &FALLBACKS, &["off", "page"], report),
     }
 }
 

@@ -5,8 +5,7 @@ use std::{fmt::Display, time::Duration};
 use toml_edit::{Key, Value};
 
 use crate::model::config::{
-    Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses,
-    Vip,
+    Check, CheckKind, Config, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses, Vip,
 };
 
 /// The whole configuration as one TOML text.
@@ -21,9 +20,13 @@ pub fn show(config: &Config) -> String {
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port, weight } in &vip.rips {
+        for Rip { name, ip, port, weight, max_connections, min_connections } in &vip.rips {
             let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
-            text.push_str(&format!("{} = {{ ip = \"{ip}\"{port}, weight = {weight} }}\n", Key::new(name)));
+            text.push_str(&format!(
+                "{} = {{ ip = \"{ip}\"{port}, weight = {weight}, max_connections = {max_connections}, min_connections = \
+                 {min_connections} }}\n",
+                Key::new(name)
+            ));
         }
     }
     text
@@ -75,11 +78,9 @@ pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
     keys.push(Setting::Table("persist", persist_keys(vip)));
     keys.push(Setting::Table("check", check_keys(&vip.check)));
     keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
-    let fallback = match vip.fallback {
-        Fallback::Drop => "drop",
-        Fallback::Reject => "reject",
-    };
-    keys.push(Setting::Plain("fallback", quoted(fallback)));
+    keys.push(Setting::Plain("fallback", quoted(vip.fallback)));
+    keys.push(Setting::Plain("slow_start", time(vip.slow_start)));
+    keys.push(Setting::Plain("unattended", quoted(vip.unattended.name())));
     if vip.mode == Mode::L4Snat {
         keys.extend(source_keys(&vip.source));
     }
@@ -112,11 +113,18 @@ fn source_keys(source: &Source) -> [Setting; 2] {
 }
 
 fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
-    match vip.persist {
+    match &vip.persist {
+        Persist::LastSuccessful => vec![("type", quoted("last-successful"))],
         Persist::None => vec![("type", quoted("none"))],
-        Persist::SourceIp { prefix_v4, prefix_v6, timeout } => {
+        Persist::SourceIp { prefix_v4, prefix_v6, timeout, group } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
-            vec![("type", quoted("source-ip")), ("timeout", time(timeout)), ("prefix", prefix.to_string())]
+            let mut keys = vec![
+                ("type", quoted("source-ip")),
+                ("timeout", time(*timeout)),
+                ("prefix", prefix.to_string()),
+            ];
+            keys.extend(group.as_ref().map(|group| ("group", quoted(group))));
+            keys
         }
     }
 }

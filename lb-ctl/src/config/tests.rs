@@ -65,7 +65,8 @@ fn a_short_interval_shortens_the_default_timeout() {
 
 #[test]
 fn persistence_by_source_address_lasts_five_minutes_by_default() {
-    let expected = Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(300) };
+    let expected =
+        Persist::SourceIp { prefix_v4: 32, prefix_v6: 128, timeout: Duration::from_secs(300), group: None };
     assert_eq!(vip("", &format!("persist = 'source-ip'\n{SERVERS}")).persist, expected);
 }
 

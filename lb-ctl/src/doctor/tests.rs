@@ -9,7 +9,7 @@ use crate::{
     model::{
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Vip,
+            Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
         },
         net::{Address, Link, Path, VlanTag},
     },
@@ -45,11 +45,20 @@ fn config() -> Config {
         check,
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,
         enabled: true,
-        rips: vec![Rip { name: "A".into(), ip: ip("10.12.1.110"), port: None, weight: 100 }],
+        rips: vec![Rip {
+            name: "A".into(),
+            ip: ip("10.12.1.110"),
+            port: None,
+            weight: 100,
+            max_connections: 0,
+            min_connections: 0,
+        }],
     };
     let node = Node {
         name: None,

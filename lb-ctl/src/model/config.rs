@@ -1,6 +1,11 @@
 //! The configuration as it is meant: checked, defaulted, resolved. What was typed is in `config::file`.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +79,10 @@ pub struct Vip {
     pub idle_timeout: Duration,
     /// What becomes of new flows when no server is up.
     pub fallback: Fallback,
+    /// Time in which a server that came up works its way to its whole weight; 0 = it has it at once.
+    pub slow_start: Duration,
+    /// What becomes of new flows while no controller lives.
+    pub unattended: Unattended,
     /// Source addresses and ports towards the servers (SNAT only; the default otherwise).
     pub source: Source,
     /// How replies find their way (NAT and SNAT only; the default otherwise).
@@ -84,6 +93,23 @@ pub struct Vip {
     pub enabled: bool,
     /// Real servers in the order written (the order that `first` goes by).
     pub rips: Vec<Rip>,
+}
+
+impl Vip {
+    /// The fallback server's address and port, if there is such a server.
+    #[must_use]
+    pub const fn fallback_server(&self) -> Option<(IpAddr, Option<u16>)> {
+        match self.fallback {
+            Fallback::Server { ip, port } => Some((ip, port)),
+            Fallback::Drop | Fallback::Reject => None,
+        }
+    }
+
+    /// Addresses that its packets may go to: those of its servers and of the fallback server.
+    pub fn server_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let fallback = self.fallback_server().map(|(ip, _)| ip);
+        self.rips.iter().map(|rip| rip.ip).chain(fallback)
+    }
 }
 
 /// A real server of a VIP.
@@ -97,6 +123,10 @@ pub struct Rip {
     pub port: Option<u16>,
     /// Relative share of new flows, 0 to 256.
     pub weight: u16,
+    /// Most active connections (R13); 0 = no limit. Beyond it new flows go to other servers.
+    pub max_connections: u16,
+    /// Once full, the server takes new flows again when it has fewer than this; 0 = as soon as it has room.
+    pub min_connections: u16,
 }
 
 /// How packets reach the servers.
@@ -291,7 +321,7 @@ impl Protocol {
 }
 
 /// Who gets a new flow.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheduler {
     /// The first server in the list that is up.
@@ -300,6 +330,9 @@ pub enum Scheduler {
     Maglev,
     /// Consistent hash of the client address.
     SourceHash,
+    /// The server with the fewest active connections for its weight.
+    #[default]
+    Wlc,
     /// Weighted round robin.
     Wrr,
 }
@@ -312,14 +345,18 @@ impl Scheduler {
             Self::First => "first",
             Self::Maglev => "maglev",
             Self::SourceHash => "source-hash",
+            Self::Wlc => "wlc",
             Self::Wrr => "wrr",
         }
     }
 }
 
 /// Whether clients come back to the same server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Persist {
+    /// All clients stay on the server in use until it fails or an operator takes it away (R50); with
+    /// [`Scheduler::First`] only.
+    LastSuccessful,
     /// Every connection is scheduled anew.
     None,
     /// By client address, for all ports of the VIP.
@@ -330,17 +367,59 @@ pub enum Persist {
         prefix_v6: u8,
         /// Idle time after which the client is scheduled anew.
         timeout: Duration,
+        /// VIPs that name the same group send a client to the same server; `None` = this VIP alone.
+        group: Option<String>,
     },
 }
 
 /// What becomes of new flows when no server is up.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fallback {
     /// Dropped without a word.
     Drop,
     /// Refused: RST, or port unreachable.
     Reject,
+    /// Sent to a server that is not checked and gets nothing otherwise.
+    Server {
+        /// Its address.
+        ip: IpAddr,
+        /// Its port; `None` = the one that the client asked for. Direct routing has none.
+        port: Option<u16>,
+    },
+}
+
+/// As in TOML and on the command line.
+impl std::fmt::Display for Fallback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Drop => f.write_str("drop"),
+            Self::Reject => f.write_str("reject"),
+            Self::Server { ip, port: None } => write!(f, "{ip}"),
+            Self::Server { ip, port: Some(port) } => write!(f, "{}", SocketAddr::new(*ip, *port)),
+        }
+    }
+}
+
+/// What becomes of new flows while no controller lives to watch the servers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unattended {
+    /// Refused: nobody would notice that their server is dead.
+    Refuse,
+    /// Served as before.
+    #[default]
+    Serve,
+}
+
+impl Unattended {
+    /// As in TOML, the API and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Serve => "serve",
+        }
+    }
 }
 
 /// How the servers of a VIP are checked.

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use lb_common::{net::Mac, service::pick};
+use lb_common::{load::Limits, net::Mac, service::pick};
 use proptest::prelude::*;
 
 use super::*;
@@ -45,13 +45,19 @@ fn service(keys: &[u8], hash: bool, servers: &[(u8, u8, Option<u8>, u16)]) -> De
             pick: if hash { pick::HASH_FLOW } else { pick::ROTATE },
             ..Service::default()
         },
+        group: None,
         idle_timeout_secs: 3600,
         sources: Sources::default(),
         filling: if hash { Filling::Maglev } else { Filling::RoundRobin },
         backends: servers
             .iter()
             .map(|&(name, octet, mac, _)| {
-                let backend = DesiredBackend { ip: ip(octet), port: None, forward: mac.map(forward) };
+                let backend = DesiredBackend {
+                    ip: ip(octet),
+                    port: None,
+                    forward: mac.map(forward),
+                    limits: Limits::default(),
+                };
                 (format!("R{name}"), backend)
             })
             .collect(),
@@ -282,7 +288,8 @@ fn two_servers_at_one_address_are_told_apart_by_their_port() {
         let mut nat = routed(service(&[0], true, &[]), mode::NAT, 0);
         for (name, port) in names.into_iter().zip([4242, 4243]) {
             let ip = Ipv4Addr::new(10, 12, 1, 10).into();
-            let backend = DesiredBackend { ip, port: Some(port), forward: Some(forward(1)) };
+            let backend =
+                DesiredBackend { ip, port: Some(port), forward: Some(forward(1)), limits: Limits::default() };
             nat.backends.insert(name.to_owned(), backend);
             nat.entrants.push(Entrant { name: name.to_owned(), weight: 1 });
         }
@@ -346,7 +353,10 @@ fn servers_without_a_slot_are_left_out_and_named_by_number() {
         for n in 0..9000u32 {
             let ip = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
             let name = format!("R{n}");
-            one.backends.insert(name.clone(), DesiredBackend { ip, port: None, forward: Some(forward(1)) });
+            one.backends.insert(
+                name.clone(),
+                DesiredBackend { ip, port: None, forward: Some(forward(1)), limits: Limits::default() },
+            );
             one.entrants.push(Entrant { name, weight: 1 });
         }
         one

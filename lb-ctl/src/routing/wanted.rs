@@ -159,7 +159,7 @@ mod tests {
     use crate::model::{
         config::{
             Check, CheckKind, Fallback, Gateway, GatewayAddress, Node, Persist, Ports, Protocols, ReturnPath,
-            Scheduler, Source, Vip,
+            Scheduler, Source, Unattended, Vip,
         },
         net::{Address, Link},
     };
@@ -184,6 +184,8 @@ mod tests {
             },
             idle_timeout: Duration::from_secs(3600),
             fallback: Fallback::Reject,
+            slow_start: Duration::ZERO,
+            unattended: Unattended::default(),
             source: Source::default(),
             return_path: ReturnPath::default(),
             reset: true,

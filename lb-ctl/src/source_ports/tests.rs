@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::config::{
     Check, CheckKind, Fallback, Gateway, Node, Persist, Ports, Protocols, ReturnPath, Scheduler, Source,
+    Unattended,
 };
 
 fn snat(addresses: SourceAddresses, ports: RangeInclusive<u16>) -> Vip {
@@ -27,6 +28,8 @@ fn snat(addresses: SourceAddresses, ports: RangeInclusive<u16>) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source { addresses, ports },
         return_path: ReturnPath::default(),
         reset: true,

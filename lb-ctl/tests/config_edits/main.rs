@@ -13,7 +13,7 @@ use lb_ctl::{
         command::{Assignment, Edit, VipSpec},
         config::{
             Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
-            Rip, Scheduler, Source, Vip,
+            Rip, Scheduler, Source, Unattended, Vip,
         },
         health::RipId,
     },
@@ -320,7 +320,14 @@ fn the_last_server_is_deleted_only_from_a_vip_out_of_service() {
     let vip = again.config.vips.iter().find(|vip| vip.name == "HL7").unwrap();
     assert_eq!(
         vip.rips,
-        [Rip { name: "H3".into(), ip: "10.0.0.23".parse().unwrap(), port: None, weight: 9 }]
+        [Rip {
+            name: "H3".into(),
+            ip: "10.0.0.23".parse().unwrap(),
+            port: None,
+            weight: 9,
+            max_connections: 0,
+            min_connections: 0,
+        }]
     );
 }
 
@@ -346,6 +353,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                     ip: *ip,
                     port: *port,
                     weight: weight.unwrap_or(100),
+                    max_connections: 0,
+                    min_connections: 0,
                 });
             }
         }
@@ -386,6 +395,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                 ip: ip.parse().unwrap(),
                 port: None,
                 weight: 100,
+                max_connections: 0,
+                min_connections: 0,
             });
             let mut vip = plain_vip(&spec.name, ip);
             vip.ports = Ports::Ranges(vec![104..=104, 11112..=11112]);
@@ -418,7 +429,7 @@ fn plain_vip(name: &str, ip: IpAddr) -> Vip {
         ports: Ports::Ranges(vec![104..=104]),
         protocols: Protocols::Tcp,
         interface: None,
-        scheduler: Scheduler::Wrr,
+        scheduler: Scheduler::Wlc,
         persist: Persist::None,
         check: Check {
             kind: CheckKind::Connect,
@@ -430,6 +441,8 @@ fn plain_vip(name: &str, ip: IpAddr) -> Vip {
         },
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
+        slow_start: Duration::ZERO,
+        unattended: Unattended::default(),
         source: Source::default(),
         return_path: ReturnPath::default(),
         reset: true,

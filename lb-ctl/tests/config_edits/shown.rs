@@ -6,7 +6,7 @@ use lb_ctl::{
     config::{Texts, diff, load_texts, show},
     model::config::{
         Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports, Protocols,
-        ReturnPath, Rip, Scheduler, Source, SourceAddresses, Vip,
+        ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
     },
 };
 use proptest::prelude::*;
@@ -73,18 +73,22 @@ fn any_vip() -> impl Strategy<Value = Vip> {
         Scheduler::First,
         Scheduler::Maglev,
         Scheduler::SourceHash,
+        Scheduler::Wlc,
         Scheduler::Wrr,
     ]);
     let rips = prop::collection::btree_map(
         "[\\p{Lu}a-z_][a-zA-Z0-9_.-]{0,8}",
-        (1u16..=256, 1u8.., prop::option::of(1u16..)),
+        (1u16..=256, 1u8.., prop::option::of(1u16..), any::<u16>(), any::<u16>()),
         0..4,
     );
     let flags = (any::<bool>(), any::<bool>(), prop::option::of(Just("eth0".to_owned())));
-    let times = (1u64..2_592_000, prop::option::of((1u64..2_592_000, 1u8..=32)));
+    let persist = prop::option::of((1u64..2_592_000, 1u8..=32, any::<bool>()));
+    let fallback = (0u8..3, prop::option::of(1u16..));
+    let rest = (1u64..2_592_000, persist, fallback, 0u64..=3600, any::<bool>());
     let shape = (any_ports(), any_protocols(), any_translation());
-    ("[A-Za-z\u{c4}_][A-Za-z0-9_.-]{0,12}", shape, scheduler, check, flags, times, rips).prop_map(
-        |(name, shape, scheduler, mut check, (v6, enabled, interface), (idle, persist), rips)| {
+    ("[A-Za-z\u{c4}_][A-Za-z0-9_.-]{0,12}", shape, scheduler, check, flags, rest, rips).prop_map(
+        |(name, shape, scheduler, mut check, (v6, enabled, interface), rest, rips)| {
+            let (idle, persist, (fallback, fallback_port), slow_start, refuse) = rest;
             let (ports, protocols, (mode, source, return_path, reset)) = shape;
             if check.kind != CheckKind::Off && (protocols == Protocols::Udp || ports == Ports::All) {
                 check.port = check.port.or(Some(104));
@@ -101,19 +105,33 @@ fn any_vip() -> impl Strategy<Value = Vip> {
             if mode == Mode::L4Snat {
                 vip.source = source_of(source, v6);
             }
-            vip.persist = persist.map_or(Persist::None, |(secs, prefix)| Persist::SourceIp {
+            let unpersistent =
+                if scheduler == Scheduler::First { Persist::LastSuccessful } else { Persist::None };
+            vip.persist = persist.map_or(unpersistent, |(secs, prefix, shared)| Persist::SourceIp {
                 prefix_v4: if v6 { 32 } else { prefix },
                 prefix_v6: if v6 { prefix } else { 128 },
                 timeout: Duration::from_secs(secs),
+                group: shared.then(|| format!("of-{name}")),
             });
             (vip.scheduler, vip.check, vip.interface, vip.enabled) = (scheduler, check, interface, enabled);
-            vip.fallback = if enabled { Fallback::Reject } else { Fallback::Drop };
+            vip.fallback = match fallback {
+                0 => Fallback::Reject,
+                1 => Fallback::Drop,
+                _ => Fallback::Server {
+                    ip: if v6 { "2001:db8::4:1" } else { "10.4.0.1" }.parse().unwrap(),
+                    port: fallback_port.filter(|_| takes_ports),
+                },
+            };
+            vip.slow_start = Duration::from_secs(slow_start);
+            vip.unattended = if refuse { Unattended::Refuse } else { Unattended::Serve };
             vip.idle_timeout = Duration::from_secs(idle);
             vip.rips = Vec::new();
-            for (n, (name, (weight, host, port))) in rips.into_iter().enumerate() {
+            for (n, (name, (weight, host, port, one, other))) in rips.into_iter().enumerate() {
                 let ip = if v6 { format!("2001:db8::{n}:{host:x}:0") } else { format!("10.9.{n}.{host}") };
                 let port = port.filter(|_| takes_ports);
-                vip.rips.push(Rip { name, ip: ip.parse().unwrap(), port, weight });
+                let (max_connections, min_connections) = (one.max(other), one.min(other));
+                let ip = ip.parse().unwrap();
+                vip.rips.push(Rip { name, ip, port, weight, max_connections, min_connections });
             }
             vip
         },

@@ -9,11 +9,13 @@ use super::*;
 use crate::model::{
     config::{
         Check, CheckKind, Gateway, GatewayAddress, Mode, Node, Ports, Protocol, Protocols, ReturnPath,
-        Source, SourceAddresses,
+        Source, SourceAddresses, Unattended,
     },
     health::Health,
     net::{Address, Link, Path, VipAddress, VlanTag},
 };
+
+mod shares;
 
 const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
@@ -24,6 +26,8 @@ struct World {
     health: HealthMap,
     facts: NetFacts,
     before: DesiredState,
+    ramps: BTreeMap<RipId, u16>,
+    forget: BTreeSet<String>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -55,8 +59,14 @@ fn path(ifindex: u32) -> Path {
 
 impl World {
     fn new() -> Self {
-        let rip =
-            |name: &str, address| Rip { name: name.to_owned(), ip: ip(address), port: None, weight: 100 };
+        let rip = |name: &str, address| Rip {
+            name: name.to_owned(),
+            ip: ip(address),
+            port: None,
+            weight: 100,
+            max_connections: 0,
+            min_connections: 0,
+        };
         let vip = Vip {
             name: "PACS".to_owned(),
             mode: Mode::L4Dr,
@@ -76,6 +86,8 @@ impl World {
             },
             idle_timeout: Duration::from_secs(3600),
             fallback: Fallback::Reject,
+            slow_start: Duration::ZERO,
+            unattended: Unattended::default(),
             source: Source::default(),
             return_path: ReturnPath::default(),
             reset: true,
@@ -109,6 +121,8 @@ impl World {
                 paths: BTreeMap::from([(ip("10.12.1.110"), path(2)), (ip("10.12.1.111"), path(2))]),
             },
             before: DesiredState::default(),
+            ramps: BTreeMap::new(),
+            forget: BTreeSet::new(),
         };
         world.verdict("R1", Verdict::Up);
         world.verdict("R2", Verdict::Up);
@@ -128,6 +142,8 @@ impl World {
             facts: &self.facts,
             before: &self.before,
             settings: &Settings { hz: 250, tick_shift: 5, ..Settings::default() },
+            ramps: &self.ramps,
+            forget: &self.forget,
         })
     }
 
@@ -261,16 +277,6 @@ fn a_server_that_is_out_of_reach_says_why_and_what_to_do() {
 }
 
 #[test]
-fn first_puts_one_server_in_the_table_and_keeps_the_others_live() {
-    let mut world = World::new();
-    world.config.vips[0].scheduler = Scheduler::First;
-    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
-    assert_eq!(world.fate("R2"), (RipState::Active, true, false, Some("standby: R1 is in use".to_owned())));
-    world.verdict("R1", Verdict::Down);
-    assert!(world.fate("R2").2);
-}
-
-#[test]
 fn vlan_interfaces_put_tags_outer_first_and_attach_to_the_bottom() {
     let mut world = World::new();
     let mut outer = link(3, "eth1.100");
@@ -338,7 +344,7 @@ fn a_disabled_vip_leaves_nothing_in_the_data_plane_but_is_noted() {
 fn persistence_is_written_in_the_kernels_unit_of_time() {
     let mut world = World::new();
     world.config.vips[0].persist =
-        Persist::SourceIp { prefix_v4: 24, prefix_v6: 64, timeout: Duration::from_secs(300) };
+        Persist::SourceIp { prefix_v4: 24, prefix_v6: 64, timeout: Duration::from_secs(300), group: None };
     let record = world.compile().desired.services["PACS"].record;
     assert_eq!((record.persist_prefix, record.persist_ticks), (24, 2344), "300 s of 128 ms");
 }
