@@ -328,7 +328,7 @@ fn sentence(reason: &Reason) -> String {
 }
 
 /// Whom a persistence entry is about: the client, or its network.
-fn network(client: IpAddr, prefix: u8) -> String {
+pub(crate) fn network(client: IpAddr, prefix: u8) -> String {
     let (bits, all) = match client {
         IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
         IpAddr::V6(ip) => (ip.to_bits(), 128),

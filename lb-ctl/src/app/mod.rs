@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use crate::{
-    api::server::{self, Api},
+    api::{
+        server::{self, Api},
+        tables::Explaining,
+    },
     claims::{AddressBook, Owned},
     control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
     dataplane::{Counters, Error, FlowCensus, Reader, Writer},
@@ -93,7 +96,7 @@ impl App {
     {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
-        let (flows, flows_in) = mpsc::channel(QUEUE);
+        let (listings, listings_in) = mpsc::channel(QUEUE);
         let (ended, ended_in) = mpsc::channel(QUEUE);
         let (chores, chores_in) = mpsc::channel(QUEUE);
         let (problems, problems_in) = watch::channel(routing::Problems::default());
@@ -130,6 +133,7 @@ impl App {
                 view,
             },
         );
+        let explainer = parts.writer.explainer();
         let resets = Resets::new(parts.writer.pairs(), ended_in, facts_in.clone(), parts.post);
         let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
         let reconciler = Reconciler::new(
@@ -145,7 +149,7 @@ impl App {
                 chores: chores_in,
             },
         );
-        let telemetry = Telemetry::new(parts.reader, counters, flows_in);
+        let telemetry = Telemetry::new(parts.reader, counters, listings_in);
         let api = Api {
             observer: Observer {
                 host: observe::host_name(),
@@ -159,8 +163,9 @@ impl App {
                 counters: counters_in,
             },
             requests: requests.clone(),
-            flows,
+            listings,
             chores,
+            explaining: Explaining::new(explainer),
             reconciled: reconciled.clone(),
         };
 

@@ -7,3 +7,4 @@ pub mod explain;
 pub mod health;
 pub mod net;
 pub mod status;
+pub mod tables;
