@@ -9,6 +9,7 @@ mod lists;
 mod names;
 pub mod offline;
 mod overview;
+mod tables;
 mod text;
 
 use std::{
@@ -23,6 +24,7 @@ pub use self::{
     args::{Cli, ListForm},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
     overview::overview_into,
+    tables::{entries_into, explanation_into, tables_into},
 };
 use self::{
     args::{
@@ -109,12 +111,14 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
             writeln!(terminal.out, "{}", report.text)?;
             Ok(if report.healthy { Done::Well } else { Done::Degraded })
         }
+        Verb::Explain(args) => tables::explain(&client, terminal, args).await,
         Verb::Flows(verb) => flows(&client, terminal, verb).await,
         Verb::Rip(verb) => rip(&client, terminal, verb).await,
         Verb::Status(args) => match args.watch {
             Some(every) => watch(&client, terminal, args.output, every).await,
             None => status(&client, terminal, args.output).await,
         },
+        Verb::Table(verb) => tables::table(&client, terminal, verb).await,
         Verb::Vip(verb) => vip(&client, terminal, verb).await,
     }
 }
@@ -261,6 +265,7 @@ async fn flows(
     verb: &FlowsVerb,
 ) -> Result<Done, RunError> {
     match verb {
+        FlowsVerb::Kill(args) => return tables::kill(client, terminal, args).await,
         FlowsVerb::List { vip, rip, client: from, limit, output } => {
             let query = FlowQuery { limit: Some(*limit), vip: vip.clone(), rip: rip.clone(), client: *from };
             let list = client.flows(&query).await?;
