@@ -1,6 +1,9 @@
 //! What the packet path would do with a packet, in words. Pure: facts in, lines out.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
