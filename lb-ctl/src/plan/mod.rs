@@ -5,19 +5,27 @@
 //!
 //! 1. links are attached, and it is said how replies leave by them;
 //! 2. the filter gains addresses;
-//! 3. per VIP: its source addresses, servers that come alive or change their MAC, the table, servers that die (they
-//!    have left the table by then), the service's record, source addresses that it needs no more;
+//! 3. per VIP: its source addresses, servers that come alive or change their MAC (and those that are dead anyway), what
+//!    those of the new table may take, which slots its servers have in other VIPs, the table, what those outside it may
+//!    take, servers that die (they have left the table by then), the service's record, source addresses that it needs no
+//!    more;
 //! 4. keys lead to services, keys are removed;
-//! 5. services and servers that nothing leads to are cleared, the filter loses addresses;
+//! 5. servers that no VIP shares any more are forgotten as such, services and servers that nothing leads to are cleared,
+//!    the filter loses addresses;
 //! 6. links are detached, and nothing leaves by them any more.
 //!
 //! A slot's generation rises when its server dies and when a free slot is given to another server, and at no
 //! other time: flows live through a change of MAC or target port, a drain, and the renaming of a server or VIP.
 //!
+//! A server that closes does so after the table has changed: were it the only one of the old table, new flows would be
+//! refused in between.
+//!
 //! A VIP may change between direct routing, NAT and SNAT. Flows that there are keep what was decided for them; but
 //! the filter follows what is desired, so the answers to NAT and SNAT flows of a VIP that turned to direct routing
 //! are no longer seen.
 #![forbid(unsafe_code)]
+
+mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +34,12 @@ use std::{
 
 use lb_common::{
     backend::{self, Backend, LinkRecord},
+    flow::VOID_GENERATION,
     limits::{MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES},
-    service::{Service, Sources, mode},
+    service::{Service, Sources, flags, mode},
 };
 
+use self::shared::Shared;
 use crate::{
     dataplane::{BackendIdentity, Filling, Installed, Op, ServiceIdentity, TableEntrant, TableSpec},
     model::desired::{DesiredBackend, DesiredService, DesiredState},
@@ -73,23 +83,31 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
     }
     let mut slots = Slots::new(installed);
     let mut kept_slots = BTreeSet::new();
+    let mut placed = BTreeMap::new();
     for (name, &id) in &ids {
         let service = &desired.services[*name];
-        let placed = slots.place(id, service);
-        if placed.len() < service.backends.len() {
+        let there = slots.place(id, service);
+        if there.len() < service.backends.len() {
             plan.problems.insert(
                 (*name).to_owned(),
                 format!(
                     "{} of {} real servers have no slot: at most {MAX_BACKENDS} real servers fit, counted once per VIP; remove VIPs or servers",
-                    service.backends.len() - placed.len(),
+                    service.backends.len() - there.len(),
                     service.backends.len(),
                 ),
             );
         }
-        kept_slots.extend(placed.values().map(|p| p.slot));
-        plan_service(name, id, service, &placed, installed, &mut plan);
+        kept_slots.extend(there.values().map(|p| p.slot));
+        placed.insert(*name, there);
+    }
+    let shared = Shared::of(desired, &ids, &placed, &mut plan.problems);
+    for (name, there) in &placed {
+        plan_service(name, &desired.services[*name], ids[name], there, &shared, installed, &mut plan);
     }
     plan_keys(desired, installed, &ids, &mut plan);
+    for (slot, service) in shared.ended(installed) {
+        plan.push(owner(service, installed, &ids), Op::RemoveTwin { slot, service });
+    }
     plan_clearing(installed, &ids, &kept_slots, &mut plan);
     if widened != filter {
         plan.push(None, filter.op());
@@ -139,6 +157,7 @@ fn service_ids<'a>(
     taken.extend(installed.services.keys());
     taken.extend(installed.keys.values());
     taken.extend(installed.backends.values().map(|(who, _)| who.service));
+    taken.extend(installed.twins.keys().map(|(_, service)| service));
     let mut free = (0..MAX_SERVICES as u16).filter(|id| !taken.contains(id));
     let mut room = Room::new(desired, &ids);
     for (name, service) in &desired.services {
@@ -212,11 +231,11 @@ impl<'a> Slots<'a> {
         for (&slot, (who, _)) in &installed.backends {
             by_address.entry((who.service, who.ip, who.port)).or_insert(slot);
         }
-        Self {
-            installed,
-            by_address,
-            free: Box::new((0..MAX_BACKENDS as u16).filter(|slot| !installed.backends.contains_key(slot))),
-        }
+        // A slot that still leads somewhere as a former server's would lead there as another's.
+        let twins: BTreeSet<u16> =
+            installed.twins.iter().flat_map(|((slot, _), twin)| [*slot, *twin]).collect();
+        let is_free = move |slot: &u16| !installed.backends.contains_key(slot) && !twins.contains(slot);
+        Self { installed, by_address, free: Box::new((0..MAX_BACKENDS as u16).filter(is_free)) }
     }
 
     /// A slot for each server, as far as they go.
@@ -253,29 +272,27 @@ impl Slots<'_> {
     }
 }
 
-/// Never 0, which says that a slot was never used.
+/// Never 0, which says that a slot was never used, nor the generation of flows that were ended.
 const fn next_generation(generation: u16) -> u16 {
     match generation.wrapping_add(1) {
-        0 => 1,
+        0 | VOID_GENERATION => 1,
         next => next,
     }
 }
 
 fn plan_service(
     name: &str,
-    id: u16,
     service: &DesiredService,
+    id: u16,
     placed: &BTreeMap<&str, Placed<'_>>,
+    shared: &Shared<'_>,
     installed: &Installed,
     plan: &mut Plan,
 ) {
     let vip = Some(name);
     let identity = ServiceIdentity { name: name.to_owned(), idle_timeout_secs: service.idle_timeout_secs };
-    let record = Service { persist_group: u32::from(id), ..service.record };
+    let record = shared.record(name, id, service);
     let current = installed.services.get(&id);
-    let mut put_service = current
-        .is_none_or(|(i, r)| *i != identity || *r != record)
-        .then_some(Op::PutService { service: id, identity, record });
     let sources = service.sources;
     let mut put_sources = (installed.sources.get(&id).copied().unwrap_or_default() != sources)
         .then_some(Op::PutSources { service: id, sources });
@@ -289,17 +306,30 @@ fn plan_service(
     // service that turns to round robin changes its record first, one that turns to hashing its table first. An empty
     // table suits any record: it goes before the record when SNAT loses its last source, and after when it had none.
     let had_no_source = installed.lacks_sources(id);
-    if current.is_some()
-        && (service.filling == Filling::RoundRobin || had_no_source)
-        && !service.entrants.is_empty()
-        && let Some(op) = put_service.take()
-    {
-        plan.push(vip, op);
+    let mut known = current.cloned();
+    if let Some((who, before)) = current {
+        let early = (service.filling == Filling::RoundRobin || had_no_source) && !service.entrants.is_empty();
+        let (who, base) = if early { (&identity, record) } else { (who, *before) };
+        // It stops sharing its persistence at once, and begins to when it knows all that is shared.
+        let sharing = if record.flags & flags::SHARED == 0 { record } else { *before };
+        let flags = base.flags & !flags::SHARED | sharing.flags & flags::SHARED;
+        let first = (who.clone(), Service { flags, persist_group: sharing.persist_group, ..base });
+        if known.as_ref() != Some(&first) {
+            let (identity, record) = first.clone();
+            plan.push(vip, Op::PutService { service: id, identity, record });
+            known = Some(first);
+        }
     }
 
+    let enters: BTreeSet<&str> = service.entrants.iter().map(|e| e.name.as_str()).collect();
     let (mut rising, mut dying) = (Vec::new(), Vec::new());
+    let (mut opening, mut closing) = (Vec::new(), Vec::new());
     for (rip, at) in placed {
         let backend = &service.backends[*rip];
+        if installed.loads.get(&at.slot).copied().unwrap_or_default() != backend.limits {
+            let op = Op::PutLoad { slot: at.slot, limits: backend.limits };
+            if enters.contains(rip) { &mut opening } else { &mut closing }.push(op);
+        }
         let was_live = at.current.is_some_and(|(_, r)| r.state == backend::state::LIVE);
         let record = match (backend.forward, at.current) {
             (Some(forward), _) => forward.live(at.generation),
@@ -316,7 +346,8 @@ fn plan_service(
             continue;
         }
         let op = Op::PutBackend { slot: at.slot, identity, backend: record };
-        if backend.forward.is_some() { &mut rising } else { &mut dying }.push(op);
+        let dies = was_live && backend.forward.is_none();
+        if dies { &mut dying } else { &mut rising }.push(op);
     }
     let entrants = service.entrants.iter().filter_map(|e| {
         Some(TableEntrant {
@@ -329,7 +360,14 @@ fn plan_service(
     let table = TableSpec { filling: service.filling, entrants: entrants.collect() };
     let put_table =
         (installed.tables.get(&id) != Some(&table)).then_some(Op::PutTable { service: id, table });
-    for op in rising.into_iter().chain(put_table).chain(dying).chain(put_service).chain(put_sources) {
+    let now = (identity, record);
+    let put_service = (known.as_ref() != Some(&now)).then(|| {
+        let (identity, record) = now;
+        Op::PutService { service: id, identity, record }
+    });
+    let before_table = rising.into_iter().chain(opening).chain(shared.begun(id, installed));
+    let after_table = closing.into_iter().chain(dying).chain(put_service).chain(put_sources);
+    for op in before_table.chain(put_table).chain(after_table) {
         plan.push(vip, op);
     }
 }

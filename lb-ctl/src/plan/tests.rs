@@ -1,6 +1,11 @@
 use std::net::Ipv4Addr;
 
-use lb_common::{load::Limits, net::Mac, service::pick};
+use lb_common::{
+    limits::MAX_TWINS,
+    load::{Limits, flags::CLOSED},
+    net::Mac,
+    service::pick,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -11,7 +16,7 @@ use crate::{
     },
     model::{
         config::Protocol,
-        desired::{DesiredBackend, Entrant, Forward},
+        desired::{DesiredBackend, Entrant, Forward, group_id},
     },
 };
 
@@ -51,13 +56,11 @@ fn service(keys: &[u8], hash: bool, servers: &[(u8, u8, Option<u8>, u16)]) -> De
         filling: if hash { Filling::Maglev } else { Filling::RoundRobin },
         backends: servers
             .iter()
-            .map(|&(name, octet, mac, _)| {
-                let backend = DesiredBackend {
-                    ip: ip(octet),
-                    port: None,
-                    forward: mac.map(forward),
-                    limits: Limits::default(),
-                };
+            .map(|&(name, octet, mac, weight)| {
+                let forward = mac.map(forward);
+                let weight = if forward.is_some() { weight } else { 0 };
+                let limits = Limits { weight, ..Limits::default() };
+                let backend = DesiredBackend { ip: ip(octet), port: None, forward, limits };
                 (format!("R{name}"), backend)
             })
             .collect(),
@@ -79,8 +82,23 @@ fn routed(mut service: DesiredService, mode: u8, sources: u32) -> DesiredService
         if sources == 0 {
             service.sources = Sources::default();
             service.entrants.clear();
+            service.backends.values_mut().for_each(|b| b.limits.weight = 0);
         }
     }
+    service
+}
+
+/// The service as one that balances by its servers' connections.
+fn least(mut service: DesiredService) -> DesiredService {
+    (service.record.pick, service.filling) = (pick::LEAST, Filling::Maglev);
+    service
+}
+
+/// The service as one that shares its persistence.
+fn grouped(mut service: DesiredService, group: &str) -> DesiredService {
+    service.group = Some(group.to_owned());
+    service.record.flags |= flags::SHARED;
+    service.record.persist_prefix = 32;
     service
 }
 
@@ -127,7 +145,7 @@ fn a_new_vip_gets_filter_servers_table_record_and_keys_in_that_order() {
         .collect();
     assert_eq!(
         kinds,
-        ["AttachLink", "SetFilter", "PutBackend", "PutTable", "PutService", "PutKey", "PutKey"]
+        ["AttachLink", "SetFilter", "PutBackend", "PutLoad", "PutTable", "PutService", "PutKey", "PutKey"]
     );
 }
 
@@ -247,6 +265,7 @@ fn a_link_is_described_before_services_use_it_and_forgotten_after_it_is_detached
             "SetFilter",
             "PutSources",
             "PutBackend",
+            "PutLoad",
             "PutTable",
             "PutService",
             "PutKey"
@@ -353,10 +372,9 @@ fn servers_without_a_slot_are_left_out_and_named_by_number() {
         for n in 0..9000u32 {
             let ip = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
             let name = format!("R{n}");
-            one.backends.insert(
-                name.clone(),
-                DesiredBackend { ip, port: None, forward: Some(forward(1)), limits: Limits::default() },
-            );
+            let limits = Limits::default();
+            let backend = DesiredBackend { ip, port: None, forward: Some(forward(1)), limits };
+            one.backends.insert(name.clone(), backend);
             one.entrants.push(Entrant { name, weight: 1 });
         }
         one
@@ -377,11 +395,125 @@ fn servers_without_a_slot_are_left_out_and_named_by_number() {
     assert_eq!(tables.collect::<Vec<_>>(), [9000, 9000 - 1616]);
 }
 
+#[test]
+fn a_server_that_closes_does_so_when_another_has_taken_its_place() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let servers = |weights: [u16; 2]| {
+        let [one, other] = weights;
+        least(service(&[0], true, &[(1, 10, Some(1), one), (2, 11, Some(2), other)]))
+    };
+    reach(&fake, &mut writer, &state(vec![("A", servers([100, 0]))]));
+    let mut next = servers([0, 50]);
+    next.backends.get_mut("R1").unwrap().limits = Limits { max: 9, flags: CLOSED, ..Limits::default() };
+    next.backends.get_mut("R2").unwrap().limits.max = 7;
+    let made = reach(&fake, &mut writer, &state(vec![("A", next)]));
+    let (closed, _) = slot_of(writer.installed(), 10);
+    let (opened, _) = slot_of(writer.installed(), 11);
+    let ops: Vec<&Op> = made.steps.iter().map(|s| &s.op).collect();
+    let [Op::PutLoad { slot: first, .. }, Op::PutTable { .. }, Op::PutLoad { slot: last, limits }] = ops[..]
+    else {
+        panic!("{ops:#?}")
+    };
+    assert_eq!((*first, *last, limits.flags), (opened, closed, CLOSED));
+}
+
+#[test]
+fn vips_of_a_group_know_their_servers_in_each_other_by_address_and_rather_by_port() {
+    let fake = Fake::default();
+    let (mut writer, _) = fake.open();
+    let with_ports = |servers: [(u8, u8, Option<u16>); 3], key| {
+        let mut nat = routed(service(&[key], true, &[]), mode::NAT, 0);
+        for (name, octet, port) in servers {
+            let ip = Ipv4Addr::new(10, 12, 1, octet).into();
+            let limits = Limits::default();
+            let backend = DesiredBackend { ip, port, forward: Some(forward(1)), limits };
+            nat.backends.insert(format!("R{name}"), backend);
+            nat.entrants.push(Entrant { name: format!("R{name}"), weight: 1 });
+        }
+        grouped(nat, "pacs")
+    };
+    // The third is in one of them alone; two share an address.
+    let one = with_ports([(1, 10, Some(104)), (2, 10, Some(105)), (3, 12, Some(104))], 0);
+    let other = with_ports([(1, 10, Some(105)), (2, 10, Some(106)), (3, 13, Some(104))], 1);
+    let desired = state(vec![("A", one.clone()), ("B", other)]);
+    reach(&fake, &mut writer, &desired);
+    let installed = writer.installed().clone();
+    let slot = |service: u16, octet: u8, port| {
+        let ip = IpAddr::from(Ipv4Addr::new(10, 12, 1, octet));
+        let is = |(_, (who, _)): &(&u16, &(BackendIdentity, Backend))| {
+            (who.service, who.ip, who.port) == (service, ip, Some(port))
+        };
+        *installed.backends.iter().find(is).unwrap().0
+    };
+    let expected = BTreeMap::from([
+        ((slot(0, 10, 104), 0), slot(0, 10, 104)),
+        ((slot(0, 10, 105), 0), slot(0, 10, 105)),
+        ((slot(0, 12, 104), 0), slot(0, 12, 104)),
+        ((slot(1, 10, 105), 1), slot(1, 10, 105)),
+        ((slot(1, 10, 106), 1), slot(1, 10, 106)),
+        ((slot(1, 13, 104), 1), slot(1, 13, 104)),
+        ((slot(0, 10, 104), 1), slot(1, 10, 105)),
+        ((slot(0, 10, 105), 1), slot(1, 10, 105)),
+        ((slot(1, 10, 105), 0), slot(0, 10, 105)),
+        ((slot(1, 10, 106), 0), slot(0, 10, 104)),
+    ]);
+    assert_eq!(installed.twins, expected);
+    let groups: BTreeSet<u32> = installed.services.values().map(|(_, r)| r.persist_group).collect();
+    assert_eq!(groups, [group_id("pacs")].into());
+    assert!(group_id("pacs") >> 31 == 1);
+
+    // One leaves: the other shares with nobody, and knows its own servers still.
+    let mut alone = one.clone();
+    alone.group = None;
+    alone.record.flags = 0;
+    reach(&fake, &mut writer, &state(vec![("A", alone), ("B", one)]));
+    assert_eq!(writer.installed().services[&0].1.persist_group, 0);
+    assert!(writer.installed().twins.keys().all(|(_, service)| *service == 1));
+    reach(&fake, &mut writer, &DesiredState::default());
+    assert!(writer.installed().twins.is_empty());
+}
+
+#[test]
+fn a_group_that_does_not_fit_is_told_and_its_vips_keep_their_persistence_to_themselves() {
+    let names: Vec<String> = (0..16).map(|n| format!("V{n:02}")).collect();
+    let servers: Vec<_> = (0..250).map(|n| (n, n, Some(1), 1)).collect();
+    let mut vips: Vec<_> = names
+        .iter()
+        .zip(0..)
+        .map(|(name, n)| (name.as_str(), grouped(service(&[n], true, &servers), "big")))
+        .collect();
+    assert!(16 * 16 * 250 <= MAX_TWINS, "these fit");
+    vips.push(("Z", grouped(service(&[200], true, &[(1, 10, Some(1), 1)]), "small")));
+    assert_eq!(plan(&state(vips.clone()), &Installed::default()).problems, BTreeMap::new());
+    vips.push(("W", grouped(service(&[201], true, &servers), "big")));
+    let made = plan(&state(vips), &Installed::default());
+    assert_eq!(made.problems.len(), 17);
+    assert!(made.problems["W"].starts_with("persistence group `big` does not fit"), "{}", made.problems["W"]);
+    for step in &made.steps {
+        if let Op::PutService { service, identity, record } = &step.op {
+            let shares = identity.name == "Z";
+            assert_eq!(record.flags & flags::SHARED != 0, shares, "{identity:?}");
+            assert_eq!(record.persist_group, if shares { group_id("small") } else { u32::from(*service) });
+        }
+    }
+    let twins = made.steps.iter().filter(|s| matches!(s.op, Op::PutTwin { .. })).count();
+    assert_eq!(twins, 1);
+}
+
+#[test]
+fn no_server_ever_gets_the_generation_of_flows_that_were_ended() {
+    assert_eq!(next_generation(VOID_GENERATION - 1), 1);
+    assert_eq!((next_generation(u16::MAX), next_generation(0), next_generation(7)), (1, 1, 8));
+}
+
 /// VIPs A to D share six keys, each key with at most one VIP; servers are five names over five addresses.
 fn any_state() -> impl Strategy<Value = DesiredState> {
     let server = (any::<bool>(), 0u8..5, prop::option::weighted(0.7, 0u8..3), 0u16..3);
     let way = (mode::DR..=mode::SNAT, 0u32..3, prop::option::of(1u16..3));
-    let vip = (any::<bool>(), prop::collection::vec(server, 5), 0usize..5, way);
+    // How it is balanced, whom it shares persistence with, and whether servers that take nothing are closed.
+    let taste = (0u8..3, 0usize..4, any::<bool>());
+    let vip = (taste, prop::collection::vec(server, 5), 0usize..5, way);
     (
         prop::collection::vec(vip, 4),
         prop::collection::vec(0usize..5, 6),
@@ -390,7 +522,9 @@ fn any_state() -> impl Strategy<Value = DesiredState> {
     )
         .prop_map(|(vips, keys, links, link_records)| {
             let mut services = BTreeMap::new();
-            for (n, (hash, servers, turn, (mode, sources, port))) in vips.into_iter().enumerate() {
+            for (n, ((balance, group, closes), servers, turn, (mode, sources, port))) in
+                vips.into_iter().enumerate()
+            {
                 let mine: Vec<u8> = (0..6u8).filter(|&k| keys[usize::from(k)] == n).collect();
                 if mine.is_empty() {
                     continue;
@@ -402,7 +536,16 @@ fn any_state() -> impl Strategy<Value = DesiredState> {
                     .filter(|(_, s)| s.0)
                     .map(|(i, (_, _, mac, weight))| (((i + turn) % 5) as u8, 10 + i as u8, mac, weight))
                     .collect();
-                let mut service = routed(service(&mine, hash, &servers), mode, sources);
+                let mut service = routed(service(&mine, balance > 0, &servers), mode, sources);
+                if balance == 2 {
+                    service = least(service);
+                }
+                if let Some(group) = ["x", "y"].get(group) {
+                    service = grouped(service, group);
+                }
+                for backend in service.backends.values_mut().filter(|b| closes && b.limits.weight == 0) {
+                    backend.limits.flags = CLOSED;
+                }
                 if mode != mode::DR {
                     // The port goes with the name, so that it changes where names turn.
                     let names = service.backends.iter_mut();
@@ -433,6 +576,10 @@ proptest! {
             prop_assert_eq!(plan(&desired, writer.installed()), Plan::default());
             let mut told = DesiredState::from_installed(writer.installed());
             told.addresses.clone_from(&desired.addresses);
+            // The kernel knows groups by their number.
+            for (name, service) in &mut told.services {
+                service.group.clone_from(&desired.services[name].group);
+            }
             prop_assert_eq!(&told, &desired);
             // A server that stays live keeps slot and generation, whatever else happens.
             for (slot, (who, record)) in &before.backends {
