@@ -217,9 +217,17 @@ async fn rip(
             rips_into(&mut terminal.out, &rips, *output, terminal.colour)?;
             Ok(Done::Well)
         }
-        RipVerb::Add { vip, rip, weight, dry_run } => {
+        RipVerb::Add { vip, rip, weight, max_connections, min_connections, dry_run } => {
             let NamedIp { name, ip, port } = rip.clone();
-            let change = Edit::RipAdd { vip: vip.clone(), rip: name, ip, port, weight: *weight };
+            let change = Edit::RipAdd {
+                vip: vip.clone(),
+                rip: name,
+                ip,
+                port,
+                weight: *weight,
+                max_connections: *max_connections,
+                min_connections: *min_connections,
+            };
             edit(client, terminal, change, *dry_run).await
         }
         RipVerb::Set { rip, assignments, dry_run } => {
@@ -348,6 +356,11 @@ fn vip_spec(args: &VipAddArgs) -> VipSpec {
         ports: args.ports.clone(),
         protocol: args.protocol.clone(),
         scheduler: args.scheduler.clone(),
+        persist: args.persist.clone(),
+        persist_group: args.persist_group.clone(),
+        fallback: args.fallback.clone(),
+        slow_start: args.slow_start.clone(),
+        unattended: args.unattended.clone(),
         check: args.check.clone(),
         calling_aet: args.calling_aet.clone(),
         called_aet: args.called_aet.clone(),

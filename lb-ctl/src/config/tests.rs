@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Code, Loaded, Texts, load_texts};
 use crate::model::config::{
-    CheckKind, Mode, Persist, Ports, Protocols, ReturnPath, Source, SourceAddresses, Vip,
+    CheckKind, Fallback, Mode, Persist, Ports, Protocols, ReturnPath, Scheduler, Source, SourceAddresses,
+    Unattended, Vip,
 };
 
 fn load(text: &str) -> Loaded {
@@ -71,6 +72,73 @@ fn persistence_by_source_address_lasts_five_minutes_by_default() {
 }
 
 #[test]
+fn connections_go_where_there_are_fewest_unless_said_otherwise() {
+    let plain = vip("", SERVERS);
+    assert_eq!((plain.scheduler, plain.fallback), (Scheduler::Wlc, Fallback::Reject));
+    assert_eq!((plain.slow_start, plain.unattended), (Duration::ZERO, Unattended::Serve));
+    assert_eq!((plain.rips[0].max_connections, plain.rips[0].min_connections), (0, 0));
+}
+
+#[test]
+fn a_fallback_is_a_word_or_a_server() {
+    let fallback = |keys: &str| of_mode("l4-nat", keys).config.vips.remove(0).fallback;
+    let server = |ip: &str, port| Fallback::Server { ip: ip.parse().unwrap(), port };
+    assert_eq!(fallback("fallback = 'drop'"), Fallback::Drop);
+    assert_eq!(fallback("fallback = '10.0.0.9'"), server("10.0.0.9", None));
+    assert_eq!(fallback("fallback = '10.0.0.9:81'"), server("10.0.0.9", Some(81)));
+    // The port of servers that have none is not that of a machine that does something else.
+    assert_eq!(fallback("fallback = '10.0.0.9'\nrip_port = 8080"), server("10.0.0.9", None));
+    // Another port of a server's machine is another server.
+    assert_eq!(fallback("fallback = '10.0.0.1:8081'"), server("10.0.0.1", Some(8081)));
+}
+
+#[test]
+fn a_vip_may_stay_on_the_server_in_use_over_a_profile_that_persists() {
+    let base = "[profile.p]\npersist = { type = 'source-ip', timeout = '1h', group = 'g' }\n";
+    let keys = format!("profile = 'p'\nscheduler = 'first'\npersist = 'last-successful'\n{SERVERS}");
+    assert_eq!(vip(base, &keys).persist, Persist::LastSuccessful);
+}
+
+/// Two VIPs with these `persist`, the second by IPv6 if `v6`.
+fn two(one: &str, other: &str, v6: bool) -> String {
+    let (ip, server) = if v6 { ("2001:db8::100", "2001:db8::1") } else { ("10.0.0.101", "10.0.0.1") };
+    format!(
+        "[vip]\nA = {{ mode = 'l4-dr', ip = '10.0.0.100', ports = [1], persist = {one}, {SERVERS} }}\nB = {{ mode = 'l4-dr', \
+         ip = '{ip}', ports = [1], persist = {other}, servers = {{ A = '{server}' }} }}\n"
+    )
+}
+
+#[test]
+fn vips_of_a_group_remember_clients_alike_within_each_family() {
+    let of = |keys: &str| format!("{{ type = 'source-ip', {keys} }}");
+    let said = |text: &str| load(text).warnings.into_iter().map(|w| w.help).collect::<Vec<_>>();
+    let none: [&str; 0] = [];
+    assert_eq!(said(&two(&of("group = 'g', prefix = 24"), &of("group = 'g', prefix = 24"), false)), none);
+    assert_eq!(said(&two(&of("group = 'g', prefix = 24"), &of("group = 'g', prefix = 64"), true)), none);
+    assert_eq!(
+        said(&two(&of("group = 'archive'"), &of("group = 'archvie', timeout = '1h'"), false)),
+        ["did you mean \"archvie\"?", "did you mean \"archive\"?"]
+    );
+    assert_eq!(
+        said(&two(&of("group = 'g'"), "'none'", false)),
+        ["name it in another VIP too, or remove `group`"]
+    );
+}
+
+#[test]
+fn more_servers_than_a_table_lists_are_refused() {
+    let text = |count: u32| {
+        let servers = (0..count).map(|n| format!("S{n} = '10.1.{}.{}', ", n / 250, n % 250 + 1));
+        let servers: String = servers.collect();
+        format!("[vip.V]\nmode = 'l4-dr'\nip = '10.0.0.100'\nports = [104]\nservers = {{ {servers} }}\n")
+    };
+    assert_eq!(load(&text(512)).config.vips[0].rips.len(), 512);
+    let errors = load_texts(Texts::single("lbd.toml", text(513))).unwrap_err().errors;
+    let [error] = errors.as_slice() else { panic!("{errors:#?}") };
+    assert_eq!(error.message, "vip `V` has 513 servers, the limit is 512");
+}
+
+#[test]
 fn an_empty_file_is_a_configuration() {
     let loaded = load("");
     assert!(loaded.config.vips.is_empty() && loaded.warnings.is_empty());
@@ -89,8 +157,13 @@ fn what_is_worth_knowing_is_warned_of() {
     assert_eq!(warnings(SERVERS), []);
     assert_eq!(warnings(&format!("check = 'off'\n{SERVERS}")), [Code::CheckOff]);
     assert_eq!(warnings("servers = {}"), [Code::NoServers]);
-    let redundant = format!("scheduler = 'source-hash'\npersist = 'source-ip'\n{SERVERS}");
-    assert_eq!(warnings(&redundant), [Code::Redundant]);
+    for redundant in [
+        "scheduler = 'source-hash'\npersist = 'source-ip'",
+        "scheduler = 'first'\nslow_start = '30s'",
+        "persist = { type = 'source-ip', group = 'g' }",
+    ] {
+        assert_eq!(warnings(&format!("{redundant}\n{SERVERS}")), [Code::Redundant], "{redundant}");
+    }
     let unused = format!("{SERVERS}\n[pool.x]\nservers = {{ X = '10.0.0.9' }}\n[profile.y]\nmode = 'l4-dr'");
     assert_eq!(warnings(&unused), [Code::Unused, Code::Unused]);
 }

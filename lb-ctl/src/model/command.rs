@@ -45,6 +45,10 @@ pub enum Edit {
         port: Option<u16>,
         /// Weight; `None` = the default.
         weight: Option<u16>,
+        /// Most active connections; `None` = the default.
+        max_connections: Option<u16>,
+        /// Fewer active connections than this make room again; `None` = the default.
+        min_connections: Option<u16>,
     },
     /// Remove a real server.
     RipDelete(RipId),
@@ -95,6 +99,16 @@ pub struct VipSpec {
     pub protocol: Option<String>,
     /// Scheduler's name.
     pub scheduler: Option<String>,
+    /// `none`, `source-ip`, `last-successful`.
+    pub persist: Option<String>,
+    /// Persistence group of `source-ip`.
+    pub persist_group: Option<String>,
+    /// `reject`, `drop`, or a server: `10.0.0.9`, `10.0.0.9:80`.
+    pub fallback: Option<String>,
+    /// Time in which a server that came up works its way to its whole weight: `30s`.
+    pub slow_start: Option<String>,
+    /// `serve` or `refuse`.
+    pub unattended: Option<String>,
     /// `connect`, `dicom-echo`, `off`.
     pub check: Option<String>,
     /// Calling AE title of a `dicom-echo` check.

@@ -126,6 +126,34 @@ async fn a_translated_vip_is_added_as_typed() {
 }
 
 #[tokio::test]
+async fn who_gets_a_connection_is_added_as_typed() {
+    let daemon = Daemon::serve(Script::new(green()));
+    let ran = daemon
+        .lbctl("vip add NEW --mode l4-nat --ip 10.12.1.200 --ports 80 --scheduler wlc --persist source-ip --persist-group pacs --fallback 10.12.1.119:8080 --slow-start 30s --unattended refuse --rip A=10.12.1.110")
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let text = |text: &str| Some(text.to_owned());
+    let spec = VipSpec {
+        name: "NEW".to_owned(),
+        mode: "l4-nat".to_owned(),
+        ip: "10.12.1.200".to_owned(),
+        ports: "80".to_owned(),
+        scheduler: text("wlc"),
+        persist: text("source-ip"),
+        persist_group: text("pacs"),
+        fallback: text("10.12.1.119:8080"),
+        slow_start: text("30s"),
+        unattended: text("refuse"),
+        rips: vec![("A".to_owned(), "10.12.1.110".to_owned())],
+        ..VipSpec::default()
+    };
+    assert_eq!(
+        daemon.commands(),
+        [Command::Edit { edit: Box::new(Edit::VipAdd(Box::new(spec))), dry_run: false }]
+    );
+}
+
+#[tokio::test]
 async fn every_edit_says_what_was_typed() {
     let daemon = Daemon::serve(Script::new(green()));
     let id = || RipId { vip: "V".to_owned(), rip: "R".to_owned() };
@@ -147,6 +175,20 @@ async fn every_edit_says_what_was_typed() {
                 ip: "fd00::7".parse().expect("an address"),
                 port: None,
                 weight: Some(50),
+                max_connections: None,
+                min_connections: None,
+            },
+        ),
+        (
+            "rip add V R=10.0.0.7 --max-connections 50 --min-connections 40",
+            Edit::RipAdd {
+                vip: "V".to_owned(),
+                rip: "R".to_owned(),
+                ip: "10.0.0.7".parse().expect("an address"),
+                port: None,
+                weight: None,
+                max_connections: Some(50),
+                min_connections: Some(40),
             },
         ),
         (
@@ -157,6 +199,8 @@ async fn every_edit_says_what_was_typed() {
                 ip: "fd00::7".parse().expect("an address"),
                 port: Some(8080),
                 weight: None,
+                max_connections: None,
+                min_connections: None,
             },
         ),
         (

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
+mod shares;
 mod shown;
 mod translated;
 
@@ -147,7 +148,15 @@ fn rip_set(vip: &str, rip: &str, key: &str, value: &str) -> Edit {
 }
 
 fn rip_add(vip: &str, rip: &str, ip: &str, weight: Option<u16>) -> Edit {
-    Edit::RipAdd { vip: vip.into(), rip: rip.into(), ip: ip.parse().unwrap(), port: None, weight }
+    Edit::RipAdd {
+        vip: vip.into(),
+        rip: rip.into(),
+        ip: ip.parse().unwrap(),
+        port: None,
+        weight,
+        max_connections: None,
+        min_connections: None,
+    }
 }
 
 fn vip_add(spec: VipSpec) -> Edit {
@@ -342,7 +351,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
         pool_vips(vip).iter().filter_map(|name| find(config, name)).collect()
     };
     match edit {
-        Edit::RipAdd { vip, rip, ip, port, weight } => {
+        Edit::RipAdd { vip, rip, ip, port, weight, max_connections, min_connections } => {
             let Some(at) = find(config, vip) else { return false };
             if config.vips[at].rips.iter().any(|r| r.name == *rip || r.ip == *ip) {
                 return false;
@@ -353,8 +362,8 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                     ip: *ip,
                     port: *port,
                     weight: weight.unwrap_or(100),
-                    max_connections: 0,
-                    min_connections: 0,
+                    max_connections: max_connections.unwrap_or(0),
+                    min_connections: min_connections.unwrap_or(0),
                 });
             }
         }

@@ -130,6 +130,8 @@ fn a_server_is_added_with_its_port() {
         ip: "10.0.0.3".parse().unwrap(),
         port,
         weight,
+        max_connections: None,
+        min_connections: None,
     };
     let line = |w3: &str| {
         let (head, _) = TRANSLATED.lines().last().unwrap().rsplit_once(" } # both").unwrap();
@@ -147,6 +149,8 @@ fn a_server_is_added_with_its_port() {
         ip: "10.0.0.23".parse().unwrap(),
         port: Some(1),
         weight: None,
+        max_connections: None,
+        min_connections: None,
     };
     assert!(refusal(&edit).contains("config::dr-port"));
 }

@@ -166,6 +166,21 @@ pub struct VipAddArgs {
     /// Who gets a new connection
     #[arg(long, value_parser = PossibleValuesParser::new(SCHEDULERS))]
     pub scheduler: Option<String>,
+    /// Whether clients come back to their server, or all stay on the server in use (with scheduler first)
+    #[arg(long, value_parser = PossibleValuesParser::new(PERSISTS))]
+    pub persist: Option<String>,
+    /// Send a client to the same server in all VIPs of this group (with --persist source-ip)
+    #[arg(long, value_name = "NAME")]
+    pub persist_group: Option<String>,
+    /// What clients get when no server is up: `reject`, `drop`, or this server
+    #[arg(long, value_name = "reject|drop|ADDRESS[:PORT]")]
+    pub fallback: Option<String>,
+    /// Time in which a server that came up works its way to its whole weight, e.g. 30s
+    #[arg(long, value_name = "TIME")]
+    pub slow_start: Option<String>,
+    /// What becomes of new connections while lbd does not run
+    #[arg(long, value_parser = PossibleValuesParser::new(UNATTENDED))]
+    pub unattended: Option<String>,
     /// How the servers are checked
     #[arg(long, value_parser = PossibleValuesParser::new(CHECKS))]
     pub check: Option<String>,
@@ -216,6 +231,12 @@ pub enum RipVerb {
         /// Share of new connections, 0 to 256
         #[arg(long, value_parser = clap::value_parser!(u16).range(..=256))]
         weight: Option<u16>,
+        /// Most active connections; beyond it new ones go to other servers (0 = no limit)
+        #[arg(long, value_name = "N")]
+        max_connections: Option<u16>,
+        /// Once full, take new connections again with fewer than this (0 = as soon as there is room)
+        #[arg(long, value_name = "N")]
+        min_connections: Option<u16>,
         #[command(flatten)]
         /// `--dry-run`.
         dry_run: DryRun,
@@ -385,6 +406,8 @@ const DEFAULT_CONFIG: &str = "/etc/lbd/lbd.toml";
 
 const MODES: [&str; 3] = ["l4-dr", "l4-nat", "l4-snat"];
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "tcp+udp"];
-const SCHEDULERS: [&str; 4] = ["first", "maglev", "source-hash", "wrr"];
+const SCHEDULERS: [&str; 5] = ["first", "maglev", "source-hash", "wlc", "wrr"];
+const PERSISTS: [&str; 3] = ["last-successful", "none", "source-ip"];
+const UNATTENDED: [&str; 2] = ["refuse", "serve"];
 const RETURN_PATHS: [&str; 2] = ["last-hop", "route"];
 const CHECKS: [&str; 3] = ["connect", "dicom-echo", "off"];

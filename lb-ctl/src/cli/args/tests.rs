@@ -1,7 +1,7 @@
 use clap::CommandFactory as _;
 
 use super::*;
-use crate::model::config::{Mode, Protocols, ReturnPath, Scheduler};
+use crate::model::config::{Mode, Protocols, ReturnPath, Scheduler, Unattended};
 
 fn parse(line: &str) -> Cli {
     Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"))
@@ -31,12 +31,15 @@ fn every_verb_parses() {
          --check dicom-echo --calling-aet LB --called-aet PACS --rip A=10.12.1.110 --rip B=10.12.1.111 --dry-run",
         "lbctl vip add V --mode l4-snat --ip 10.12.1.100 --ports all --protocol tcp+udp --source vip --source-ports \
          20000-29999 --return route --no-reset --rip A=[fd00::2]:8080",
+        "lbctl vip add V --mode l4-nat --ip 10.12.1.100 --ports 80 --scheduler wlc --persist source-ip --persist-group \
+         pacs --fallback 10.12.1.119:8080 --slow-start 30s --unattended refuse --rip A=10.12.1.110",
         "lbctl vip set DICOM idle_timeout=12h check.called_aet=PACS -n",
         "lbctl vip delete DICOM",
         "lbctl rip list",
         "lbctl rip list DICOM -o name",
         "lbctl rip add DICOM DICOM3=fd00:12::112 --weight 0",
         "lbctl rip add DICOM DICOM3=10.12.1.112:11112",
+        "lbctl rip add DICOM DICOM3=10.12.1.112 --max-connections 50 --min-connections 40",
         "lbctl rip set DICOM/DICOM1 weight=50",
         "lbctl rip delete DICOM/DICOM1 --dry-run",
         "lbctl rip drain DICOM/DICOM1 DICOM2",
@@ -88,6 +91,7 @@ fn values_offered_are_values_of_the_configuration() {
     known::<Protocols>(&PROTOCOLS);
     known::<ReturnPath>(&RETURN_PATHS);
     known::<Scheduler>(&SCHEDULERS);
+    known::<Unattended>(&UNATTENDED);
 }
 
 #[test]
@@ -115,6 +119,7 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
         ("lbctl rip add V A=pacs1", "`pacs1` is not an IP address"),
         ("lbctl rip add V 10.0.0.1", "`10.0.0.1` is not NAME=ADDRESS"),
         ("lbctl rip add V A=10.0.0.1 --weight 257", "257 is not in 0..=256"),
+        ("lbctl rip add V A=10.0.0.1 --max-connections 65536", "65536 is not in 0..=65535"),
         ("lbctl rip set A weight=50", "write VIP/RIP, e.g. DICOM/A"),
         ("lbctl rip set V/A weight", "`weight` is not KEY=VALUE"),
         ("lbctl rip set V/A weight=", "`weight=` is not KEY=VALUE"),

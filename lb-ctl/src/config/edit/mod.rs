@@ -61,8 +61,13 @@ pub enum EditError {
 pub fn plan_edit(loaded: &Loaded, edit: &Edit) -> Result<Edited, EditError> {
     let mut plan = Plan { loaded, texts: loaded.texts.clone(), notes: Vec::new() };
     match edit {
-        Edit::RipAdd { vip, rip, ip, port, weight } => {
-            plan.rip_add(vip, rip, server_value(*ip, *port, *weight))?;
+        Edit::RipAdd { vip, rip, ip, port, weight, max_connections, min_connections } => {
+            let numbers = [
+                ("weight", *weight),
+                ("max_connections", *max_connections),
+                ("min_connections", *min_connections),
+            ];
+            plan.rip_add(vip, rip, server_value(*ip, *port, &numbers))?;
         }
         Edit::RipDelete(id) => plan.rip_delete(id)?,
         Edit::RipSet { id, assignments } => plan.rip_set(id, assignments)?,

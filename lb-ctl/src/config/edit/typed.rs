@@ -19,6 +19,9 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     let words = [
         ("protocol", &spec.protocol),
         ("scheduler", &spec.scheduler),
+        ("fallback", &spec.fallback),
+        ("slow_start", &spec.slow_start),
+        ("unattended", &spec.unattended),
         ("source", &spec.source),
         ("source_ports", &spec.source_ports),
         ("return", &spec.return_path),
@@ -30,6 +33,13 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     }
     if let Some(reset) = spec.reset {
         keys.insert("reset", reset.into());
+    }
+    if let Some(group) = &spec.persist_group {
+        let kind = spec.persist.as_ref().map(|kind| ("type", kind.as_str()));
+        let given = kind.into_iter().chain([("group", group.as_str())]);
+        keys.insert("persist", Value::InlineTable(given.collect()));
+    } else if let Some(persist) = &spec.persist {
+        keys.insert("persist", persist.as_str().into());
     }
     let titles = [("calling_aet", &spec.calling_aet), ("called_aet", &spec.called_aet)];
     if titles.iter().any(|(_, title)| title.is_some()) {
@@ -46,16 +56,19 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
 }
 
 /// A server as short as it can be said.
-pub(super) fn server_value(ip: IpAddr, port: Option<u16>, weight: Option<u16>) -> Value {
-    let Some(weight) = weight else {
+pub(super) fn server_value(ip: IpAddr, port: Option<u16>, numbers: &[(&str, Option<u16>)]) -> Value {
+    let mut given = numbers.iter().filter_map(|(key, number)| Some((*key, i64::from((*number)?)))).peekable();
+    if given.peek().is_none() {
         return port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string()).into();
-    };
+    }
     let mut keys = InlineTable::new();
     keys.insert("ip", ip.to_string().into());
     if let Some(port) = port {
         keys.insert("port", i64::from(port).into());
     }
-    keys.insert("weight", i64::from(weight).into());
+    for (key, number) in given {
+        keys.insert(key, number.into());
+    }
     Value::InlineTable(keys)
 }
 
