@@ -18,6 +18,7 @@ use crate::{
         config::{CheckKind, Rip, SourceAddresses, Vip},
         health::{Health, HealthMap, RipId, Verdict},
         net::{Address, NetFacts, VipAddress},
+        operator::{Forced, Order, Word, utc},
         status::{
             Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, SourcePorts,
             Status, VipStatus,
@@ -269,7 +270,10 @@ impl Scene<'_> {
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
         let count = |by_slot: &BTreeMap<u16, u64>| slot.and_then(|s| by_slot.get(s)).copied().unwrap_or(0);
         let decided = note.map_or(RipState::Checking, |n| n.state);
-        let why = note.and_then(|n| n.detail.clone()).unwrap_or_else(|| check_detail(vip, health));
+        let word = self.view.operator.get(&id).copied().unwrap_or_default();
+        let connections = count(&self.census.active_by_slot);
+        let concern = note.and_then(|n| n.detail.clone());
+        let why = told(&word, decided, connections, concern, check_detail(vip, health), self.now);
         let in_table = slot.is_some_and(|slot| self.in_tables.contains(slot));
         // What was decided counts when the kernel's table says the same.
         let (state, detail) = match (self.is_entrant(&id), in_table) {
@@ -284,13 +288,13 @@ impl Scene<'_> {
             port: rip.port,
             weight: rip.weight,
             state,
-            operator: self.view.operator.get(&id).copied().unwrap_or_default(),
+            operator: word,
             verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
             verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
             detail,
             reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
             steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
-            connections: count(&self.census.active_by_slot),
+            connections,
             closing: count(&self.census.closing_by_slot),
             packets_total: packets,
             bytes_total: bytes,
@@ -322,7 +326,8 @@ impl Scene<'_> {
     }
 
     fn problems(&self, links: &[LinkStatus], vips: &[VipStatus], detached: bool) -> Vec<String> {
-        let mut problems: Vec<String> = self.view.config_problem.iter().cloned().collect();
+        let mut problems: Vec<String> =
+            self.view.config_problem.iter().chain(&self.view.operator_problem).cloned().collect();
         if !self.facts.complete {
             problems.push("the network's state is not known yet: the data plane stays as it was".to_owned());
         } else if detached {
@@ -431,6 +436,74 @@ fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
     last.failure
         .as_ref()
         .map_or_else(|| format!("{what} {}", short(last.took)), |failure| failure.text.clone())
+}
+
+/// What is to be known of a server beside its one word: what its drain waits for, what is wrong, what overrules the
+/// check, and what the check says.
+fn told(
+    word: &Word,
+    state: RipState,
+    connections: u64,
+    concern: Option<String>,
+    check: String,
+    now: SystemTime,
+) -> String {
+    let now = since(SystemTime::UNIX_EPOCH, now);
+    let forced = |forced: Forced| {
+        let how = if forced.up { "forced up" } else { "forced down" };
+        let until =
+            forced.until_epoch_secs.map_or_else(String::new, |at| format!(" until {}", clock(at, now)));
+        format!("{how}{until} (the check says: {check})")
+    };
+    let drain = match (state, word.order) {
+        (RipState::Drain, Order::Drain { deadline_epoch_secs, then_halt, .. }) => {
+            waits(connections, deadline_epoch_secs, then_halt, now)
+        }
+        _ => None,
+    };
+    let because = match (word.forced.map(forced), concern) {
+        (Some(forced), Some(concern)) => format!("{concern}; {forced}"),
+        (Some(only), None) | (None, Some(only)) => only,
+        (None, None) => check,
+    };
+    drain.map_or_else(|| because.clone(), |drain| format!("{drain}; {because}"))
+}
+
+/// `3 connections, halts in 4 min`; nothing for a drain that has no end.
+fn waits(
+    connections: u64,
+    deadline_epoch_secs: Option<u64>,
+    then_halt: bool,
+    now_epoch_secs: u64,
+) -> Option<String> {
+    let end = match (deadline_epoch_secs.map(|at| at.saturating_sub(now_epoch_secs)), then_halt) {
+        (None, false) => return None,
+        (None, true) => "halts when they are gone".to_owned(),
+        (Some(0), false) => "its time is over".to_owned(),
+        (Some(secs), false) => format!("has {}", minutes(secs)),
+        (Some(secs), true) => format!("halts in {}", minutes(secs)),
+    };
+    let plural = if connections == 1 { "" } else { "s" };
+    Some(format!("{connections} connection{plural}, {end}"))
+}
+
+/// `45 s`, `4 min`, `3 h 5 min`: rounded up to minutes from the first on.
+fn minutes(secs: u64) -> String {
+    match (secs, secs.div_ceil(60)) {
+        (..60, _) => format!("{secs} s"),
+        (_, minutes @ ..60) => format!("{minutes} min"),
+        (_, minutes) if minutes % 60 == 0 => format!("{} h", minutes / 60),
+        (_, minutes) => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
+/// A time of today as `12:30 UTC`, any other with its date.
+fn clock(at_epoch_secs: u64, now_epoch_secs: u64) -> String {
+    let (at, now) = (utc(at_epoch_secs), utc(now_epoch_secs));
+    match (at.split_once(' '), now.split_once(' ')) {
+        (Some((day, time)), Some((today, _))) if day == today => time.to_owned(),
+        _ => at,
+    }
 }
 
 /// `0.4 ms`, `3 ms`, `1.2 s`.

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -57,6 +58,19 @@ pub fn load<T: DeserializeOwned>(
     version: u32,
     cure: &'static str,
 ) -> Result<Option<T>, StateError> {
+    load_any(path, version..=version, cure)
+}
+
+/// [`load`] of state whose earlier versions are written in the same form.
+///
+/// # Errors
+///
+/// As of [`load`].
+pub fn load_any<T: DeserializeOwned>(
+    path: &Path,
+    versions: RangeInclusive<u32>,
+    cure: &'static str,
+) -> Result<Option<T>, StateError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -64,8 +78,9 @@ pub fn load<T: DeserializeOwned>(
     };
     let corrupt = |detail: String| StateError::Corrupt { path: path.to_owned(), detail, cure };
     let found: Version = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
-    if found.version != version {
-        return Err(corrupt(format!("has version {}, this build knows {version}", found.version)));
+    if !versions.contains(&found.version) {
+        let known = versions.end();
+        return Err(corrupt(format!("has version {}, this build knows {known}", found.version)));
     }
     let envelope: Envelope<T> = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
     Ok(Some(envelope.data))

@@ -227,7 +227,7 @@ pub enum ClientError {
     },
     /// No answer before the deadline.
     #[error(
-        "lbd at {} did not answer {call} within {}; wait longer with --timeout, or see its journal",
+        "lbd at {} did not answer {call} within {}; wait longer with --answer-timeout, or see its journal",
         .socket.display(),
         humantime::format_duration(*.deadline)
     )]
@@ -337,7 +337,10 @@ fn server_version(headers: &HeaderMap) -> Option<String> {
 
 fn flows_path(query: &FlowQuery) -> String {
     let FlowQuery { limit, vip, rip, client } = query;
-    path("/v1/flows", [("limit", text(limit)), ("vip", text(vip)), ("rip", text(rip)), ("client", text(client))])
+    path(
+        "/v1/flows",
+        [("limit", text(limit)), ("vip", text(vip)), ("rip", text(rip)), ("client", text(client))],
+    )
 }
 
 fn entries_path(query: &EntryQuery) -> String {

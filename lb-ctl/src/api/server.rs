@@ -291,7 +291,12 @@ impl Api {
     }
 
     /// Waits until the data plane holds a goal, and its addresses were tried.
-    pub(super) async fn confirm(&self, goal: u64, mut outcome: Outcome, before: &Reconciled) -> Result<Outcome, No> {
+    pub(super) async fn confirm(
+        &self,
+        goal: u64,
+        mut outcome: Outcome,
+        before: &Reconciled,
+    ) -> Result<Outcome, No> {
         let mut reconciled = self.reconciled.clone();
         let arrived = reconciled.wait_for(|r| r.number >= goal && r.settled);
         let arrived = match timeout(APPLY_DEADLINE, arrived).await {

@@ -16,18 +16,17 @@ use tokio::sync::Semaphore;
 
 use super::server::{Api, No, in_time};
 use crate::{
-    control::View,
+    control::{Done, Request, View},
     dataplane::{
         FlowFilter, Installed, PersistFilter, Persisted, ServiceKey,
         explain::{Explainer, Probe, Rehearsal},
     },
     explain::{explain, network},
     model::{
+        command::{Command, Outcome},
         config::{Config, Persist, Vip},
         explain::{ExplainQuery, Explanation},
-        tables::{
-            Clear, EntryList, EntryQuery, EntryStatus, Kill, Removed, TableKind, TableStatus,
-        },
+        tables::{Clear, EntryList, EntryQuery, EntryStatus, Kill, Removed, TableKind, TableStatus},
     },
     reconcile::Chore,
     telemetry::Listing,
@@ -77,22 +76,26 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/explain", get(explain_packet))
 }
 
-async fn kill(
-    State(api): State<Api>,
-    body: Result<Json<Kill>, JsonRejection>,
-) -> Result<Json<Removed>, No> {
+async fn kill(State(api): State<Api>, body: Result<Json<Kill>, JsonRejection>) -> Result<Json<Removed>, No> {
     let Json(kill) = body?;
     let moment = api.moment();
     let which = moment.flow_filter(&kill)?;
-    let count = if kill.dry_run {
+    if kill.dry_run {
         let flows = api.every_flow().await?;
-        flows.iter().filter(|flow| which.holds(flow.service, flow.slot, flow.client)).count() as u64
-    } else {
-        let count = api.have_done(|reply| Chore::Kill(which.clone(), reply)).await?;
-        tracing::info!("{count} connections were ended by the operator's word: {kill:?}");
-        count
-    };
-    Ok(Json(Removed { count, notes: moment.kill_notes(&which) }))
+        let count = flows.iter().filter(|flow| which.holds(flow.service, flow.slot, flow.client)).count();
+        return Ok(Json(Removed { count: count as u64, lines: Vec::new() }));
+    }
+    let count = api.have_done(|reply| Chore::Kill(which.clone(), reply)).await?;
+    tracing::info!("an operator ended {count} connections: {kill:?}");
+    let mut lines = vec![format!("{} ended", plural(count, "connection"))];
+    if count > 0 && moment.any_direct(&which) {
+        lines.push(
+            "with direct routing a client learns of it at its next packet, and its server from the client or by its \
+             own time-out"
+                .to_owned(),
+        );
+    }
+    Ok(Json(Removed { count, lines }))
 }
 
 async fn tables(State(api): State<Api>) -> Result<Json<Vec<TableStatus>>, No> {
@@ -168,6 +171,9 @@ async fn clear(
     let moment = api.moment();
     let vip = moment.remembering(&clear.vip)?;
     let id = moment.service(&vip.name)?;
+    if vip.persist == Persist::LastSuccessful {
+        return forget_server(&api, &clear).await.map(Json);
+    }
     let slots = clear.rip.as_ref().map(|rip| moment.slots(rip, Some(id))).transpose()?;
     let which = PersistFilter {
         group: Some(moment.group_of(id)),
@@ -175,14 +181,33 @@ async fn clear(
         client: clear.client,
     };
     let count = api.have_done(|reply| Chore::ClearPersistence(which, reply)).await?;
-    tracing::info!("{count} clients were forgotten by the operator's word: {clear:?}");
+    tracing::info!("an operator had {count} clients forgotten: {clear:?}");
+    let mut lines = vec![format!("{} forgotten", plural(count, "client"))];
     let sharing = moment.sharing_with(id);
-    let notes = if count == 0 || sharing.is_empty() {
-        Vec::new()
-    } else {
-        vec![format!("they are forgotten in {} too, which shares the entries", sharing.join(", "))]
-    };
-    Ok(Json(Removed { count, notes }))
+    if count > 0 && !sharing.is_empty() {
+        lines.push(format!("they are forgotten in {}, too: the entries are shared", sharing.join(", ")));
+    }
+    Ok(Json(Removed { count, lines }))
+}
+
+/// Forgets the server that a VIP keeps to.
+async fn forget_server(api: &Api, clear: &Clear) -> Result<Removed, No> {
+    let vip = &clear.vip;
+    if clear.client.is_some() || clear.rip.is_some() {
+        return Err(No::invalid(format!(
+            "VIP {vip} remembers one server for all clients (last-successful): clear it without naming a client or server"
+        )));
+    }
+    let before = Arc::clone(&api.reconciled.borrow());
+    let command = Command::Forget { vip: vip.clone() };
+    let Done { outcome, goal } = api.ask(|reply| Request::Command(Box::new(command), reply)).await?;
+    let Outcome { changes: mut lines, warnings } = api.confirm(goal, outcome, &before).await?;
+    lines.extend(warnings);
+    let now = api.moment();
+    if let Some(server) = now.id_of(vip).and_then(|id| now.first_of(id)) {
+        lines.push(format!("new connections go to {server} from now on"));
+    }
+    Ok(Removed { count: 1, lines })
 }
 
 async fn explain_packet(
@@ -285,24 +310,16 @@ impl Moment {
         })
     }
 
-    /// What people should know who end these flows.
-    fn kill_notes(&self, which: &FlowFilter) -> Vec<String> {
-        let slots = which.slots.as_ref();
-        let concerned = |id: &u16| {
-            which.services.as_ref().is_none_or(|services| services.contains(id))
-                && slots.is_none_or(|slots| {
-                    slots.iter().any(|slot| {
-                        self.installed.backends.get(slot).is_some_and(|(who, _)| who.service == *id)
-                    })
-                })
+    /// True when some of these flows may be of direct routing.
+    fn any_direct(&self, which: &FlowFilter) -> bool {
+        let has_slot = |id: &u16, slot: &u16| {
+            self.installed.backends.get(slot).is_some_and(|(who, _)| who.service == *id)
         };
-        let mut services = self.installed.services.iter().filter(|(id, _)| concerned(id));
-        if services.any(|(_, (_, record))| record.mode == mode::DR) {
-            return vec![
-                "with direct routing a client learns of it at its next packet, and its server from the client or by its own time-out".to_owned(),
-            ];
-        }
-        Vec::new()
+        let mut services = self.installed.services.iter().filter(|(id, _)| {
+            which.services.as_ref().is_none_or(|services| services.contains(id))
+                && which.slots.as_ref().is_none_or(|slots| slots.iter().any(|slot| has_slot(id, slot)))
+        });
+        services.any(|(_, (_, record))| record.mode == mode::DR)
     }
 
     /// The server that gets everything, of a VIP that keeps to one.
@@ -334,7 +351,11 @@ impl Moment {
         if record.generation != entry.generation || record.state != backend::state::LIVE {
             return None;
         }
-        if who.service == id { Some(entry.slot) } else { self.installed.twins.get(&(entry.slot, id)).copied() }
+        if who.service == id {
+            Some(entry.slot)
+        } else {
+            self.installed.twins.get(&(entry.slot, id)).copied()
+        }
     }
 
     /// These slots of a service, and those that the same servers have in services which share its entries.
@@ -411,6 +432,10 @@ fn not_served(vip: &Vip) -> String {
 /// `DICOM (10.12.1.100, tcp 104,11112)`.
 fn described(vip: &Vip) -> String {
     format!("{} ({}, {} {})", vip.name, vip.ip, vip.protocols.name(), vip.ports)
+}
+
+fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn listed(names: impl Iterator<Item = String>) -> String {

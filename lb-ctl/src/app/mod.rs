@@ -6,7 +6,7 @@ use std::{
     future::Future,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -127,6 +127,9 @@ impl App {
                 requests: requests_in,
                 facts: facts_in.clone(),
                 health: health_in.clone(),
+                census: census_in.clone(),
+                reconciled: reconciled.clone(),
+                clock: Box::new(SystemTime::now),
                 goal,
                 targets,
                 watched,

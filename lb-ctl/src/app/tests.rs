@@ -18,13 +18,14 @@ use crate::{
     control::Refused,
     dataplane::fake::Fake,
     model::{
-        command::{Edit, OperatorState, Outcome, Refusal},
+        command::{Edit, Outcome, Refusal},
         config::{
             Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
             Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
         },
         health::{Health, RipId, Verdict},
         net::{Address, Link, Path as NetPath, VipAddress},
+        operator::Order,
         status::{Colour, FlowCount, FlowList, RipState, SourcePorts, Status},
     },
 };
@@ -384,7 +385,10 @@ impl Daemon {
     }
 }
 
-fn set_state(rip: &str, state: OperatorState) -> Command {
+const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+const HALT: Order = Order::Halt { keep_sessions: false };
+
+fn set_state(rip: &str, state: Order) -> Command {
     Command::SetState { rips: vec![RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }], state }
 }
 
@@ -417,14 +421,14 @@ async fn a_command_has_reached_disk_and_data_plane_when_it_is_answered() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
     daemon.both_up().await;
-    let outcome = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap();
+    let outcome = daemon.command(&set_state("R1", DRAIN)).await.unwrap();
     assert_eq!(outcome.changes, ["PACS/R1: online -> drain"]);
     assert_eq!(servers_in_table(&world.fake), 1);
     assert!(std::fs::read_to_string(world.dir.path().join("operator.json")).unwrap().contains("drain"));
-    let outcome = daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    let outcome = daemon.command(&set_state("R2", HALT)).await.unwrap();
     assert_eq!(outcome.warnings, ["PACS has no real server left that takes new connections"]);
     assert_eq!(servers_in_table(&world.fake), 0);
-    assert!(daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap().changes.is_empty());
+    assert!(daemon.command(&set_state("R2", HALT)).await.unwrap().changes.is_empty());
 
     daemon.app.stop().await;
     let daemon = world.start().await;
@@ -500,7 +504,7 @@ async fn a_broken_configuration_keeps_the_running_one_and_is_remembered() {
 async fn what_cannot_be_done_is_refused_in_one_line_that_names_it() {
     let world = World::new(config(vec![pacs()]));
     let daemon = world.start().await;
-    let no_rip = daemon.command(&set_state("R9", OperatorState::Drain)).await.unwrap_err();
+    let no_rip = daemon.command(&set_state("R9", DRAIN)).await.unwrap_err();
     assert_eq!(no_rip, "VIP PACS has no real server R9: it has R1, R2");
     let (status, body) = daemon.ask("POST", "/v1/command", "{\"command\":\"explode\"}".to_owned()).await;
     assert!(status.is_client_error());
@@ -621,7 +625,7 @@ async fn what_the_kernel_refused_is_told_and_tried_again() {
     daemon.until("claimed", |_| world.lan.has("10.12.1.100")).await;
     daemon.both_up().await;
     world.fake.fail_at(0);
-    let error = daemon.command(&set_state("R1", OperatorState::Drain)).await.unwrap_err();
+    let error = daemon.command(&set_state("R1", DRAIN)).await.unwrap_err();
     assert!(error.starts_with("saved, but the data plane refuses: "), "{error}");
     daemon.until("drained all the same", |_| servers_in_table(&world.fake) == 1).await;
     daemon.app.stop().await;
@@ -665,7 +669,7 @@ async fn flows_are_listed_and_counted_by_name() {
         [(vip.connections, vip.closing), (rip.connections, rip.closing)] == [(2, 1); 2]
     };
     daemon.until("active ones counted, closing ones apart", counted).await;
-    daemon.command(&set_state("R2", OperatorState::Halt)).await.unwrap();
+    daemon.command(&set_state("R2", HALT)).await.unwrap();
     daemon.until("flows of a halted server go", |s| s.flows.established_v4 == 0).await;
     daemon.app.stop().await;
 }

@@ -8,6 +8,7 @@ mod args;
 mod lists;
 mod names;
 pub mod offline;
+mod operator;
 mod overview;
 mod tables;
 mod text;
@@ -28,15 +29,16 @@ pub use self::{
 };
 use self::{
     args::{
-        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, NamedIp, RipTarget, RipTargets, RipVerb, Verb,
-        VipAddArgs, VipVerb,
+        CompletionShell, ConfigVerb, DryRun, FlowsVerb, Form, HaltArgs, NamedIp, RipVerb, Verb, VipAddArgs,
+        VipVerb,
     },
-    names::{expand, find_vip, id_of},
+    names::{find_vip, id_of},
 };
 use crate::{
     api::client::{Client, ClientError},
     model::{
-        command::{Command, Edit, OperatorState, Outcome, VipSpec},
+        command::{Command, Edit, Outcome, VipSpec},
+        operator::Order,
         status::{Colour, FlowQuery},
     },
 };
@@ -101,9 +103,10 @@ impl RunError {
 /// Does what was typed and prints it. With [`RunError`] goes an exit code; what was printed until then may still wait
 /// in `terminal`, which the caller flushes.
 pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> Result<Done, RunError> {
-    let client = Client::new(&cli.socket, cli.timeout);
+    let client = Client::new(&cli.socket, cli.answer_timeout);
     match &cli.verb {
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
+        Verb::Check(verb) => operator::check(&client, terminal, verb).await,
         Verb::Completions { shell } => complete(*shell, &mut terminal.out),
         Verb::Config(verb) => config(&client, terminal, verb).await,
         Verb::Doctor(args) => {
@@ -114,6 +117,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
         Verb::Explain(args) => tables::explain(&client, terminal, args).await,
         Verb::Flows(verb) => flows(&client, terminal, verb).await,
         Verb::Rip(verb) => rip(&client, terminal, verb).await,
+        Verb::Server(verb) => operator::server(&client, terminal, verb).await,
         Verb::Status(args) => match args.watch {
             Some(every) => watch(&client, terminal, args.output, every).await,
             None => status(&client, terminal, args.output).await,
@@ -237,9 +241,19 @@ async fn rip(
         RipVerb::Delete { rip, dry_run } => {
             edit(client, terminal, Edit::RipDelete(id_of(rip)), *dry_run).await
         }
-        RipVerb::Drain(targets) => set_state(client, terminal, targets, OperatorState::Drain).await,
-        RipVerb::Halt(targets) => set_state(client, terminal, targets, OperatorState::Halt).await,
-        RipVerb::Online(targets) => set_state(client, terminal, targets, OperatorState::Online).await,
+        RipVerb::Drain { targets, how } => {
+            let rips = operator::named(client, targets).await?;
+            operator::drain(client, terminal, rips, *how).await
+        }
+        RipVerb::Halt { targets, how: HaltArgs { keep_sessions } } => {
+            let rips = operator::named(client, targets).await?;
+            let state = Order::Halt { keep_sessions: *keep_sessions };
+            command(client, terminal, &Command::SetState { rips, state }).await
+        }
+        RipVerb::Online(targets) => {
+            let rips = operator::named(client, targets).await?;
+            command(client, terminal, &Command::SetState { rips, state: Order::Online }).await
+        }
     }
 }
 
@@ -291,21 +305,6 @@ async fn flows(
         }
     }
     Ok(Done::Well)
-}
-
-async fn set_state(
-    client: &Client,
-    terminal: &mut Terminal<impl Write, impl Write>,
-    targets: &RipTargets,
-    state: OperatorState,
-) -> Result<Done, RunError> {
-    let rips = if targets.rips.iter().any(|target| matches!(target, RipTarget::Everywhere(_))) {
-        expand(&targets.rips, &client.status().await?.vips)
-    } else {
-        expand(&targets.rips, &[])
-    };
-    let rips = rips.map_err(RunError::Unknown)?;
-    command(client, terminal, &Command::SetState { rips, state }).await
 }
 
 async fn edit(

@@ -91,6 +91,11 @@ pub(super) fn vip_health(vip: &VipStatus) -> String {
 /// What a server is, and why: `c-echo 3 ms`, `DOWN 2m: connect refused`, `draining; DOWN 5s: no answer`.
 pub(super) fn rip_health(rip: &RipStatus) -> String {
     let checked = match (rip.state, rip.verdict) {
+        // What overrules the check stands in the detail, with what the check says.
+        _ if rip.operator.forced.is_some() => match rip.state {
+            RipState::Down => joined("DOWN", ": ", &rip.detail),
+            RipState::Active | RipState::Checking | RipState::Drain | RipState::Halt => rip.detail.clone(),
+        },
         (_, Verdict::Down) => joined(&format!("DOWN {}", span(rip.verdict_for_secs)), ": ", &rip.detail),
         // Healthy, yet out of service: the detail says what else is missing.
         (RipState::Down, Verdict::Unknown | Verdict::Up) => joined("DOWN", ": ", &rip.detail),

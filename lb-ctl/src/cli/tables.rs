@@ -40,11 +40,7 @@ pub(super) async fn kill(
         }
     }
     kill.dry_run = false;
-    let Removed { count, notes } = client.kill(&kill).await?;
-    writeln!(terminal.out, "{} ended", plural(count, "connection"))?;
-    if count > 0 {
-        notes.iter().try_for_each(|note| writeln!(terminal.out, "{note}"))?;
-    }
+    removed_into(&mut terminal.out, &client.kill(&kill).await?)?;
     Ok(Done::Well)
 }
 
@@ -63,8 +59,7 @@ pub(super) async fn table(
             }
         }
         TableVerb::Show(ShowArgs { vip, client: from, rip, limit, output }) => {
-            let query =
-                EntryQuery { vip: vip.clone(), client: *from, rip: rip.clone(), limit: Some(*limit) };
+            let query = EntryQuery { vip: vip.clone(), client: *from, rip: rip.clone(), limit: Some(*limit) };
             let entries = client.table_entries(&query).await?;
             match output {
                 Form::Json => json_into(&mut terminal.out, &entries)?,
@@ -73,9 +68,7 @@ pub(super) async fn table(
         }
         TableVerb::Clear(ClearArgs { vip, client: from, rip }) => {
             let clear = Clear { vip: vip.clone(), client: *from, rip: rip.clone() };
-            let Removed { count, notes } = client.clear(&clear).await?;
-            writeln!(terminal.out, "{} forgotten", plural(count, "client"))?;
-            notes.iter().try_for_each(|note| writeln!(terminal.out, "{note}"))?;
+            removed_into(&mut terminal.out, &client.clear(&clear).await?)?;
         }
     }
     Ok(Done::Well)
@@ -133,6 +126,10 @@ fn confirm(terminal: &mut Terminal<impl Write, impl Write>, question: &str) -> i
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn removed_into(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
+    removed.lines.iter().try_for_each(|line| writeln!(out, "{}", plain(line)))
 }
 
 /// `lbctl table list`.

@@ -3,11 +3,11 @@
 use std::{
     io::{self, Write},
     net::{IpAddr, SocketAddr},
-    time::{Duration, UNIX_EPOCH},
 };
 
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
+pub(super) use crate::model::operator::utc;
 use crate::model::{
     config::{Mode, Protocol, Protocols},
     status::{Colour, RipState, RipStatus, VipStatus},
@@ -116,13 +116,6 @@ pub(super) fn plain(text: &str) -> String {
 
 /// What stands in a list where there is nothing.
 pub(super) const NONE: &str = "-";
-
-/// `2026-05-08 12:37:21 UTC`.
-pub(super) fn utc(epoch_secs: u64) -> String {
-    // The year 9999 is the last that the format has room for.
-    let time = UNIX_EPOCH + Duration::from_secs(epoch_secs.min(253_402_300_799));
-    humantime::format_rfc3339_seconds(time).to_string().replace('T', " ").replace('Z', " UTC")
-}
 
 /// A time span in its two largest units: `45s`, `2m`, `3h 5m`, `4d 2h`. Seconds are left out from a minute on.
 pub(super) fn span(secs: u64) -> String {

@@ -14,6 +14,7 @@ use std::{
 use lb_common::{
     backend::LinkRecord,
     limits::MAX_IFINDEX,
+    load::{Limits, flags::CLOSED},
     service::{Service, Sources, flags, mode, no_server, pick},
     settings::Settings,
 };
@@ -22,11 +23,11 @@ use self::claims::Claiming;
 use crate::{
     dataplane::{Filling, ServiceKey},
     model::{
-        command::OperatorState,
         config::{Config, Fallback, Mode, Persist, ReturnPath, Rip, Scheduler, Unattended, Vip},
         desired::{DesiredBackend, DesiredService, DesiredState, FALLBACK, Forward},
         health::{HealthMap, RipId, Verdict},
         net::NetFacts,
+        operator::{Forced, Order, Word, Words},
         status::RipState,
     },
 };
@@ -44,7 +45,7 @@ pub struct Inputs<'a> {
     /// Configuration in force.
     pub config: &'a Config,
     /// What the operator said; servers that are missing are online.
-    pub operator: &'a BTreeMap<RipId, OperatorState>,
+    pub operator: &'a Words,
     /// What checks found; servers that are missing are unknown.
     pub health: &'a HealthMap,
     /// What netlink tells.
@@ -86,6 +87,8 @@ pub struct RipNote {
     pub state: RipState,
     /// Why, when the check is not the reason.
     pub detail: Option<String>,
+    /// It takes new flows, and nothing reached it before.
+    pub fresh: bool,
 }
 
 /// Compiles.
@@ -183,12 +186,8 @@ fn service(vip: &Vip, inputs: &Inputs<'_>, notes: &mut Notes) -> DesiredService 
         if fate.note.state == RipState::Active {
             active.push(rip);
         }
-        let backend = DesiredBackend {
-            ip: rip.ip,
-            port: rip.port,
-            forward: fate.forward,
-            limits: entrants::limits(rip),
-        };
+        let limits = Limits { flags: fate.flags, ..entrants::limits(rip) };
+        let backend = DesiredBackend { ip: rip.ip, port: rip.port, forward: fate.forward, limits };
         backends.insert(rip.name.clone(), backend);
         notes.rips.insert(id, fate.note);
     }
@@ -294,37 +293,53 @@ fn before<'a>(
 struct Fate {
     /// `None` = dead.
     forward: Option<Forward>,
+    /// [`Limits::flags`].
+    flags: u16,
     note: RipNote,
 }
 
 fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<'_>) -> Fate {
-    let dead = |state, detail| Fate { forward: None, note: RipNote { state, detail } };
-    let operator = inputs.operator.get(id).copied().unwrap_or_default();
-    if operator == OperatorState::Halt {
+    let note = |state, detail| RipNote { state, detail, fresh: false };
+    let dead = |state, detail| Fate { forward: None, flags: 0, note: note(state, detail) };
+    let was = before.and_then(|s| known(rip, s)?.forward);
+    let Word { order, forced } = inputs.operator.get(id).copied().unwrap_or_default();
+    if let Order::Halt { keep_sessions } = order
+        && (!keep_sessions || was.is_none())
+    {
         return dead(RipState::Halt, None);
     }
-    let verdict = inputs.health.get(id).map_or(Verdict::Unknown, |h| h.verdict);
+    let verdict = match forced {
+        Some(Forced { up: true, .. }) => Verdict::Up,
+        Some(Forced { up: false, .. }) => Verdict::Down,
+        None => inputs.health.get(id).map_or(Verdict::Unknown, |h| h.verdict),
+    };
+    let fallen = if matches!(order, Order::Halt { .. }) { RipState::Halt } else { RipState::Down };
     if verdict == Verdict::Down {
-        return dead(RipState::Down, None);
+        return dead(fallen, None);
     }
-    let was = before.and_then(|s| known(rip, s)?.forward);
     let (forward, concern) = match (paths::forward(rip.ip, inputs.facts), was) {
         (paths::Way::Known(forward), _) => (forward, None),
-        (paths::Way::None(why), _) => return dead(RipState::Down, Some(why)),
+        (paths::Way::None(why), _) => return dead(fallen, Some(why)),
         (paths::Way::Unknown(why), Some(forward)) => (forward, Some(why)),
         (paths::Way::Unknown(why), None) => return dead(RipState::Checking, Some(why)),
     };
     if verdict == Verdict::Unknown && was.is_none() {
         return dead(RipState::Checking, Some("not checked yet".to_owned()));
     }
-    let (state, detail) = if operator == OperatorState::Drain {
-        (RipState::Drain, concern)
-    } else if rip.weight == 0 {
-        (RipState::Drain, Some("weight 0: takes no new flows".to_owned()))
-    } else {
-        (RipState::Active, concern)
-    };
-    Fate { forward: Some(forward), note: RipNote { state, detail } }
+    let live = |state, detail, flags| Fate { forward: Some(forward), flags, note: note(state, detail) };
+    match order {
+        Order::Drain { migrate, .. } => live(RipState::Drain, concern, if migrate { CLOSED } else { 0 }),
+        Order::Halt { .. } => live(RipState::Halt, concern, CLOSED),
+        Order::Online if rip.weight == 0 => {
+            live(RipState::Drain, Some("weight 0: takes no new flows".to_owned()), 0)
+        }
+        Order::Online => {
+            let slow = || inputs.ramps.get(id).map(|percent| format!("slow start {percent} %"));
+            let mut fate = live(RipState::Active, concern.or_else(slow), 0);
+            fate.note.fresh = was.is_none();
+            fate
+        }
+    }
 }
 
 /// The server as it was: by address and port, or by address when its port was changed.

@@ -1,15 +1,8 @@
 //! What the packet path would do with a packet that nobody sent: the program itself is asked, on a copy of its tables.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use lb_common::{
-    counter::Reason,
-    load::Limits,
-    service::Service,
-};
+use lb_common::{counter::Reason, load::Limits, service::Service};
 
 use super::{Error, Flow, Installed, ServiceKey};
 

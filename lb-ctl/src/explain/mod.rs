@@ -25,7 +25,7 @@ use zerocopy::FromBytes as _;
 use crate::{
     dataplane::{
         BackendIdentity, Installed,
-        explain::{Occupancy, Remembered, Probe, Rehearsal, Sent, Verdict},
+        explain::{Occupancy, Probe, Rehearsal, Remembered, Sent, Verdict},
     },
     model::explain::{Explanation, Leaving, Treatment},
 };
@@ -107,10 +107,9 @@ impl<'a> Scene<'a> {
         match treatment {
             Treatment::Forwarded => match self.server() {
                 Some(who) => {
-                    let to = who.port.map_or_else(
-                        || who.ip.to_string(),
-                        |port| SocketAddr::new(who.ip, port).to_string(),
-                    );
+                    let to = who
+                        .port
+                        .map_or_else(|| who.ip.to_string(), |port| SocketAddr::new(who.ip, port).to_string());
                     format!("goes to {} ({to}){of}", who.name)
                 }
                 None => format!("goes to a server{of}"),
@@ -147,7 +146,8 @@ impl<'a> Scene<'a> {
             ));
         }
         let (id, record) = self.rehearsal.service.as_ref()?;
-        if let Some(entry) = self.rehearsal.persisted.filter(|entry| entry.counts && entry.slot == Some(slot)) {
+        if let Some(entry) = self.rehearsal.persisted.filter(|entry| entry.counts && entry.slot == Some(slot))
+        {
             return Some(self.by_persistence(record, &entry));
         }
         let spilled = if self.rehearsal.reasons.contains(&Reason::Spilled) {
@@ -168,7 +168,9 @@ impl<'a> Scene<'a> {
         let whom = network(self.rehearsal.client.ip(), record.persist_prefix);
         let (idle, timeout) = (span(entry.idle_millis), span(entry.timeout_millis));
         if entry.proved {
-            format!("because of persistence: {whom} was sent there {idle} ago, which is remembered for {timeout}")
+            format!(
+                "because of persistence: {whom} was sent there {idle} ago, which is remembered for {timeout}"
+            )
         } else {
             format!("because {whom} begins a connection there, {idle} ago, which is remembered for {timeout}")
         }
@@ -176,7 +178,8 @@ impl<'a> Scene<'a> {
 
     fn by_scheduler(&self, id: u16, record: &Service, slot: u16) -> String {
         if self.rehearsal.sent == Sent::Ack || self.rehearsal.reasons.contains(&Reason::MidStream) {
-            return "the hash of client, VIP and ports leads there: nothing else is known of the connection".to_owned();
+            return "the hash of client, VIP and ports leads there: nothing else is known of the connection"
+                .to_owned();
         }
         match record.pick {
             pick::ROTATE => format!(
@@ -288,7 +291,10 @@ impl<'a> Scene<'a> {
             (_, Sent::Syn) => "a SYN",
         };
         let vlans: Vec<String> = vlans.iter().map(|id| format!(", VLAN {id}")).collect();
-        format!("{what} leaves by {interface} from {src} to {dst}, MAC {src_mac} to {dst_mac}{}", vlans.concat())
+        format!(
+            "{what} leaves by {interface} from {src} to {dst}, MAC {src_mac} to {dst_mac}{}",
+            vlans.concat()
+        )
     }
 }
 

@@ -91,8 +91,7 @@ fn told(rehearsal: &Rehearsal) -> Explanation {
 
 #[test]
 fn the_rule_that_decided_is_named() {
-    let departs =
-        "a SYN leaves by eth2 from 10.0.0.7:40000 to 10.12.1.100:104, MAC 02:00:00:00:00:01 to 02:00:00:00:00:09";
+    let departs = "a SYN leaves by eth2 from 10.0.0.7:40000 to 10.12.1.100:104, MAC 02:00:00:00:00:01 to 02:00:00:00:00:09";
     let cases: [(Rehearsal, &str); 9] = [
         (
             rehearsal(pick::ROTATE),
@@ -143,7 +142,10 @@ fn the_rule_that_decided_is_named() {
         assert_eq!(explanation.lines[0], "goes to DICOM2 (10.12.1.2) of PACS");
         assert_eq!(explanation.lines[1], why);
         assert_eq!(explanation.lines.last().unwrap(), departs, "{why}");
-        assert_eq!((explanation.treatment, explanation.rip.as_deref()), (Treatment::Forwarded, Some("DICOM2")));
+        assert_eq!(
+            (explanation.treatment, explanation.rip.as_deref()),
+            (Treatment::Forwarded, Some("DICOM2"))
+        );
     }
 }
 
@@ -163,17 +165,28 @@ fn why_persistence_was_not_followed_is_told() {
             "persistence names DICOM1, which is full, and remembers it|full: DICOM1 (50 of 50 connections)",
         ),
         (vec![], void, at(closed, 0), "persistence names DICOM1, which takes no new connections"),
-        (vec![], void, at(Limits::default(), 0), "persistence names DICOM1, which is not in service or was not since"),
+        (
+            vec![],
+            void,
+            at(Limits::default(), 0),
+            "persistence names DICOM1, which is not in service or was not since",
+        ),
         (
             vec![],
             Remembered { idle_millis: 601_000, ..void },
             at(Limits::default(), 0),
             "persistence named DICOM1, but 10m 1s ago, which is too long",
         ),
-        (vec![], remembered(None), at(Limits::default(), 0), "persistence names a server that this VIP does not have"),
+        (
+            vec![],
+            remembered(None),
+            at(Limits::default(), 0),
+            "persistence names a server that this VIP does not have",
+        ),
     ];
     for (reasons, entry, loads, expected) in cases {
-        let explanation = told(&Rehearsal { reasons, persisted: Some(entry), loads, ..rehearsal(pick::FIRST) });
+        let explanation =
+            told(&Rehearsal { reasons, persisted: Some(entry), loads, ..rehearsal(pick::FIRST) });
         let why = explanation.lines[2..explanation.lines.len() - 1].join("|");
         assert_eq!(why, expected);
     }
@@ -227,7 +240,8 @@ fn an_answer_goes_back_the_way_the_packet_came() {
 
 #[test]
 fn a_made_up_port_is_said_to_be_one() {
-    let explanation = explain(&probe("10.0.0.7:0"), &rehearsal(pick::FIRST), &installed(), |_| "eth0".to_owned());
+    let explanation =
+        explain(&probe("10.0.0.7:0"), &rehearsal(pick::FIRST), &installed(), |_| "eth0".to_owned());
     assert!(explanation.client_port_made_up);
     assert_eq!(
         explanation.lines.last().unwrap(),

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::health::RipId;
+use super::{
+    health::RipId,
+    operator::{Forced, Order},
+};
 
 /// A request that changes something. Applied at once and kept: configuration edits go to the TOML, operator
 /// states to the state file, both on disk before the answer.
@@ -20,12 +23,24 @@ pub enum Command {
         /// Say what would change, change nothing.
         dry_run: bool,
     },
-    /// Put real servers into an operator state.
+    /// Say whether real servers take connections.
     SetState {
         /// Which.
         rips: Vec<RipId>,
-        /// Into what.
-        state: OperatorState,
+        /// What is said of them.
+        state: Order,
+    },
+    /// Say what counts in place of checks' verdicts.
+    Force {
+        /// Of which real servers.
+        rips: Vec<RipId>,
+        /// The verdict; `None` = the check decides again.
+        forced: Option<Forced>,
+    },
+    /// Forget the server that a VIP with last-successful persistence uses: the first one of its list is next.
+    Forget {
+        /// VIP's name.
+        vip: String,
     },
 }
 
@@ -126,31 +141,6 @@ pub struct VipSpec {
     pub reset: Option<bool>,
     /// Real servers: name and address (with the port, if one was typed: it is refused for direct routing).
     pub rips: Vec<(String, String)>,
-}
-
-/// What an operator said of a real server.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OperatorState {
-    /// Existing flows go on, new ones go elsewhere.
-    Drain,
-    /// Nothing goes there.
-    Halt,
-    /// In service (while healthy).
-    #[default]
-    Online,
-}
-
-impl OperatorState {
-    /// As in the API and on the command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Drain => "drain",
-            Self::Halt => "halt",
-            Self::Online => "online",
-        }
-    }
 }
 
 /// Answer to a command.

@@ -6,5 +6,6 @@ pub mod desired;
 pub mod explain;
 pub mod health;
 pub mod net;
+pub mod operator;
 pub mod status;
 pub mod tables;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    command::OperatorState,
     config::{Mode, Protocol, Protocols, Scheduler},
     health::{FailureReason, Step, Verdict},
+    operator::Word,
 };
 
 /// `GET /v1/status`.
@@ -121,7 +121,7 @@ pub struct RipStatus {
     /// The one word for what it is now.
     pub state: RipState,
     /// What the operator said.
-    pub operator: OperatorState,
+    pub operator: Word,
     /// What the check says.
     pub verdict: Verdict,
     /// Seconds since the verdict last changed.

@@ -25,8 +25,8 @@ pub struct Kill {
 pub struct Removed {
     /// How much.
     pub count: u64,
-    /// What is worth knowing, a line each.
-    pub notes: Vec<String>,
+    /// What was done and what is worth knowing of it, a line each.
+    pub lines: Vec<String>,
 }
 
 /// A VIP that remembers clients or a server: an element of `GET /v1/tables`.

@@ -279,11 +279,15 @@ mod tests {
 
     #[test]
     fn datagrams_are_whole_and_their_checksums_right() {
-        for (src, dst) in [("10.12.1.100:514", "192.168.3.7:514"), ("[2001:db8::1]:514", "[2001:db8:5::9]:9")] {
+        for (src, dst) in [("10.12.1.100:514", "192.168.3.7:514"), ("[2001:db8::1]:514", "[2001:db8:5::9]:9")]
+        {
             let ends = Ends { proto: PROTO_UDP, ..ends(src, dst) };
             let frame = Datagram { way: way(), ends }.frame();
-            let (addresses, udp) =
-                if ends.family == 4 { (&frame[26..34], &frame[34..]) } else { (&frame[22..54], &frame[54..]) };
+            let (addresses, udp) = if ends.family == 4 {
+                (&frame[26..34], &frame[34..])
+            } else {
+                (&frame[22..54], &frame[54..])
+            };
             assert_eq!(udp[4..6], [0, 8]);
             assert_eq!(internet_checksum([addresses, &[0, 17, 0, 8], udp]), [0, 0]);
         }
@@ -293,7 +297,8 @@ mod tests {
     fn tags_stand_between_the_macs_and_the_type() {
         let tagged = |vlan_depth| {
             let way = Way { vlan_depth, ..way() };
-            Segment { way, ends: ends("[2001:db8::1]:104", "[2001:db8::2]:9"), seq: 0, ack: 0, flags: SYN }.frame()
+            Segment { way, ends: ends("[2001:db8::1]:104", "[2001:db8::2]:9"), seq: 0, ack: 0, flags: SYN }
+                .frame()
         };
         assert_eq!(tagged(0)[12..14], [0x86, 0xdd]);
         assert_eq!(tagged(1)[12..18], [0x81, 0, 0, 104, 0x86, 0xdd]);

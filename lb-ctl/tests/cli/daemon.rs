@@ -1,6 +1,7 @@
 //! A server that speaks the daemon's API on a Unix socket, and the built program run against it.
 
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -31,6 +32,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Script {
     status: Status,
+    /// What is said of the status first, each once.
+    pub(crate) at_first: Mutex<VecDeque<Status>>,
     pub(crate) outcome: Result<Outcome, Refusal>,
     pub(crate) flows: FlowList,
     commands: Mutex<Vec<Command>>,
@@ -42,6 +45,7 @@ impl Script {
     pub(crate) fn new(status: Status) -> Self {
         Self {
             status,
+            at_first: Mutex::default(),
             outcome: Ok(Outcome::default()),
             flows: FlowList::default(),
             commands: Mutex::default(),
@@ -63,7 +67,7 @@ impl Daemon {
     pub(crate) fn serve(script: Script) -> Self {
         let script = Arc::new(script);
         let router = Router::new()
-            .route("/v1/status", get(async |State(script): Shared| Json(script.status.clone())))
+            .route("/v1/status", get(tell_status))
             .route("/v1/command", post(obey))
             .route("/v1/flows", get(list_flows))
             .route("/v1/flows/count", get(count_flows))
@@ -106,6 +110,11 @@ impl Drop for Daemon {
 }
 
 type Shared = State<Arc<Script>>;
+
+async fn tell_status(State(script): Shared) -> Json<Status> {
+    let first = script.at_first.lock().expect("no panic").pop_front();
+    Json(first.unwrap_or_else(|| script.status.clone()))
+}
 
 async fn obey(State(script): Shared, Json(command): Json<Command>) -> Response {
     script.commands.lock().expect("no panic").push(command);

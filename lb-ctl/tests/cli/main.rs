@@ -3,6 +3,7 @@
 
 mod daemon;
 mod offline;
+mod operator;
 mod printing;
 mod program;
 mod reach;

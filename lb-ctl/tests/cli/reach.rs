@@ -65,11 +65,11 @@ async fn a_daemon_that_is_silent_or_breaks_off_is_not_waited_for() {
         connection.read_to_string(&mut asked).await.expect("text");
         asked
     };
-    let (asked, ran) = tokio::join!(silent, lbctl(&socket, "status --timeout 200ms"));
+    let (asked, ran) = tokio::join!(silent, lbctl(&socket, "status --answer-timeout 200ms"));
     assert!(asked.starts_with("GET /v1/status HTTP/1.1\r\n"), "{asked}");
     assert_eq!(ran.code, Some(2));
     assert!(
-        ran.err.contains("did not answer GET /v1/status within 200ms; wait longer with --timeout"),
+        ran.err.contains("did not answer GET /v1/status within 200ms; wait longer with --answer-timeout"),
         "{ran:?}"
     );
 

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use lb_ctl::model::{
-    command::OperatorState,
     config::{Mode, Protocol, Protocols, Scheduler},
     health::{FailureReason, Step, Verdict},
+    operator::{Order, Word},
     status::{Colour, FlowStatus, FlowsStatus, LinkStatus, RipState, RipStatus, Status, VipStatus},
 };
 
@@ -71,13 +71,13 @@ pub(crate) fn degraded() -> Status {
     };
     let drained = RipStatus {
         state: RipState::Drain,
-        operator: OperatorState::Drain,
+        operator: Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false }.into(),
         weight: 50,
         ..up("PACS1", "fd00:12:7:aaaa:bbbb:cccc:dddd:e110", 4)
     };
     let halted = RipStatus {
         state: RipState::Halt,
-        operator: OperatorState::Halt,
+        operator: Order::Halt { keep_sessions: false }.into(),
         verdict: Verdict::Down,
         verdict_for_secs: 5,
         detail: "connect refused".to_owned(),
@@ -189,7 +189,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
         port: None,
         weight: 100,
         state: RipState::Active,
-        operator: OperatorState::Online,
+        operator: Word::default(),
         verdict: Verdict::Up,
         verdict_for_secs: 3600,
         detail: "c-echo 3 ms".to_owned(),

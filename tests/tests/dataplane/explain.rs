@@ -34,18 +34,21 @@ impl Bench {
         let (mut writer, reader) = fs.open();
         let ifindex = namespace.ifindex("va");
         let identity = service_identity("DICOM");
-        apply(&mut writer, &[
-            Op::AttachLink { ifindex },
-            Op::PutLink { ifindex, record: link_record() },
-            Op::PutService { service: SERVICE, identity, record },
-            Op::PutTable {
-                service: SERVICE,
-                table: table_spec(Filling::RoundRobin, &[(SLOT, 100), (OTHER, 100)]),
-            },
-            Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
-            Op::PutKey { key: key(vip(), 0, Protocol::Udp), service: SERVICE },
-            Op::SetFilter { addresses: [vip()].into(), servers: [rip(7), rip(8)].into() },
-        ]);
+        apply(
+            &mut writer,
+            &[
+                Op::AttachLink { ifindex },
+                Op::PutLink { ifindex, record: link_record() },
+                Op::PutService { service: SERVICE, identity, record },
+                Op::PutTable {
+                    service: SERVICE,
+                    table: table_spec(Filling::RoundRobin, &[(SLOT, 100), (OTHER, 100)]),
+                },
+                Op::PutKey { key: key(vip(), 104, Protocol::Tcp), service: SERVICE },
+                Op::PutKey { key: key(vip(), 0, Protocol::Udp), service: SERVICE },
+                Op::SetFilter { addresses: [vip()].into(), servers: [rip(7), rip(8)].into() },
+            ],
+        );
         let mut bench = Self { writer, reader, fs, namespace };
         bench.put_server(SLOT, "va");
         bench.put_server(OTHER, "va");
@@ -82,7 +85,8 @@ impl Bench {
     /// What the copy says; what is in use must not change.
     fn rehearse(&mut self, client: &str, to: ServiceKey) -> Rehearsal {
         let before = self.in_use();
-        let probe = Probe { client: client.parse().unwrap(), to, ingress: Some(self.namespace.ifindex("va")) };
+        let probe =
+            Probe { client: client.parse().unwrap(), to, ingress: Some(self.namespace.ifindex("va")) };
         let rehearsal = self.writer.explainer().rehearse(&probe, self.writer.installed());
         assert_eq!(self.in_use(), before);
         rehearsal.unwrap_or_else(|error| panic!("{}", error.line()))

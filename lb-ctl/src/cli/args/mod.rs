@@ -1,5 +1,6 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
+mod operator;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -9,12 +10,13 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-pub(super) use self::{
-    tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb},
-    values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
-};
 use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
+};
+pub(super) use self::{
+    operator::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
+    tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb},
+    values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
 };
 use crate::{
     api::client::DEFAULT_SOCKET,
@@ -28,7 +30,9 @@ Examples:
         --check dicom-echo --calling-aet LOADBALANCER --called-aet PACS \\
         --rip DICOM1=10.12.1.110 --rip DICOM2=10.12.1.111
   lbctl rip drain DICOM/DICOM1                    no new connections; those in progress go on
-  lbctl rip halt DICOM1                           in every VIP that has it
+  lbctl rip drain DICOM/DICOM1 --migrate --timeout 30m --then halt --wait
+                                                  before it is patched
+  lbctl server halt 10.12.1.110                   in every VIP that has it
   lbctl rip online DICOM/DICOM1                   back in service
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
   lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
@@ -54,7 +58,7 @@ pub struct Cli {
     /// Longest wait for an answer of lbd, e.g. 5s
     #[arg(long, global = true, help_heading = "Daemon", value_name = "TIME", default_value = "10s",
           value_parser = parse_timeout)]
-    pub timeout: Duration,
+    pub answer_timeout: Duration,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -71,6 +75,12 @@ pub enum Verb {
     /// Real servers: list, add, change, delete, drain, halt, bring online
     #[command(subcommand, arg_required_else_help = true)]
     Rip(RipVerb),
+    /// Machines by address, in every VIP that has them: drain, halt, bring online
+    #[command(subcommand, arg_required_else_help = true)]
+    Server(ServerVerb),
+    /// Health checks: overrule one
+    #[command(subcommand, arg_required_else_help = true)]
+    Check(CheckVerb),
     /// Configuration files: check, compare, apply, show
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigVerb),
@@ -263,19 +273,25 @@ pub enum RipVerb {
         dry_run: DryRun,
     },
     /// Give a real server no new connections; those in progress go on
-    Drain(RipTargets),
+    Drain {
+        #[command(flatten)]
+        /// Which.
+        targets: RipTargets,
+        #[command(flatten)]
+        /// How.
+        how: DrainArgs,
+    },
     /// Give a real server nothing at all
-    Halt(RipTargets),
+    Halt {
+        #[command(flatten)]
+        /// Which.
+        targets: RipTargets,
+        #[command(flatten)]
+        /// How.
+        how: HaltArgs,
+    },
     /// Bring a real server back into service (while its check passes)
     Online(RipTargets),
-}
-
-/// Real servers to put into a state.
-#[derive(Args, Debug)]
-pub struct RipTargets {
-    /// VIP/RIP, or RIP alone for every VIP that has it
-    #[arg(required = true, value_name = "VIP/RIP")]
-    pub rips: Vec<RipTarget>,
 }
 
 /// `lbctl config`.

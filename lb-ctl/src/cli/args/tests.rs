@@ -43,8 +43,15 @@ fn every_verb_parses() {
         "lbctl rip set DICOM/DICOM1 weight=50",
         "lbctl rip delete DICOM/DICOM1 --dry-run",
         "lbctl rip drain DICOM/DICOM1 DICOM2",
-        "lbctl rip halt DICOM1",
-        "lbctl rip online DICOM1",
+        "lbctl rip drain DICOM1 --all-vips --keep-persistent --timeout 10m --then halt --wait",
+        "lbctl rip drain DICOM/DICOM1 --migrate",
+        "lbctl rip halt DICOM1 --keep-sessions",
+        "lbctl rip online DICOM1 --all-vips",
+        "lbctl server drain 10.12.1.110 fd00:12::110 --migrate --then halt",
+        "lbctl server halt 10.12.1.110 --keep-sessions",
+        "lbctl server online 10.12.1.110",
+        "lbctl check force DICOM/DICOM1 up --for 10m",
+        "lbctl check force DICOM/DICOM1 auto",
         "lbctl config check",
         "lbctl config check lbd.toml",
         "lbctl config diff",
@@ -62,7 +69,7 @@ fn every_verb_parses() {
         "lbctl explain [fd00:12::7] [fd00:12::100]:104 --udp -o json",
         "lbctl doctor --config lbd.toml",
         "lbctl completions zsh",
-        "lbctl --socket /run/other.sock --timeout 1s status",
+        "lbctl --socket /run/other.sock --answer-timeout 1s status",
         "lbctl status --socket /run/other.sock",
     ];
     for line in lines {
@@ -73,7 +80,7 @@ fn every_verb_parses() {
 #[test]
 fn unique_prefixes_are_verbs() {
     assert!(matches!(parse("lbctl v l").verb, Verb::Vip(VipVerb::List { .. })));
-    assert!(matches!(parse("lbctl r dr A/B").verb, Verb::Rip(RipVerb::Drain(_))));
+    assert!(matches!(parse("lbctl r dr A/B").verb, Verb::Rip(RipVerb::Drain { .. })));
     assert!(matches!(parse("lbctl con c").verb, Verb::Config(ConfigVerb::Check { .. })));
     assert!(matches!(parse("lbctl stat").verb, Verb::Status(_)));
     assert!(refusal("lbctl rip d A/B").contains("similar subcommands"), "delete and drain both begin so");
@@ -123,6 +130,13 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
         ("lbctl rip set A weight=50", "write VIP/RIP, e.g. DICOM/A"),
         ("lbctl rip set V/A weight", "`weight` is not KEY=VALUE"),
         ("lbctl rip set V/A weight=", "`weight=` is not KEY=VALUE"),
+        ("lbctl rip drain V/A --timeout 5", "write a time such as 90s, 10m or 2h"),
+        ("lbctl rip drain V/A --timeout 60days", "it must be between 1s and 30days"),
+        ("lbctl rip drain V/A --migrate --keep-persistent", "cannot be used with '--keep-persistent'"),
+        ("lbctl rip drain V/A --then online", "possible values: halt"),
+        ("lbctl check force A up", "write VIP/RIP, e.g. DICOM/A"),
+        ("lbctl check force V/A", "<VERDICT>"),
+        ("lbctl server drain pacs1", "`pacs1` is not an IP address"),
         ("lbctl rip drain V/A/B", "`V/A/B` is not VIP/RIP"),
         ("lbctl rip drain /A", "`/A` is not VIP/RIP"),
         ("lbctl rip drain V/", "`V/` is not VIP/RIP"),
@@ -144,12 +158,15 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
             "`10.0.0.300` is not an IP address, e.g. 10.12.1.110",
         ),
         ("lbctl vip add V --mode l4-dr --ip 10.0.0.1", "--ports <PORTS>"),
-        ("lbctl status --timeout 5", "write a time such as 500ms, 5s or 1m"),
-        ("lbctl status --timeout 0s", "it must be between 100ms and 1day"),
+        ("lbctl status --answer-timeout 5", "write a time such as 500ms, 5s or 1m"),
+        ("lbctl status --answer-timeout 0s", "it must be between 100ms and 1day"),
         ("lbctl flows kill", "<--vip <NAME>|--rip <[VIP/]RIP>|--client <ADDRESS[:PORT]>>"),
         ("lbctl flows kill --yes", "required arguments were not provided"),
         ("lbctl flows kill --client 10.0.0.1:0", "names port 0"),
-        ("lbctl flows kill --client pacs1", "`pacs1` is neither ADDRESS nor ADDRESS:PORT, e.g. 10.12.7.4:40000"),
+        (
+            "lbctl flows kill --client pacs1",
+            "`pacs1` is neither ADDRESS nor ADDRESS:PORT, e.g. 10.12.7.4:40000",
+        ),
         ("lbctl explain 10.0.0.1 DICOM", "`DICOM` is not VIP:PORT, e.g. DICOM:104"),
         ("lbctl explain 10.0.0.1 DICOM:0", "`DICOM:0` is not VIP:PORT"),
         ("lbctl explain fd00::1 fd00::100:104", "`fd00::100:104` is not VIP:PORT"),

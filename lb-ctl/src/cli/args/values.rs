@@ -59,6 +59,13 @@ pub enum RipTarget {
     In(QualifiedRip),
 }
 
+impl RipTarget {
+    /// True when the VIP is not named.
+    pub(in crate::cli) const fn is_alone(&self) -> bool {
+        matches!(self, Self::Everywhere(_))
+    }
+}
+
 impl FromStr for RipTarget {
     type Err = String;
 
@@ -93,7 +100,8 @@ impl FromStr for ClientEnd {
             }
             Ok(end) => Ok(Self { ip: end.ip(), port: Some(end.port()) }),
             Err(_) => {
-                let address = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
+                let address =
+                    typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
                 let ip = parse_ip(address)
                     .map_err(|_| format!("`{typed}` is neither ADDRESS nor ADDRESS:PORT, e.g. 10.12.7.4:40000 or [fd00:12::7]:40000"))?;
                 Ok(Self { ip, port: None })
@@ -115,7 +123,8 @@ impl FromStr for VipEnd {
     type Err = String;
 
     fn from_str(typed: &str) -> Result<Self, String> {
-        let wrong = || format!("`{typed}` is not VIP:PORT, e.g. DICOM:104, 10.12.1.100:104 or [fd00:12::100]:104");
+        let wrong =
+            || format!("`{typed}` is not VIP:PORT, e.g. DICOM:104, 10.12.1.100:104 or [fd00:12::100]:104");
         let (vip, port) = typed.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         let bare = vip.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -135,6 +144,17 @@ pub(super) fn parse_timeout(typed: &str) -> Result<Duration, String> {
         Ok(time)
     } else {
         Err(format!("it must be between 100ms and 1day; {example}"))
+    }
+}
+
+/// A time that servers are given: `90s`, `10m`, `2h`.
+pub(super) fn parse_span(typed: &str) -> Result<Duration, String> {
+    let example = "write a time such as 90s, 10m or 2h";
+    let time = humantime::parse_duration(typed).map_err(|error| format!("{error}; {example}"))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(30 * 86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!("it must be between 1s and 30days; {example}"))
     }
 }
 

@@ -22,7 +22,7 @@ const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// One VIP 10.12.1.100 with servers R1 and R2 on eth1, all well.
 struct World {
     config: Config,
-    operator: BTreeMap<RipId, OperatorState>,
+    operator: Words,
     health: HealthMap,
     facts: NetFacts,
     before: DesiredState,
@@ -106,7 +106,7 @@ impl World {
                 gateway: Gateway::default(),
                 vips: vec![vip],
             },
-            operator: BTreeMap::new(),
+            operator: Words::new(),
             health: HealthMap::new(),
             facts: NetFacts {
                 complete: true,
@@ -190,12 +190,16 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
     assert!(compiled.notes.vips.is_empty() && compiled.notes.problems.is_empty());
 }
 
+const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+const MIGRATE: Order = Order::Drain { migrate: true, deadline_epoch_secs: None, then_halt: false };
+const HALT: Order = Order::Halt { keep_sessions: false };
+
 #[test]
 fn drain_keeps_flows_halt_and_down_end_them() {
     let mut world = World::new();
-    world.operator.insert(id("R1"), OperatorState::Drain);
+    world.operator.insert(id("R1"), DRAIN.into());
     assert_eq!(world.fate("R1"), (RipState::Drain, true, false, None));
-    world.operator.insert(id("R1"), OperatorState::Halt);
+    world.operator.insert(id("R1"), HALT.into());
     assert_eq!(world.fate("R1"), (RipState::Halt, false, false, None));
     world.verdict("R2", Verdict::Down);
     assert_eq!(world.fate("R2"), (RipState::Down, false, false, None));
@@ -203,6 +207,70 @@ fn drain_keeps_flows_halt_and_down_end_them() {
     world.config.vips[0].rips[0].weight = 0;
     assert_eq!(world.fate("R1").0, RipState::Drain);
     assert!(world.fate("R1").1 && !world.fate("R1").2);
+}
+
+#[test]
+fn who_migrates_clients_is_closed_to_those_that_persistence_would_send_there() {
+    let mut world = World::new();
+    let flags = |world: &World| world.compile().desired.services["PACS"].backends["R1"].limits.flags;
+    world.operator.insert(id("R1"), DRAIN.into());
+    assert_eq!(flags(&world), 0);
+    world.operator.insert(id("R1"), MIGRATE.into());
+    assert_eq!((world.fate("R1"), flags(&world)), ((RipState::Drain, true, false, None), CLOSED));
+}
+
+#[test]
+fn a_halt_that_keeps_sessions_keeps_those_there_are_until_the_server_fails() {
+    let mut world = World::new();
+    let flags = |world: &World| world.compile().desired.services["PACS"].backends["R1"].limits.flags;
+    world.operator.insert(id("R1"), Order::Halt { keep_sessions: true }.into());
+    assert_eq!(world.fate("R1"), (RipState::Halt, false, false, None), "nothing was there to be kept");
+    world.operator.clear();
+    world.before = world.compile().desired;
+    world.operator.insert(id("R1"), Order::Halt { keep_sessions: true }.into());
+    assert_eq!((world.fate("R1"), flags(&world)), ((RipState::Halt, true, false, None), CLOSED));
+    world.health.clear();
+    assert_eq!(world.fate("R1"), (RipState::Halt, true, false, None), "what is not known changes nothing");
+    world.verdict("R1", Verdict::Down);
+    assert_eq!(world.fate("R1"), (RipState::Halt, false, false, None));
+}
+
+#[test]
+fn a_forced_verdict_counts_in_place_of_the_checks_but_finds_no_way() {
+    let mut world = World::new();
+    let force = |up| Word { order: Order::Online, forced: Some(Forced { up, until_epoch_secs: None }) };
+    world.operator.insert(id("R1"), force(false));
+    assert_eq!(world.fate("R1"), (RipState::Down, false, false, None));
+    world.operator.insert(id("R1"), force(true));
+    for verdict in [Verdict::Down, Verdict::Unknown] {
+        world.verdict("R1", verdict);
+        assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+    }
+    let halted = Word { order: HALT, ..force(true) };
+    world.operator.insert(id("R1"), halted);
+    assert_eq!(world.fate("R1").0, RipState::Halt, "an order stands above a verdict");
+    world.operator.insert(id("R1"), force(true));
+    world.facts.paths.get_mut(&ip("10.12.1.110")).unwrap().mac = None;
+    assert_ne!(world.fate("R1").0, RipState::Active);
+}
+
+#[test]
+fn a_server_is_fresh_when_nothing_reached_it_before() {
+    let mut world = World::new();
+    let fresh = |world: &World| world.compile().notes.rips[&id("R1")].fresh;
+    assert!(fresh(&world));
+    world.before = world.compile().desired;
+    assert!(!fresh(&world), "as after a restart of the controller");
+    world.operator.insert(id("R1"), DRAIN.into());
+    world.before = world.compile().desired;
+    world.operator.clear();
+    assert!(!fresh(&world), "it was live all the while");
+    world.verdict("R1", Verdict::Down);
+    world.before = world.compile().desired;
+    world.verdict("R1", Verdict::Up);
+    assert!(fresh(&world));
+    world.ramps.insert(id("R1"), 40);
+    assert_eq!(world.fate("R1").3.as_deref(), Some("slow start 40 %"));
 }
 
 #[test]

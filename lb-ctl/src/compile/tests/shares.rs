@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lb_common::load::{self, Limits};
+use lb_common::load::Limits;
 use proptest::prelude::*;
 
 use super::*;
@@ -87,7 +87,7 @@ fn every_scheduler_has_its_way_to_pick_and_to_fill() {
 /// What happens to a failover list.
 enum Event {
     Verdict(&'static str, Verdict),
-    Operator(&'static str, OperatorState),
+    Operator(&'static str, Order),
     /// The operator clears the server in use.
     Forget,
     /// The controller restarts: no check has ended yet.
@@ -110,10 +110,10 @@ fn clients_stay_on_the_server_in_use_until_it_fails_is_taken_away_or_cleared() {
         (Restart, "R2 R1 R3 R4"),
         (Check("R3", Verdict::Down), "R2 R1 R4"),
         // The operator takes it away: the first of the list.
-        (Operator("R2", OperatorState::Halt), "R1 R4"),
-        (Operator("R2", OperatorState::Online), "R1 R2 R4"),
-        (Operator("R1", OperatorState::Drain), "R2 R4"),
-        (Operator("R1", OperatorState::Online), "R2 R1 R4"),
+        (Operator("R2", HALT), "R1 R4"),
+        (Operator("R2", Order::Online), "R1 R2 R4"),
+        (Operator("R1", DRAIN), "R2 R4"),
+        (Operator("R1", Order::Online), "R2 R1 R4"),
         // The operator clears it.
         (Forget, "R1 R2 R4"),
         (Check("R1", Verdict::Down), "R2 R4"),
@@ -125,7 +125,7 @@ fn clients_stay_on_the_server_in_use_until_it_fails_is_taken_away_or_cleared() {
     for (step, (event, expected)) in list.into_iter().enumerate() {
         match event {
             Check(rip, verdict) => world.verdict(rip, verdict),
-            Operator(rip, state) => _ = world.operator.insert(id(rip), state),
+            Operator(rip, state) => _ = world.operator.insert(id(rip), state.into()),
             Forget => _ = world.forget.insert("PACS".to_owned()),
             Restart => world.health.retain(|_, health| health.verdict == Verdict::Down),
             Keep(persist) => world.config.vips[0].persist = persist,
@@ -205,7 +205,7 @@ fn limits_are_those_of_the_configuration_and_the_share_is_of_those_that_take_new
         (vip.rips[0].weight, vip.rips[0].max_connections, vip.rips[0].min_connections) = (40, 50, 30);
         assert_eq!(world.limits("R1"), limits(50, 30, weights.0), "{scheduler:?}");
         assert_eq!(world.limits("R2"), limits(0, 0, weights.1), "{scheduler:?}");
-        world.operator.insert(id("R1"), OperatorState::Drain);
+        world.operator.insert(id("R1"), DRAIN.into());
         world.verdict("R2", Verdict::Down);
         assert_eq!(world.limits("R1"), limits(50, 30, 0), "{scheduler:?}");
         assert_eq!(world.limits("R2"), limits(0, 0, 0), "{scheduler:?}");
@@ -240,7 +240,7 @@ fn a_server_that_came_up_has_a_part_of_its_weight() {
 
 #[test]
 fn the_fallback_server_takes_new_flows_when_no_other_does_and_only_then() {
-    let closed = Limits { flags: load::flags::CLOSED, ..Limits::default() };
+    let closed = Limits { flags: CLOSED, ..Limits::default() };
     let open = Limits { weight: 1, ..Limits::default() };
     let mut world = World::with_fallback();
     let note = "no server is in service: new connections go to the fallback server 10.12.1.119";
@@ -251,7 +251,7 @@ fn the_fallback_server_takes_new_flows_when_no_other_does_and_only_then() {
         assert_eq!((world.order().as_str(), world.fallback().limits), ("R1 R2", closed), "{scheduler:?}");
         assert!(world.compile().notes.vips.is_empty());
 
-        world.operator.insert(id("R1"), OperatorState::Drain);
+        world.operator.insert(id("R1"), DRAIN.into());
         world.verdict("R2", Verdict::Down);
         assert_eq!((world.order().as_str(), world.fallback().limits), (FALLBACK, open), "{scheduler:?}");
         assert_eq!(world.compile().notes.vips["PACS"], note);

@@ -31,8 +31,9 @@ use tokio::sync::watch;
 use zerocopy::IntoBytes as _;
 
 use super::{
-    Error, fail, fault, is_absent,
+    Error, fail, fault,
     flows::FlowTables,
+    is_absent,
     open::{load, xdp},
     pins::PinDir,
     read::{InUse, values},
@@ -42,7 +43,7 @@ use super::{
 use crate::{
     dataplane::{
         Installed, ServiceKey,
-        explain::{Explainer, Occupancy, Remembered, Probe, Rehearsal, Sent, Verdict},
+        explain::{Explainer, Occupancy, Probe, Rehearsal, Remembered, Sent, Verdict},
     },
     model::config::Protocol,
     reset::frame::{ACK, Datagram, SYN, Segment, Way},
@@ -95,9 +96,9 @@ impl BpfExplainer {
         if probe.client.port() != 0 {
             return Ok(probe.client);
         }
-        let free = PORTS.map(|port| SocketAddr::new(probe.client.ip(), port)).find(|client| {
-            self.flows.single(&ends(*client, &probe.to), 0, 0).is_none()
-        });
+        let free = PORTS
+            .map(|port| SocketAddr::new(probe.client.ip(), port))
+            .find(|client| self.flows.single(&ends(*client, &probe.to), 0, 0).is_none());
         free.ok_or_else(|| {
             fail(format!(
                 "client {} has connections from ports {} to {} already: name the port that you mean, ADDRESS:PORT",
@@ -131,11 +132,14 @@ impl Explainer for BpfExplainer {
         }
         stage.copy_links(&set.links)?;
         if flow.is_some() && !stage.flows.adopt(&self.flows, &ends) {
-            return Err(fail(format!("the connection of {client} changed while it was looked at: ask again")));
+            return Err(fail(format!(
+                "the connection of {client} changed while it was looked at: ask again"
+            )));
         }
 
         let our_mac = installed.link_records.get(&ingress).map_or(Mac::default(), |link| link.mac);
-        let way = hop.map_or_else(|| Way { ifindex: ingress, ..unknown_way(our_mac) }, |hop| way_of(&hop, our_mac));
+        let way =
+            hop.map_or_else(|| Way { ifindex: ingress, ..unknown_way(our_mac) }, |hop| way_of(&hop, our_mac));
         let (sent, frame) = match (probe.to.protocol, &flow) {
             (Protocol::Udp, _) => (Sent::Datagram, Datagram { way, ends }.frame()),
             (Protocol::Tcp, Some(_)) => (Sent::Ack, segment(way, ends, ACK)),
@@ -240,12 +244,8 @@ impl<'l> Stage<'l> {
         let proto = proto(to.protocol);
         for port in [to.port, 0] {
             let found: Option<ServiceRef> = match to.ip {
-                IpAddr::V4(ip) => {
-                    self.copy_key(map::SERVICE_KEYS_V4, &ServiceKey4::new(ip, port, proto))?
-                }
-                IpAddr::V6(ip) => {
-                    self.copy_key(map::SERVICE_KEYS_V6, &ServiceKey6::new(ip, port, proto))?
-                }
+                IpAddr::V4(ip) => self.copy_key(map::SERVICE_KEYS_V4, &ServiceKey4::new(ip, port, proto))?,
+                IpAddr::V6(ip) => self.copy_key(map::SERVICE_KEYS_V6, &ServiceKey6::new(ip, port, proto))?,
             };
             if let Some(found) = found {
                 return u16::try_from(found.service)
@@ -316,10 +316,15 @@ impl<'l> Stage<'l> {
             };
             let age = idle(now, entry.last_seen);
             let ticks = if proved { record.persist_ticks } else { self.live.settings.ticks(NEW_SECS) };
-            let open = slot.and_then(|slot| loads.get(&slot)).is_some_and(|o| o.limits.flags & load::flags::CLOSED == 0);
+            let open = slot
+                .and_then(|slot| loads.get(&slot))
+                .is_some_and(|o| o.limits.flags & load::flags::CLOSED == 0);
             found = Some(Remembered {
                 slot,
-                counts: age < ticks && open && named.state == state::LIVE && named.generation == entry.generation,
+                counts: age < ticks
+                    && open
+                    && named.state == state::LIVE
+                    && named.generation == entry.generation,
                 proved,
                 idle_millis: millis(age),
                 timeout_millis: millis(ticks),
@@ -336,7 +341,9 @@ impl<'l> Stage<'l> {
         let mut to: DevMap<&mut MapData> = self.map(map::DEVICES)?;
         for ifindex in known() {
             match from.get(ifindex, 0) {
-                Ok(device) => to.set(ifindex, device.if_index, None, 0).map_err(|e| not_copied(map::DEVICES, e))?,
+                Ok(device) => {
+                    to.set(ifindex, device.if_index, None, 0).map_err(|e| not_copied(map::DEVICES, e))?
+                }
                 Err(error) if is_absent(&error) => {}
                 Err(error) => return Err(not_copied(map::DEVICES, error)),
             }
@@ -355,9 +362,9 @@ impl<'l> Stage<'l> {
             ctx_in: Some(context.as_bytes()),
             ..TestRunOptions::new()
         };
-        let ran = xdp(&mut self.ebpf, PROGRAM)?
-            .test_run(run)
-            .map_err(|e| fault(format!("a packet cannot be tried out as if it came by interface {ingress}"), e))?;
+        let ran = xdp(&mut self.ebpf, PROGRAM)?.test_run(run).map_err(|e| {
+            fault(format!("a packet cannot be tried out as if it came by interface {ingress}"), e)
+        })?;
         left.truncate(ran.data_size_out as usize);
         // `enum xdp_action` (linux/bpf.h).
         let verdict = match ran.return_value {
@@ -366,7 +373,9 @@ impl<'l> Stage<'l> {
             3 => Verdict::Transmit,
             4 => Verdict::Redirect,
             other => {
-                return Err(fail(format!("the program gave verdict {other}, which it never does: report this")));
+                return Err(fail(format!(
+                    "the program gave verdict {other}, which it never does: report this"
+                )));
             }
         };
         Ok((verdict, left))
@@ -388,8 +397,7 @@ impl<'l> Stage<'l> {
     fn forwarded_to<'s>(&mut self, slots: impl Iterator<Item = &'s u16>) -> Result<Option<u16>, Error> {
         let counters: PerCpuArray<&mut MapData, BackendTraffic> = self.map(map::BACKEND_TRAFFIC)?;
         for &slot in slots {
-            let cpus =
-                counters.get(&u32::from(slot), 0).map_err(|e| not_copied(map::BACKEND_TRAFFIC, e))?;
+            let cpus = counters.get(&u32::from(slot), 0).map_err(|e| not_copied(map::BACKEND_TRAFFIC, e))?;
             if cpus.iter().any(|count| count.packets > 0) {
                 return Ok(Some(slot));
             }
@@ -415,7 +423,14 @@ fn way_of(hop: &Hop, our_mac: Mac) -> Way {
 
 /// The way that a packet comes of which nothing is known.
 const fn unknown_way(our_mac: Mac) -> Way {
-    Way { ifindex: LOOPBACK, dst_mac: our_mac, src_mac: SOME_ROUTER, vlan: [0; 2], vlan_depth: 0, outer_tpid: 0 }
+    Way {
+        ifindex: LOOPBACK,
+        dst_mac: our_mac,
+        src_mac: SOME_ROUTER,
+        vlan: [0; 2],
+        vlan_depth: 0,
+        outer_tpid: 0,
+    }
 }
 
 fn segment(way: Way, ends: Ends, flags: u8) -> Vec<u8> {

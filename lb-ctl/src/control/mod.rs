@@ -2,27 +2,36 @@
 //! what should be checked, watched and installed goes out.
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+mod drains;
+mod log;
+mod ramps;
+#[cfg(test)]
+mod timing_tests;
+mod words;
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use lb_common::settings::Settings;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use self::{drains::Drains, ramps::Ramps};
 
 use crate::{
-    compile::{self, Inputs, Notes},
+    compile::{self, Compiled, Inputs, Notes},
+    dataplane::FlowCensus,
     model::{
-        command::{Command, Edit, OperatorState, Outcome},
-        config::{CheckKind, Config},
+        command::{Command, Edit, Outcome},
+        config::{CheckKind, Config, Vip},
         desired::DesiredState,
         health::{HealthMap, RipId, Target, Targets},
         net::{NetFacts, Watched},
-        status::RipState,
+        operator::Words,
     },
     operator::OperatorFile,
-    reconcile::Goal,
+    reconcile::{Goal, Reconciled},
     shutdown::Shutdown,
     state_file::StateError,
 };
@@ -105,15 +114,20 @@ pub struct Done {
 pub struct View {
     /// Configuration.
     pub config: Arc<Config>,
-    /// Servers that are not online by the operator's word.
-    pub operator: BTreeMap<RipId, OperatorState>,
+    /// Servers of which the operator said anything.
+    pub operator: Words,
     /// What became of every server.
     pub notes: Notes,
     /// What the data plane should hold.
     pub goal: Arc<Goal>,
     /// Why the configuration on disk is not the one in force.
     pub config_problem: Option<String>,
+    /// What time should have made of the operator's word, and why it has not.
+    pub operator_problem: Option<String>,
 }
+
+/// Tells the time of day.
+pub type WallClock = Box<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// What the task is connected to.
 pub struct Connections {
@@ -123,6 +137,12 @@ pub struct Connections {
     pub facts: watch::Receiver<NetFacts>,
     /// From checks.
     pub health: watch::Receiver<HealthMap>,
+    /// From the reconciler: connections of each server, about once a second.
+    pub census: watch::Receiver<Arc<FlowCensus>>,
+    /// From the reconciler: what the kernel holds.
+    pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// What deadlines go by.
+    pub clock: WallClock,
     /// To the reconciler.
     pub goal: watch::Sender<Arc<Goal>>,
     /// To checks.
@@ -137,9 +157,16 @@ pub struct Connections {
 pub struct Controller {
     store: Arc<dyn ConfigStore>,
     operator: OperatorFile,
+    drains: Drains,
+    ramps: Ramps,
+    /// VIPs whose server in use is to be forgotten when they are compiled next.
+    forgotten: BTreeSet<String>,
     settings: Settings,
     config: Arc<Config>,
     config_problem: Option<String>,
+    operator_problem: Option<String>,
+    /// When a change of the operator's word that the disk refused is tried again.
+    retry_at: Option<Instant>,
     /// The last one published; number 0 holds what the data plane held before.
     goal: Arc<Goal>,
     notes: Notes,
@@ -159,9 +186,14 @@ impl Controller {
         Self {
             store,
             operator,
+            drains: Drains::default(),
+            ramps: Ramps::default(),
+            forgotten: BTreeSet::new(),
             settings,
             config: Arc::new(config),
             config_problem: None,
+            operator_problem: None,
+            retry_at: None,
             goal: Arc::new(Goal { number: 0, state: before }),
             notes: Notes::default(),
             to,
@@ -173,10 +205,11 @@ impl Controller {
     pub fn first_view(config: &Config) -> View {
         View {
             config: Arc::new(config.clone()),
-            operator: BTreeMap::new(),
+            operator: Words::new(),
             notes: Notes::default(),
             goal: Arc::default(),
             config_problem: None,
+            operator_problem: None,
         }
     }
 
@@ -188,9 +221,12 @@ impl Controller {
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut ended = std::pin::pin!(shutdown.requested());
         self.operator.prune(&self.config).await?;
+        // Deadlines that passed while no daemon ran.
+        self.advance().await;
         self.announce();
         self.compile();
         loop {
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = &mut ended => return Ok(()),
@@ -205,6 +241,17 @@ impl Controller {
                 request = self.to.requests.recv() => match request {
                     Some(request) => self.answer(request).await,
                     None => return Ok(()),
+                },
+                changed = self.to.census.changed() => {
+                    changed?;
+                    self.take_census();
+                    if self.advance().await {
+                        self.compile();
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.advance().await;
+                    self.compile();
                 }
             }
         }
@@ -239,6 +286,8 @@ impl Controller {
                 if dry_run { self.outcome(&loaded) } else { self.put_into_force(loaded).await }
             }
             Command::SetState { rips, state } => self.set_state(&rips, state).await?,
+            Command::Force { rips, forced } => self.force(&rips, forced).await?,
+            Command::Forget { vip } => self.forget(vip)?,
         };
         let goal = self.compile();
         Ok(Done { outcome, goal })
@@ -272,40 +321,15 @@ impl Controller {
         outcome
     }
 
-    async fn set_state(&mut self, rips: &[RipId], state: OperatorState) -> Result<Outcome, Refused> {
-        for id in rips {
-            self.must_exist(id)?;
-        }
-        let states = self.operator.states();
-        let word = |id| states.get(id).copied().unwrap_or_default();
-        let changed: Vec<_> = rips.iter().filter(|id| word(id) != state).collect();
-        let changes: Vec<String> = changed
-            .iter()
-            .map(|id| format!("{}/{}: {} -> {}", id.vip, id.rip, word(id).name(), state.name()))
-            .collect();
-        self.operator.set(rips, state).await?;
-        for change in &changes {
-            tracing::info!("{change}");
-        }
-        let states = self.operator.states();
-        let mut warnings = Vec::new();
-        for vip in self.config.vips.iter().filter(|v| v.enabled && rips.iter().any(|id| id.vip == v.name)) {
-            let online = vip.rips.iter().any(|rip| {
-                let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
-                !states.contains_key(&id)
-            });
-            if !online {
-                warnings.push(format!("{} has no real server left that takes new connections", vip.name));
-            }
-        }
-        Ok(Outcome { changes, warnings })
+    fn find_vip(&self, name: &str) -> Result<&Vip, Refused> {
+        self.config.vips.iter().find(|v| v.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
+            Refused::Invalid(format!("no VIP {name}: there are {}", listed(&names)))
+        })
     }
 
     fn must_exist(&self, id: &RipId) -> Result<(), Refused> {
-        let Some(vip) = self.config.vips.iter().find(|v| v.name == id.vip) else {
-            let names: Vec<&str> = self.config.vips.iter().map(|v| v.name.as_str()).collect();
-            return Err(Refused::Invalid(format!("no VIP {}: there are {}", id.vip, listed(&names))));
-        };
+        let vip = self.find_vip(&id.vip)?;
         if vip.rips.iter().any(|r| r.name == id.rip) {
             return Ok(());
         }
@@ -333,17 +357,14 @@ impl Controller {
             self.publish_view();
             return self.goal.number + 1;
         }
-        let compiled = compile::compile(&Inputs {
-            config: &self.config,
-            operator: self.operator.states(),
-            health: &health,
-            facts: &facts,
-            before: &self.goal.state,
-            settings: &self.settings,
-            ramps: &BTreeMap::new(),
-            forget: &BTreeSet::new(),
-        });
-        log_transitions(&self.notes, &compiled.notes, &health);
+        let now = Instant::now();
+        let mut compiled = self.compiled(&facts, &health, now);
+        if self.ramps.follow(&compiled.notes, &self.config, now) {
+            // Who came up begins with a part of its weight.
+            compiled = self.compiled(&facts, &health, now);
+        }
+        self.forgotten.clear();
+        log::transitions(&self.notes, &compiled.notes, &health);
         self.notes = compiled.notes;
         if self.goal.number == 0 || self.goal.state != compiled.desired {
             self.goal = Arc::new(Goal { number: self.goal.number + 1, state: compiled.desired });
@@ -353,13 +374,27 @@ impl Controller {
         self.goal.number
     }
 
+    fn compiled(&self, facts: &NetFacts, health: &HealthMap, now: Instant) -> Compiled {
+        compile::compile(&Inputs {
+            config: &self.config,
+            operator: self.operator.words(),
+            health,
+            facts,
+            before: &self.goal.state,
+            settings: &self.settings,
+            ramps: &self.ramps.percents(&self.config, now),
+            forget: &self.forgotten,
+        })
+    }
+
     fn publish_view(&self) {
         self.to.view.send_replace(Arc::new(View {
             config: Arc::clone(&self.config),
-            operator: self.operator.states().clone(),
+            operator: self.operator.words().clone(),
             notes: self.notes.clone(),
             goal: Arc::clone(&self.goal),
             config_problem: self.config_problem.clone(),
+            operator_problem: self.operator_problem.clone(),
         }));
     }
 
@@ -398,33 +433,6 @@ fn check_targets(config: &Config) -> Targets {
         }));
     }
     targets
-}
-
-/// A line for each server that changed.
-fn log_transitions(before: &Notes, now: &Notes, health: &HealthMap) {
-    for (id, note) in &now.rips {
-        let was = before.rips.get(id);
-        if was.map(|w| w.state) == Some(note.state) {
-            continue;
-        }
-        let failure = health.get(id).and_then(|h| h.last.as_ref()?.failure.as_ref());
-        let why = note.detail.as_deref().or(failure.map(|f| f.text.as_str()));
-        let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        let RipId { vip, rip } = id;
-        match note.state {
-            RipState::Active => tracing::info!("{vip}/{rip} is up and takes connections"),
-            RipState::Checking => tracing::info!("{vip}/{rip} is being checked{why}"),
-            RipState::Down => tracing::warn!("{vip}/{rip} is DOWN{why}"),
-            RipState::Drain => tracing::info!("{vip}/{rip} is draining{why}"),
-            RipState::Halt => tracing::info!("{vip}/{rip} is halted"),
-        }
-    }
-    for (vip, problem) in now.vips.iter().filter(|(vip, p)| before.vips.get(*vip) != Some(p)) {
-        tracing::error!("VIP {vip}: {problem}");
-    }
-    for problem in now.problems.iter().filter(|p| !before.problems.contains(p)) {
-        tracing::error!("{problem}");
-    }
 }
 
 #[cfg(test)]

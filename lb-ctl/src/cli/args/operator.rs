@@ -1,0 +1,116 @@
+//! Arguments by which an operator says what real servers are to do.
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    QualifiedRip, RipTarget,
+    values::{parse_ip, parse_span},
+};
+
+/// `lbctl server`.
+#[derive(Debug, Subcommand)]
+pub enum ServerVerb {
+    /// Give a machine no new connections, in every VIP that has its address; those in progress go on
+    Drain {
+        #[command(flatten)]
+        /// Which.
+        servers: Servers,
+        #[command(flatten)]
+        /// How.
+        how: DrainArgs,
+    },
+    /// Give a machine nothing at all, in every VIP that has its address
+    Halt {
+        #[command(flatten)]
+        /// Which.
+        servers: Servers,
+        #[command(flatten)]
+        /// How.
+        how: HaltArgs,
+    },
+    /// Bring a machine back into service, in every VIP that has its address
+    Online(Servers),
+}
+
+/// `lbctl check`.
+#[derive(Debug, Subcommand)]
+pub enum CheckVerb {
+    /// Overrule the check of a real server, for a while or until it is told otherwise
+    Force {
+        /// VIP's and real server's name
+        #[arg(value_name = "VIP/RIP")]
+        rip: QualifiedRip,
+        /// What counts in place of the check's verdict; with `auto` the check decides again
+        verdict: ForcedVerdict,
+        /// The check decides again after this time, e.g. 10m
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_span)]
+        span: Option<Duration>,
+    },
+}
+
+/// What counts in place of a check's verdict.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum ForcedVerdict {
+    /// The check's verdict
+    Auto,
+    /// Down, whatever the check says
+    Down,
+    /// Up, whatever the check says
+    Up,
+}
+
+/// Real servers by name.
+#[derive(Args, Debug)]
+pub struct RipTargets {
+    /// VIP/RIP, or with --all-vips (or where one VIP alone has it) RIP
+    #[arg(required = true, value_name = "VIP/RIP")]
+    pub rips: Vec<RipTarget>,
+    /// In every VIP that has a real server of this name
+    #[arg(long)]
+    pub all_vips: bool,
+}
+
+/// Machines by address.
+#[derive(Args, Debug)]
+pub struct Servers {
+    /// Address of the machine
+    #[arg(required = true, value_name = "IP", value_parser = parse_ip)]
+    pub ips: Vec<IpAddr>,
+}
+
+/// How a server is drained.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DrainArgs {
+    /// New connections of its clients go elsewhere, even those that persistence would send there
+    #[arg(long, conflicts_with = "keep_persistent")]
+    pub migrate: bool,
+    /// Clients that persistence sends there still get there (unless said otherwise)
+    #[arg(long)]
+    pub keep_persistent: bool,
+    /// Time that connections in progress have, e.g. 10m
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pub timeout: Option<Duration>,
+    /// What becomes of the server once the time is over or nothing is left of its connections
+    #[arg(long, value_name = "STATE")]
+    pub then: Option<Then>,
+    /// Wait until no connection is left, or it is halted, or the time is over
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// What follows a drain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Then {
+    /// It is halted
+    Halt,
+}
+
+/// How a server is halted.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct HaltArgs {
+    /// Let connections in progress go on; nothing new gets there, whatever persistence says
+    #[arg(long)]
+    pub keep_sessions: bool,
+}
