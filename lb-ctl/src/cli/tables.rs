@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 use super::{
     Done, RunError, Terminal,
-    args::{ClearArgs, ExplainArgs, Form, KillArgs, QualifiedRip, RipTarget, ShowArgs, TableVerb},
+    args::{ClearArgs, ExplainArgs, Form, KillArgs, QualifiedRip, RipTarget, ShowArgs, TableVerb, Which},
     lists::json_into,
     text::{Columns, NONE, cell, plain, plural, span},
 };
@@ -23,7 +23,7 @@ pub(super) async fn kill(
     terminal: &mut Terminal<impl Write, impl Write>,
     args: &KillArgs,
 ) -> Result<Done, RunError> {
-    let mut kill = kill_of(args)?;
+    let mut kill = kill_of(&args.which)?;
     if !args.yes {
         let found = client.kill(&Kill { dry_run: true, ..kill.clone() }).await?;
         let what = plural(found.count, "connection");
@@ -96,8 +96,8 @@ pub(super) async fn explain(
 }
 
 /// What was typed, as the API has it.
-fn kill_of(args: &KillArgs) -> Result<Kill, RunError> {
-    let (vip, rip) = match (&args.vip, &args.rip) {
+fn kill_of(which: &Which) -> Result<Kill, RunError> {
+    let (vip, rip) = match (&which.vip, &which.rip) {
         (vip, None) => (vip.clone(), None),
         (vip, Some(RipTarget::Everywhere(rip))) => (vip.clone(), Some(rip.clone())),
         (Some(vip), Some(RipTarget::In(of))) if *vip != of.vip => {
@@ -111,8 +111,8 @@ fn kill_of(args: &KillArgs) -> Result<Kill, RunError> {
     Ok(Kill {
         vip,
         rip,
-        client: args.client.map(|client| client.ip),
-        client_port: args.client.and_then(|client| client.port),
+        client: which.client.map(|client| client.ip),
+        client_port: which.client.and_then(|client| client.port),
         dry_run: true,
     })
 }

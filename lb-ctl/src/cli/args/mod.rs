@@ -15,7 +15,7 @@ use self::values::{
 };
 pub(super) use self::{
     operator::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
-    tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb},
+    tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
     values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
 };
 use crate::{

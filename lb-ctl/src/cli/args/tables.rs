@@ -11,8 +11,19 @@ use super::{
 
 /// `lbctl flows kill`.
 #[derive(Args, Debug)]
-#[group(id = "which", required = true, multiple = true, args = ["vip", "rip", "client"])]
 pub struct KillArgs {
+    #[command(flatten)]
+    /// Which connections.
+    pub which: Which,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Connections that satisfy every condition that is there; there must be one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub struct Which {
     /// Connections to this VIP
     #[arg(long, value_name = "NAME")]
     pub vip: Option<String>,
@@ -22,9 +33,6 @@ pub struct KillArgs {
     /// Connections from this client, or from one port of it
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub client: Option<ClientEnd>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
 }
 
 /// `lbctl table`.
