@@ -72,17 +72,18 @@ pub const fn room(limits: Limits, active: u64, full: bool) -> bool {
     !full || limits.min == 0 || active < limits.min as i64
 }
 
-/// True when the first of two backends is the less loaded one for its weight: what takes the next flow by
+/// True when the first of two backends, which hold so many connections, is the less loaded one for its weight: what takes the next flow by
 /// [`crate::service::pick::LEAST`]. The flow itself counts, so that an idle heavy server goes before an idle light one.
 #[inline(always)]
 #[must_use]
-pub const fn is_less(active: u64, weight: u16, than_active: u64, than_weight: u16) -> bool {
-    (held(active) + 1) * (than_weight as u64) < (held(than_active) + 1) * weight as u64
+pub const fn is_less(held: u64, weight: u16, than_held: u64, than_weight: u16) -> bool {
+    (held + 1) * (than_weight as u64) < (than_held + 1) * weight as u64
 }
 
-/// Connections as a number that cannot overflow when it is multiplied by a weight.
+/// [`Load::active`] as a number that is not negative, and does not overflow when it is multiplied by a weight.
 #[inline(always)]
-const fn held(active: u64) -> u64 {
+#[must_use]
+pub const fn held(active: u64) -> u64 {
     let active = active as i64;
     if active < 0 { 0 } else { active as u64 & 0xffff_ffff }
 }

@@ -1,7 +1,7 @@
 //! The promise to aya that map keys and values are plain bytes: one macro that also demands zerocopy's proof.
 #![allow(unsafe_code, reason = "aya::Pod is an unsafe trait; the macro checks its conditions")]
 
-use crate::{backend, counter, flow, fragment, persist, service, settings};
+use crate::{backend, counter, flow, fragment, load, persist, service, settings};
 
 macro_rules! pod {
     ($($ty:ty),+ $(,)?) => {$(
@@ -27,6 +27,7 @@ pod!(
     fragment::FragmentEntry,
     fragment::FragmentKey,
     persist::PersistEntry,
+    load::Load,
     persist::PersistKey,
     persist::TwinKey,
     service::Service,

@@ -15,6 +15,7 @@ use lb_common::{
 
 use crate::{
     flow_table::{Bucket, Key, Word},
+    load,
     packet::Packet,
     scratch::Scratch,
 };
@@ -72,13 +73,33 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     fn link(&self, ifindex: u32) -> Option<&LinkRecord>;
     /// The way to `ends.dst` by the routing table, as [`lb_common::flow::Hop::words`]; `None` when it has none that is known to the neighbour table.
     fn route(&self, ends: &Ends) -> Option<[u64; 2]>;
+    /// How busy a backend is.
+    fn load(&self, slot: u32) -> Option<&load::Words>;
+    /// [`crate::steer::compare`] as a function of its own.
+    fn compare(&self, n: u32) -> u32;
+    /// [`crate::steer::try_next`] as a function of its own.
+    fn try_next(&self, n: u32) -> u32;
     /// Next index below `len` for round robin.
     fn rotate(&self, service: u32, len: u32) -> u32;
+    /// [`crate::steer::choose`] as a function of its own.
+    fn choose(&self, by: u32) -> u32;
+    /// [`crate::steer::stick`] as a function of its own.
+    fn stick(&self);
+    /// True when the controller has not been seen for [`lb_common::settings::UNATTENDED_SECS`].
+    fn is_unattended(&self, now: u32) -> bool;
     /// Persistence entry of a client, however old.
     fn persisted(&self, key: &PersistKey) -> Option<PersistEntry>;
     /// Writes a persistence entry; if it is `new`, only where there is none. False when it was not written: there
     /// is one, or no room.
     fn persist(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool;
+    /// Persistence entry of a client that has not proved itself, however old.
+    fn persisted_new(&self, key: &PersistKey) -> Option<PersistEntry>;
+    /// Writes one; if it is `new`, only where there is none. False when there is one.
+    fn persist_new(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool;
+    /// Ticks of a [`lb_common::persist::NEW_SECS`].
+    fn persist_new_ticks(&self) -> u32;
+    /// Slot that a server, known by its slot in whichever service, has in this one.
+    fn twin(&self, slot: u16, service: u16) -> Option<u16>;
     /// What was decided for a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentEntry>;
     /// Remembers what was decided for a datagram's first fragment.

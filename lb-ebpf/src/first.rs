@@ -4,7 +4,7 @@
 use lb_common::{
     counter::Reason,
     event::EventKind,
-    flow::{Decision, State, kind},
+    flow::{Decision, State, VOID_GENERATION, kind},
     service::mode,
 };
 
@@ -12,7 +12,7 @@ use crate::{
     env::{Env, Tables},
     flow_table::{self, Bucket, Entry, Inserted, Key, Take},
     life::{self, Step},
-    pair,
+    load, pair,
     scratch::Scratch,
     steer::{self, By},
     steps::Next,
@@ -50,6 +50,9 @@ where
         if decision.kind() != kind::DR {
             return Ok(Next::Step);
         }
+        if is_answered(s, decision) {
+            return Ok(Next::Reset);
+        }
         if of_established::<E, WORDS, KEY>(env, s, flows) {
             return Ok(Next::Go);
         }
@@ -61,11 +64,21 @@ where
         if decision.kind() != kind::DR {
             return Ok(Next::HalfStep);
         }
+        if is_answered(s, decision) {
+            return Ok(Next::Reset);
+        }
         if of_half_open::<E, WORDS, KEY>(env, s, half, key) {
             return Ok(Next::Go);
         }
     }
-    begin::<E, WORDS, KEY>(env, s, key)
+    begin::<E, WORDS, KEY>(env, key)
+}
+
+/// True for a segment of a connection that an operator has ended. Its entry stays for a while, so that what comes after
+/// is answered, too; a SYN begins another.
+#[inline(always)]
+fn is_answered(s: &Scratch, decision: Decision) -> bool {
+    decision.generation() == VOID_GENERATION && s.seen.tcp().is_some_and(|flags| !flags.is_open())
 }
 
 /// A packet of an established flow. False when the flow was retired: the packet begins another.
@@ -84,20 +97,9 @@ where
         return false;
     }
     let (state, idle) = (s.hit.control.state(), life::idle(s.now, s.hit.control.last_seen()));
-    match life::established(state, s.seen.tcp(), idle) {
-        Step::Keep => {}
-        Step::Become(state) => {
-            flow_table::update(flows, &s.hit, state, s.now);
-        }
-        Step::End => {
-            flow_table::retire(flows, &s.hit);
-        }
-        Step::Reopen => {
-            flow_table::retire(flows, &s.hit);
-            return false;
-        }
-    }
-    true
+    let step = life::established(state, s.seen.tcp(), idle);
+    life::take(env, flows, &s.hit, step, s.now);
+    !matches!(step, Step::Reopen)
 }
 
 /// A packet of a half-open flow. False when the flow was retired: the packet begins another.
@@ -139,13 +141,25 @@ where
     let Some(half) = Tables::<WORDS, KEY>::half_open(env, key.hash) else { return };
     let entry = Entry { decision: s.hit.decision, rewrite: &s.rewrite, state, now: s.now, take: Take::Free };
     match flow_table::insert(flows, key, &entry) {
-        Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
+        inserted @ (Inserted::Free | Inserted::Overwrote | Inserted::Exists) => {
             flow_table::retire(half, &s.hit);
+            if inserted == Inserted::Free {
+                settled(env, Decision(s.hit.decision), state);
+            }
         }
         Inserted::Full => stays_half_open::<E, WORDS, KEY>(env, half, s),
         // The next packet tries again.
         Inserted::Taken | Inserted::Twin => {}
     }
+}
+
+/// What follows when a client has proved a flow, and its entry stands among the established ones.
+#[inline(always)]
+pub fn settled<E: Env>(env: &E, decision: Decision, state: State) {
+    if load::is_active(state as u8) {
+        load::begun(env, decision);
+    }
+    env.stick();
 }
 
 /// There is no room for a flow that proved itself: it stays half-open as long as it can.
@@ -165,63 +179,43 @@ pub fn stays_half_open<E, const WORDS: usize, const KEY: usize>(
 
 /// The first packet of a flow.
 #[inline(always)]
-fn begin<E, const WORDS: usize, const KEY: usize>(
-    env: &E,
-    s: &mut Scratch,
-    key: &Key<KEY>,
-) -> Result<Next, Reason>
+fn begin<E, const WORDS: usize, const KEY: usize>(env: &E, key: &Key<KEY>) -> Result<Next, Reason>
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    let now = s.now;
-    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
-    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
-    let service = Tables::<WORDS, KEY>::service_id(env, &s.seen.ends).ok_or(Reason::NoService)?;
-    let routed = env.service(service).is_some_and(|record| record.mode != mode::DR);
-    s.service = service;
-    let tcp = s.seen.tcp();
-    let opens = tcp.is_none_or(Flags::is_open);
-    let resets = tcp.is_some_and(Flags::is_rst);
-    if routed && resets {
-        return Err(Reason::MidStreamReset);
-    }
-    let full = flow_table::is_crowded(flows, now, u32::MAX);
-    if routed && full {
-        steer::tell(env, EventKind::FlowRefused, service as u16, &s.seen.ends, now);
-        return Err(Reason::FlowRefused);
-    }
-    // Under a flood an entry may be gone before the client answers, in a full table there is no room for it later,
-    // and in mid-stream there is none to begin with. The next packet must find the same server by itself, so the
-    // hash decides.
-    let remembered = opens && !full && !flow_table::is_crowded(half, now, FLOOD_TICKS);
-    let by = if remembered { By::Service } else { By::Hash };
-    let decision = match steer::choose(env, service, &s.seen.ends, by, now) {
-        Ok(decision) => decision,
-        Err(reason) => {
-            if matches!(reason, Reason::NoServerDrop | Reason::NoServerReject) {
-                steer::tell(env, EventKind::NoServer, service as u16, &s.seen.ends, now);
-            }
-            return Err(reason);
+    let by = look::<E, WORDS, KEY>(env, key)?;
+    let asked = steer::ask(env, by);
+    let s = env.scratch().ok_or(Reason::StaleTable)?;
+    if let Err(reason) = asked {
+        if matches!(reason, Reason::NoServerDrop | Reason::NoServerReject) {
+            steer::tell(env, EventKind::NoServer, s.service as u16, &s.seen.ends, s.now);
         }
-    };
-    s.decision = decision.0;
-    if !opens {
+        return Err(reason);
+    }
+    if s.seen.tcp().is_some_and(|flags| !flags.is_open()) {
         env.count(Reason::MidStream);
     }
-    if routed {
+    if Decision(s.decision).kind() != kind::DR {
         return Ok(Next::Prepare);
     }
     // A reset needs no memory.
-    if resets {
+    if s.seen.tcp().is_some_and(Flags::is_rst) {
         return Ok(Next::Go);
     }
-    let entry =
-        Entry { decision: decision.0, rewrite: &s.rewrite, state: State::New, now, take: Take::Oldest };
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
+    let entry = Entry {
+        decision: s.decision,
+        rewrite: &s.rewrite,
+        state: State::New,
+        now: s.now,
+        take: Take::Oldest,
+    };
     match flow_table::insert_before(half, flows, key, &entry) {
         Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
-            steer::tell(env, EventKind::HalfOpenOverwritten, service as u16, &s.seen.ends, now);
+            steer::tell(env, EventKind::HalfOpenOverwritten, s.service as u16, &s.seen.ends, s.now);
         }
         Inserted::Exists => {
             // Another CPU was first with the same flow, and may be establishing it: its choice holds. Flows move from
@@ -236,9 +230,40 @@ where
         // Without an entry the next packet must find the same server by itself.
         Inserted::Full | Inserted::Taken => {
             env.count(Reason::EntryTaken);
-            s.decision = steer::choose(env, service, &s.seen.ends, By::Hash, now)?.0;
+            steer::ask(env, By::Hash)?;
         }
     }
-    env.count_flow(service);
+    if let Some(s) = env.scratch() {
+        env.count_flow(s.service);
+    }
     Ok(Next::Go)
+}
+
+/// Finds the service of a flow's first packet, and how its server is to be found.
+#[inline(always)]
+fn look<E, const WORDS: usize, const KEY: usize>(env: &E, key: &Key<KEY>) -> Result<By, Reason>
+where
+    E: Env + Tables<WORDS, KEY>,
+{
+    let s = env.scratch().ok_or(Reason::StaleTable)?;
+    let half = Tables::<WORDS, KEY>::half_open(env, key.hash).ok_or(Reason::StaleTable)?;
+    let flows = Tables::<WORDS, KEY>::established(env, key.hash).ok_or(Reason::StaleTable)?;
+    let service = Tables::<WORDS, KEY>::service_id(env, &s.seen.ends).ok_or(Reason::NoService)?;
+    let routed = env.service(service).is_some_and(|record| record.mode != mode::DR);
+    s.service = service;
+    let tcp = s.seen.tcp();
+    if routed && tcp.is_some_and(Flags::is_rst) {
+        return Err(Reason::MidStreamReset);
+    }
+    let full = flow_table::is_crowded(flows, s.now, u32::MAX);
+    if routed && full {
+        steer::tell(env, EventKind::FlowRefused, service as u16, &s.seen.ends, s.now);
+        return Err(Reason::FlowRefused);
+    }
+    // Under a flood an entry may be gone before the client answers, in a full table there is no room for it later,
+    // and in mid-stream there is none to begin with. The next packet must find the same server by itself, so the
+    // hash decides.
+    let opens = tcp.is_none_or(Flags::is_open);
+    let remembered = opens && !full && !flow_table::is_crowded(half, s.now, FLOOD_TICKS);
+    Ok(if remembered { By::Service } else { By::Hash })
 }

@@ -171,7 +171,7 @@ where
         Some(hit) => (hit, flows),
         None => match flow_table::find_apart(half, key) {
             Some(hit) => (hit, half),
-            None => return without_entry::<E, WORDS, KEY>(env, s),
+            None => return without_entry::<E, WORDS, KEY>(env),
         },
     };
     s.decision = hit.decision;
@@ -183,17 +183,17 @@ where
 
 /// The server of a direct-routing flow that is not known is the one that the hash says, as for its packets.
 #[inline(always)]
-fn without_entry<E, const WORDS: usize, const KEY: usize>(env: &E, s: &mut Scratch) -> Result<(), Reason>
+fn without_entry<E, const WORDS: usize, const KEY: usize>(env: &E) -> Result<(), Reason>
 where
     E: Env + Tables<WORDS, KEY>,
 {
+    let s = env.scratch().ok_or(Reason::IcmpUnknown)?;
     let service = Tables::<WORDS, KEY>::service_id(env, &s.seen.ends).ok_or(Reason::IcmpUnknown)?;
+    s.service = service;
     if env.service(service).is_none_or(|record| record.mode != mode::DR) {
         return Err(Reason::IcmpUnknown);
     }
-    let decision = steer::choose(env, service, &s.seen.ends, By::Hash, s.now);
-    s.decision = decision.map_err(|_| Reason::IcmpUnknown)?.0;
-    Ok(())
+    steer::ask(env, By::Hash).map_err(|_| Reason::IcmpUnknown)
 }
 
 /// Rewrites the error in the scratch memory and sends it on.

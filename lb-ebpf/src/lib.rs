@@ -27,6 +27,7 @@ pub mod first;
 pub mod flow_table;
 pub mod icmp;
 pub mod life;
+pub mod load;
 pub mod odd;
 pub mod packet;
 pub mod pair;

@@ -1,8 +1,13 @@
-//! A flow's states: as one direction of it shows them, and as a pair's both do. Pure; time comes in.
+//! A flow's states: as one direction of it shows them, and as a pair's both do. Time comes in.
 
-use lb_common::flow::State;
+use lb_common::flow::{Decision, State};
 
-use crate::wire::tcp::Flags;
+use crate::{
+    env::Env,
+    flow_table::{self, Bucket, Hit, Word},
+    load,
+    wire::tcp::Flags,
+};
 
 /// An entry's time is written when it is this many ticks old: about a second, so that a busy flow's cache line
 /// stays clean and expiry is still exact to a second or two.
@@ -56,6 +61,26 @@ pub const fn established(state: u8, flags: Option<Flags>, idle: u32) -> Step {
         return Step::Keep;
     }
     Step::Become(if closing { State::Closing } else { State::Established })
+}
+
+/// Does to a flow under direct routing what was said of it. Losing a race means that another packet of the flow has just
+/// done the same.
+#[inline(always)]
+pub fn take<E: Env, W: Word, const WORDS: usize>(
+    env: &E,
+    flows: &Bucket<W, WORDS>,
+    hit: &Hit,
+    step: Step,
+    now: u32,
+) {
+    let (done, active) = match step {
+        Step::Keep => return,
+        Step::Become(state) => (flow_table::update(flows, hit, state, now), load::is_active(state as u8)),
+        Step::End | Step::Reopen => (flow_table::retire(flows, hit), false),
+    };
+    if done && !active {
+        load::ended(env, Decision(hit.decision), hit.control.state());
+    }
 }
 
 /// What a segment does to the established pair it belongs to.

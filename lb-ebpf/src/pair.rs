@@ -8,7 +8,7 @@
 use lb_common::{
     counter::Reason,
     event::EventKind,
-    flow::{Decision, Ends, Rewrite, State, kind},
+    flow::{Decision, Ends, Rewrite, State, VOID_GENERATION, kind},
     hash,
     service::{Sources, flags, mode},
 };
@@ -19,6 +19,7 @@ use crate::{
     first,
     flow_table::{self, Bucket, Entry, Hit, Inserted, Key, Take, Word},
     life::{self, PairStep, Step, TOUCH_TICKS},
+    load,
     scratch::Scratch,
     steer,
     steps::Next,
@@ -341,8 +342,9 @@ where
     for bucket in [half, flows].into_iter().flatten() {
         if let Some(hit) = flow_table::find_apart(bucket, reply)
             && leads_back(bucket, &hit, s)
+            && flow_table::retire(bucket, &hit)
         {
-            flow_table::retire(bucket, &hit);
+            load::retired(env, &hit);
         }
     }
 }
@@ -382,23 +384,26 @@ where
             }
         }
         PairStep::Fin { own, other } => {
-            flow_table::update(flows, &s.hit, own, s.now);
+            if flow_table::update(flows, &s.hit, own, s.now) {
+                load::ended(env, decision, state);
+            }
             if let Some(reply) = reply_key::<E, WORDS, KEY>(env, s)
                 && let Some(flows) = Tables::<WORDS, KEY>::established(env, reply.hash)
                 && flow_table::find_into(flows, reply, &mut s.hit)
+                && flow_table::update(flows, &s.hit, other, s.now)
             {
-                flow_table::update(flows, &s.hit, other, s.now);
+                load::retired(env, &s.hit);
             }
         }
-        PairStep::End => {
-            flow_table::retire(flows, &s.hit);
+        PairStep::End | PairStep::Reopen => {
+            if flow_table::retire(flows, &s.hit) {
+                load::ended(env, decision, state);
+            }
             retire_reply::<E, WORDS, KEY>(env, s);
             s.moved = 0;
-        }
-        PairStep::Reopen => {
-            flow_table::retire(flows, &s.hit);
-            retire_reply::<E, WORDS, KEY>(env, s);
-            return Next::Anew;
+            if step == PairStep::Reopen {
+                return Next::Anew;
+            }
         }
     }
     Next::Go
@@ -466,7 +471,8 @@ where
     E: Env + Tables<WORDS, KEY>,
 {
     let service = env.service(u32::from(Decision(s.hit.decision).service()));
-    let resets = service.is_some_and(|record| record.flags & flags::RESET != 0);
+    let is_void = Decision(s.hit.decision).generation() == VOID_GENERATION;
+    let resets = is_void || service.is_some_and(|record| record.flags & flags::RESET != 0);
     // The entry stays for a while, so that what comes after this packet is answered, too.
     if resets && s.seen.tcp().is_some_and(|flags| !flags.is_open()) {
         return Next::Reset;
@@ -627,7 +633,7 @@ where
         take: Take::Free,
     };
     match flow_table::insert(flows, own, &entry) {
-        Inserted::Free | Inserted::Overwrote | Inserted::Exists => {
+        inserted @ (Inserted::Free | Inserted::Overwrote | Inserted::Exists) => {
             let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
             let Some(replies) = Tables::<WORDS, KEY>::established(env, reply.hash) else { return Next::Drop };
             // See `full`. The next packet tries again.
@@ -640,6 +646,9 @@ where
             flow_table::retire(half, &s.hit);
             if let Some(half) = Tables::<WORDS, KEY>::half_open(env, reply.hash) {
                 retire_in(half, reply, s);
+            }
+            if inserted == Inserted::Free {
+                first::settled(env, Decision(s.decision), confirmed_state(s));
             }
             Next::Go
         }

@@ -237,19 +237,10 @@ where
         let routed = routed::<E, WORDS, KEY, REWRITE_V4>(env, packet, seen, flows, &hit, now);
         return routed.map_or(more, Outcome::Done);
     }
-    match life::established(hit.control.state(), seen.tcp(), life::idle(now, hit.control.last_seen())) {
-        Step::Keep => {}
-        Step::Become(state) => {
-            // Losing this race means that another packet of the flow has just done the same.
-            flow_table::update(flows, &hit, state, now);
-        }
-        Step::End => {
-            flow_table::retire(flows, &hit);
-        }
-        Step::Reopen => {
-            flow_table::retire(flows, &hit);
-            return more;
-        }
+    let step = life::established(hit.control.state(), seen.tcp(), life::idle(now, hit.control.last_seen()));
+    life::take(env, flows, &hit, step, now);
+    if step == Step::Reopen {
+        return more;
     }
     if let Err(reason) = way::take(env, packet, seen.link, &Way::to(backend)) {
         return Outcome::Done(refuse(env, reason));

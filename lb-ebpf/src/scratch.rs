@@ -27,6 +27,8 @@ pub struct Scratch {
     pub hit: Hit,
     /// Service that the flow is new to.
     pub service: u32,
+    /// A search for a server that has room.
+    pub search: Search,
     /// Now, in ticks.
     pub now: u32,
     /// Identification of the datagram that the packet is a fragment of, wire bytes.
@@ -41,6 +43,18 @@ pub struct Scratch {
     pub piece: u32,
     /// Largest packet that the sender should be told of.
     pub mtu: u32,
+}
+
+/// A walk through a service's list of servers.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Search {
+    /// Number of the server to begin with.
+    pub start: u32,
+    /// Slot of the best one so far; all ones = none.
+    pub found: u32,
+    /// What that one holds: [`crate::load::held`].
+    pub held: u64,
 }
 
 /// What of a datagram a packet is.

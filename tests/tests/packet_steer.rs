@@ -39,6 +39,14 @@ fn syn(client: &str, vip: &str) -> Vec<u8> {
     Frame::tcp(at(client), at(vip), SYN).bytes()
 }
 
+/// The server of a flow that its client proves.
+fn proved(bench: &mut Bench, client: &str, vip: &str) -> u16 {
+    let slot = slot(bench, client, vip);
+    let answer = bench.run(&Frame::tcp(at(client), at(vip), ACK).bytes());
+    assert_eq!(slot_of(&answer), slot);
+    slot
+}
+
 fn slot(bench: &mut Bench, client: &str, vip: &str) -> u16 {
     slot_of(&bench.run(&syn(client, vip)))
 }
@@ -228,8 +236,8 @@ fn a_client_comes_back_to_its_server_until_it_was_away_too_long() {
         return;
     }
     let mut bench = serving(3, sticky(32));
-    assert_eq!(slot(&mut bench, "10.1.0.1:1", VIP), 0);
-    assert_eq!(slot(&mut bench, "10.1.0.2:1", VIP), 1, "another client is another matter");
+    assert_eq!(proved(&mut bench, "10.1.0.1:1", VIP), 0);
+    assert_eq!(proved(&mut bench, "10.1.0.2:1", VIP), 1, "another client is another matter");
     // Each flow keeps the entry young.
     for port in 2..12 {
         bench.set(&Op::Age(90));
@@ -280,10 +288,10 @@ fn all_ports_of_a_vip_share_persistence_and_other_vips_have_their_own() {
     let other = Service { persist_group: 8, ..sticky(32) };
     bench.serve(1, other, &[(at("10.0.0.101:104"), PROTO_TCP)], &[2, 1]);
     let client = "10.1.0.1:1";
-    assert_eq!(slot(&mut bench, client, VIP), 0);
+    assert_eq!(proved(&mut bench, client, VIP), 0);
     assert_eq!(slot(&mut bench, client, "10.0.0.100:11112"), 0);
     assert_eq!(slot_of(&bench.run(&Frame::udp(at(client), at(VIP), b"").bytes())), 0);
-    assert_eq!(slot(&mut bench, client, "10.0.0.101:104"), 2);
+    assert_eq!(proved(&mut bench, client, "10.0.0.101:104"), 2);
     assert_eq!(bench.dut.persisted().len(), 2);
 }
 
@@ -331,7 +339,7 @@ fn a_client_without_room_for_its_entry_is_steered_all_the_same() {
     }
     let mut bench = bench(Options { persist: 2, ..Options::default() }, 3);
     bench.serve(0, sticky(32), &[(at(VIP), PROTO_TCP)], &[0, 1, 2]);
-    let slots: Vec<u16> = (1..=4).map(|host| slot(&mut bench, &format!("10.1.0.{host}:1"), VIP)).collect();
+    let slots: Vec<u16> = (1..=4).map(|host| proved(&mut bench, &format!("10.1.0.{host}:1"), VIP)).collect();
     assert_eq!(slots, [0, 1, 2, 0]);
     assert_eq!(bench.counted().reasons, BTreeMap::from([(Reason::PersistTableFull, 2)]));
     assert_eq!(slot(&mut bench, "10.1.0.2:2", VIP), 1, "those who have one keep it");

@@ -34,6 +34,8 @@ pub trait Word {
     fn store(&self, value: u64);
     /// Writes `new` if the word still is `current`; a full barrier. True if it was.
     fn swap_if(&self, current: u64, new: u64) -> bool;
+    /// Adds to the word, wrapping, whatever others add at the same time.
+    fn add(&self, delta: u64);
 }
 
 /// A word in a map's memory, on either side of the border.
@@ -67,6 +69,13 @@ impl Word for SharedWord {
         let (_, done) = unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(self.0.get(), current, new) };
         done
     }
+
+    #[inline(always)]
+    fn add(&self, delta: u64) {
+        use core::intrinsics::{AtomicOrdering::Relaxed, atomic_xadd};
+        // SAFETY: as in `load`; the intrinsic becomes one BPF atomic addition.
+        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(self.0.get(), delta) };
+    }
 }
 
 /// A word in a map's memory, on either side of the border.
@@ -97,6 +106,10 @@ impl Word for SharedWord {
     fn swap_if(&self, current: u64, new: u64) -> bool {
         use core::sync::atomic::Ordering::SeqCst;
         self.0.compare_exchange(current, new, SeqCst, SeqCst).is_ok()
+    }
+
+    fn add(&self, delta: u64) {
+        self.0.fetch_add(delta, core::sync::atomic::Ordering::Relaxed);
     }
 }
 

@@ -149,6 +149,9 @@ mod model {
             fence(SeqCst);
             done
         }
+        fn add(&self, delta: u64) {
+            self.0.fetch_add(delta, Relaxed);
+        }
     }
 
     /// Control, one key word, decision: the smallest entry. The ways are the real number.

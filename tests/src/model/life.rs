@@ -2,13 +2,13 @@
 
 use lb_common::{
     counter::Reason,
-    flow::{Hop, State, kind},
+    flow::{Hop, State, VOID_GENERATION, kind},
     net::PROTO_TCP,
     service::flags::{RESET, RETURN_BY_ROUTE},
 };
 
 use super::{
-    Model, TOUCH_TICKS, family,
+    Busy, Model, TOUCH_TICKS, family,
     flows::{Choice, Entry, FlowTable, Rewrite},
     parse::Flow,
 };
@@ -120,11 +120,12 @@ impl Model {
         self.begin(packet)
     }
 
-    /// Pairs of a service that wants it: senders of a dead connection are told, but one that opens another is not.
+    /// Pairs of a service that wants it, and flows that an operator ended: senders of a dead connection are told, but
+    /// one that opens another is not.
     fn is_answered_for_the_dead(&self, entry: &Entry, packet: &Packet) -> bool {
         let service = self.services.get(&entry.choice.service);
-        !entry.choice.is_direct()
-            && service.is_some_and(|service| service.flags & RESET != 0)
+        let resets = !entry.choice.is_direct() && service.is_some_and(|service| service.flags & RESET != 0);
+        (resets || entry.choice.generation == VOID_GENERATION)
             && packet.flow.proto == PROTO_TCP
             && !packet.opens()
     }
@@ -133,6 +134,13 @@ impl Model {
         match which {
             Which::Established => &mut self.established[family(flow)],
             Which::HalfOpen => &mut self.half_open[family(flow)],
+        }
+    }
+
+    /// An operator has ended a flow.
+    pub fn void(&mut self, flow: &Flow) {
+        for which in [Which::Established, Which::HalfOpen] {
+            self.change(which, flow, |kept| kept.choice.generation = VOID_GENERATION);
         }
     }
 
@@ -155,6 +163,13 @@ impl Model {
     fn step_established(&mut self, entry: &Entry, packet: &Packet) -> Step {
         let which = Which::Established;
         if packet.has(RST) {
+            self.uncount(entry);
+            if let Some(sibling) =
+                entry.sibling().filter(|sibling| self.leads_to(which, sibling, &entry.flow))
+            {
+                let other = self.table(which, &sibling).find(&sibling).copied();
+                other.iter().for_each(|other| self.uncount(other));
+            }
             self.retire(which, entry);
             return Step::End;
         }
@@ -170,7 +185,12 @@ impl Model {
         if state != entry.state || now - entry.last_seen >= TOUCH_TICKS {
             self.change(which, &entry.flow, |kept| (kept.state, kept.last_seen) = (state, now));
         }
+        if !is_active(state) {
+            self.uncount(entry);
+        }
         if let Some(sibling) = entry.sibling().filter(|_| state != entry.state) {
+            let other = self.table(which, &sibling).find(&sibling).copied();
+            other.iter().for_each(|other| self.uncount(other));
             self.change(which, &sibling, |kept| {
                 (kept.state, kept.last_seen) = (after_peers_fin(kept.state), now);
             });
@@ -206,6 +226,17 @@ impl Model {
             Some(_) => State::Established,
         };
         if self.confirm(entry, state) { Step::Go } else { Step::Clash }
+    }
+
+    /// A flow that was active is not any more. Only the client's entry counts, and only for a server that lives.
+    fn uncount(&mut self, entry: &Entry) {
+        if is_active(entry.state) && !entry.choice.is_reply() && self.live(entry.choice) {
+            self.busy(entry.choice).active -= 1;
+        }
+    }
+
+    fn busy(&mut self, choice: Choice) -> &mut Busy {
+        self.loads.entry(choice.slot).or_default()
     }
 
     fn refresh(&mut self, entry: &Entry) {
@@ -248,6 +279,10 @@ impl Model {
             if let Some(sibling) = entry.sibling() {
                 self.table(Which::HalfOpen, &sibling).remove(&sibling);
             }
+            if is_active(state) {
+                self.busy(entry.choice).active += 1;
+            }
+            self.stick(entry.choice, &entry.flow);
             return true;
         }
         if let Some(reply) = moved.filter(|_| fits) {
@@ -280,6 +315,11 @@ impl Model {
             }
         }
     }
+}
+
+/// True for flows that count as connections.
+const fn is_active(state: State) -> bool {
+    matches!(state, State::Established | State::Datagrams)
 }
 
 /// RFC 9293, 3.6, as far as it shows from outside.

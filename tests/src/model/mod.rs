@@ -22,6 +22,7 @@ use std::{
 use lb_common::{
     backend::{Backend, LinkRecord},
     counter::{BackendTraffic, Fate, Reason, ServiceTraffic},
+    load::Limits,
     net::{addr4, addr6},
     service::{Service, filter_bit4, filter_bit6, filter_source_bit4, filter_source_bit6},
 };
@@ -52,6 +53,17 @@ pub struct Persisted {
     pub last_seen: u64,
 }
 
+/// How busy a server is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Busy {
+    /// Active connections.
+    pub active: i64,
+    /// What the controller says.
+    pub limits: Limits,
+    /// It was full, and has not come below its minimum since.
+    pub full: bool,
+}
+
 /// Group and client network.
 pub type PersistId = (u32, IpAddr);
 
@@ -75,6 +87,14 @@ pub struct Model {
     pub keys: BTreeMap<(IpAddr, u16, u8), u16>,
     /// Places of the look-up tables by service.
     pub tables: BTreeMap<u16, Vec<u16>>,
+    /// Servers of the look-up tables by service, each once.
+    pub lists: BTreeMap<u16, Vec<u16>>,
+    /// How busy servers are, by slot.
+    pub loads: BTreeMap<u16, Busy>,
+    /// Slot that a server, known by its slot in whichever service, has in this one.
+    pub twins: BTreeMap<(u16, u16), u16>,
+    /// When the controller was seen last.
+    pub heartbeat: u64,
     /// Backends by slot.
     pub backends: BTreeMap<u16, Backend>,
     /// Servers of NAT and SNAT by slot; port 0 stands for the one that was asked for.
@@ -91,8 +111,10 @@ pub struct Model {
     pub half_open: [FlowTable; 2],
     /// Datagrams of which the first fragment was seen.
     pub fragments: BTreeMap<Whole, Remembered>,
-    /// Persistence.
+    /// Persistence, of clients that have proved themselves.
     pub persisted: BTreeMap<PersistId, Persisted>,
+    /// Persistence, of clients that have not.
+    pub persisted_new: BTreeMap<PersistId, Persisted>,
     /// True when an ICMP error was sent in this tick.
     pub told: bool,
     /// Packets by reason.
@@ -105,6 +127,8 @@ pub struct Model {
     devices: BTreeSet<u32>,
     persist_room: usize,
     fragment_ticks: u64,
+    persist_new_ticks: u64,
+    unattended_ticks: u64,
 }
 
 impl Model {
@@ -116,6 +140,10 @@ impl Model {
             services: BTreeMap::new(),
             keys: BTreeMap::new(),
             tables: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            heartbeat: 1 << 32,
             backends: BTreeMap::new(),
             targets: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -126,6 +154,7 @@ impl Model {
             half_open: [table(options.half_open), table(options.half_open)],
             fragments: BTreeMap::new(),
             persisted: BTreeMap::new(),
+            persisted_new: BTreeMap::new(),
             told: false,
             reasons: BTreeMap::new(),
             service_traffic: BTreeMap::new(),
@@ -134,6 +163,8 @@ impl Model {
             devices: BTreeSet::from([OTHER]),
             persist_room: options.persist as usize,
             fragment_ticks: options.fragment_ticks.into(),
+            persist_new_ticks: options.persist_new_ticks.into(),
+            unattended_ticks: options.unattended_ticks.into(),
         }
     }
 

@@ -1,10 +1,16 @@
 //! Program and model side by side: whatever is done to one is done to both, and they must agree.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_common::{
     backend::{Backend, LinkRecord},
     counter::{BackendTraffic, Reason, ServiceTraffic},
+    flow::kind,
+    load::Limits,
     net::words,
     service::{Service, Sources, Table, mode},
 };
@@ -22,6 +28,14 @@ pub enum Op {
     Service(u16, Service),
     /// A service's look-up table is replaced.
     Table(u16, Vec<u16>),
+    /// A server's limits are written.
+    Limits(u16, Limits),
+    /// A server, known by its slot, has this slot in a service, or none.
+    Twin(u16, u16, Option<u16>),
+    /// The controller is alive.
+    Beat,
+    /// An operator ends the flows of a client.
+    Kill(IpAddr),
     /// NAT and SNAT send a slot's flows there; port 0 stands for the one that was asked for.
     Target(u16, SocketAddr),
     /// A service's source addresses and ports are written.
@@ -47,6 +61,10 @@ impl fmt::Debug for Op {
             Self::Service(id, service) => write!(f, "service {id}: {service:?}"),
             Self::Table(id, places) if places.len() <= 16 => write!(f, "table of {id}: {places:?}"),
             Self::Table(id, places) => write!(f, "table of {id}: {} places", places.len()),
+            Self::Limits(slot, limits) => write!(f, "limits of {slot}: {limits:?}"),
+            Self::Twin(slot, service, twin) => write!(f, "twin of {slot} in {service}: {twin:?}"),
+            Self::Beat => write!(f, "heartbeat"),
+            Self::Kill(client) => write!(f, "kill flows of {client}"),
             Self::Target(slot, server) => write!(f, "target of {slot}: {server}"),
             Self::Sources(id, sources) => write!(f, "sources of {id}: {sources:?}"),
             Self::Link(ifindex, link) => write!(f, "link {ifindex}: {link:?}"),
@@ -113,7 +131,24 @@ impl Bench {
             Op::Table(id, places) => {
                 self.dut.set_table(*id, &table(places));
                 self.model.tables.insert(*id, places.clone());
+                self.model.lists.insert(*id, servers_of(places));
             }
+            Op::Limits(slot, limits) => {
+                self.dut.set_limits(*slot, *limits);
+                self.model.loads.entry(*slot).or_default().limits = *limits;
+            }
+            Op::Twin(slot, service, twin) => {
+                self.dut.set_twin(*slot, *service, *twin);
+                match twin {
+                    Some(twin) => _ = self.model.twins.insert((*slot, *service), *twin),
+                    None => _ = self.model.twins.remove(&(*slot, *service)),
+                }
+            }
+            Op::Beat => {
+                self.dut.beat();
+                self.model.heartbeat = self.model.now;
+            }
+            Op::Kill(client) => self.kill(*client),
             Op::Target(slot, server) => {
                 self.dut.set_target(*slot, *server);
                 self.model.targets.insert(*slot, *server);
@@ -152,6 +187,20 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// Ends the flows of a client, in both directions.
+    fn kill(&mut self, client: IpAddr) {
+        let mut flows = BTreeSet::new();
+        for entry in self.remembered().into_values().filter(|entry| entry.choice.kind != kind::REPLY) {
+            if entry.flow.src.ip() == client {
+                flows.extend([entry.flow].into_iter().chain(entry.sibling()));
+            }
+        }
+        self.dut.void(&flows);
+        for flow in &flows {
+            self.model.void(flow);
+        }
     }
 
     /// Runs a frame through both and gives what came out.
@@ -242,7 +291,16 @@ pub fn table(places: &[u16]) -> Box<Table> {
     let mut table = Table::new_box_zeroed().expect("memory for a table");
     table.len = places.len() as u32;
     table.slots[..places.len()].copy_from_slice(places);
+    let list = servers_of(places);
+    table.servers = list.len() as u32;
+    table.list[..list.len()].copy_from_slice(&list);
     table
+}
+
+/// Every server of these places once, in their order.
+fn servers_of(places: &[u16]) -> Vec<u16> {
+    let mut known = BTreeSet::new();
+    places.iter().copied().filter(|slot| known.insert(*slot)).collect()
 }
 
 /// Keeps this thread where it is.

@@ -9,13 +9,14 @@ use lb_common::{
     },
     fragment::{FragmentEntry, FragmentKey},
     limits::map,
+    load::Limits,
     net::{host_port, ip4, ip6},
-    persist::PersistKey,
+    persist::{PersistEntry, PersistKey},
 };
 
 use super::{bench::Bench, dut::Dut};
 use crate::model::{
-    PersistId,
+    Busy, PersistId, Persisted,
     flows::{Choice, Entry, Rewrite},
     fragments::{Remembered, Whole, without_ports},
     parse::Flow,
@@ -40,16 +41,21 @@ impl Bench {
             let want = table.entries().map(|entry| (entry.flow, *entry)).collect();
             differences(name, &is, &want)?;
         }
-        let is: BTreeMap<PersistId, (u16, u16, u64)> = self
-            .dut
-            .persisted()
-            .into_iter()
-            .map(|(key, entry)| {
-                (persist_id(&key), (entry.slot, entry.generation, then(now, entry.last_seen)))
-            })
-            .collect();
-        let want = self.model.persisted.iter().map(|(id, e)| (*id, (e.slot, e.generation, e.last_seen)));
-        differences("persistence", &is, &want.collect())?;
+        for (name, is, want) in [
+            (map::PERSIST, self.dut.persisted(), &self.model.persisted),
+            (map::PERSIST_NEW, self.dut.persisted_new(), &self.model.persisted_new),
+        ] {
+            let is = is.into_iter().map(|(key, PersistEntry { slot, generation, last_seen })| {
+                (persist_id(&key), Persisted { slot, generation, last_seen: then(now, last_seen) })
+            });
+            differences(name, &is.collect(), want)?;
+        }
+        let is = self.model.loads.keys().map(|&slot| {
+            let load = self.dut.load_of(slot);
+            let limits = Limits::of(load.limits);
+            (slot, Busy { active: load.active as i64, limits, full: load.full != 0 })
+        });
+        differences("loads", &is.collect(), &self.model.loads)?;
         let is = self.dut.fragments().into_iter().map(|(key, entry)| datagram(&key, &entry, now)).collect();
         let want = self.model.fragments.iter().map(|(whole, kept)| {
             let rewrite = kept.rewrite.map(|rewrite| without_ports(rewrite, whole.3));

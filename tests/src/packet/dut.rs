@@ -14,8 +14,10 @@ use lb_common::{
     backend::{Backend, LinkRecord, Target, state},
     flow::WAYS,
     limits::{self, FILTER_WORDS, map},
+    load::{Limits, Load},
     maglev::{self, Entrant, Walk},
     net::{Mac, addr4, addr6, mapped, wire_port, words},
+    persist::TwinKey,
     service::{
         Service, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table, filter_bit4, filter_bit6,
         filter_source_bit4, filter_source_bit6, filter_word,
@@ -55,6 +57,10 @@ pub struct Options {
     pub tick_shift: u32,
     /// Ticks that a fragmented datagram is remembered.
     pub fragment_ticks: u32,
+    /// Ticks that a client is remembered before it has proved itself.
+    pub persist_new_ticks: u32,
+    /// Ticks without a heartbeat after which there is no controller.
+    pub unattended_ticks: u32,
     /// Room for persistence entries.
     pub persist: u32,
     /// Bytes of the event ring; a power of two, at least a page.
@@ -70,6 +76,8 @@ impl Default for Options {
             seed: 0x5eed,
             tick_shift: 63,
             fragment_ticks: 240,
+            persist_new_ticks: 80,
+            unattended_ticks: 120,
             persist: 1024,
             event_bytes: limits::EVENT_BYTES,
         }
@@ -136,6 +144,8 @@ impl Dut {
             .override_global("FLOW_SEED", &options.seed, true)
             .override_global("TICK_SHIFT", &options.tick_shift, true)
             .override_global("FRAGMENT_TICKS", &options.fragment_ticks, true)
+            .override_global("PERSIST_NEW_TICKS", &options.persist_new_ticks, true)
+            .override_global("UNATTENDED_TICKS", &options.unattended_ticks, true)
             .override_global("BUCKET_MASK_V4", &mask(options.flows_v4), true)
             .override_global("BUCKET_MASK_V6", &mask(options.flows_v6), true)
             .override_global("BUCKET_MASK_HALF_V4", &mask(options.half_open), true)
@@ -208,6 +218,33 @@ impl Dut {
         self.array(map::TARGETS).set(u32::from(slot), target, 0).unwrap();
         self.servers.insert(slot, server.ip());
         self.write_filter();
+    }
+
+    /// Says what a server takes. What it has stays.
+    pub fn set_limits(&mut self, slot: u16, limits: Limits) {
+        let load = Load { limits: limits.word(), ..self.load_of(slot) };
+        self.array(map::LOADS).set(u32::from(slot), load, 0).unwrap();
+    }
+
+    /// How busy a server is.
+    #[must_use]
+    pub fn load_of(&self, slot: u16) -> Load {
+        self.read(map::LOADS).get(&u32::from(slot), 0).unwrap()
+    }
+
+    /// The slot that a server, known by its slot, has in a service; or none.
+    pub fn set_twin(&mut self, slot: u16, service: u16, twin: Option<u16>) {
+        let (key, mut twins) = (TwinKey { slot, service }, self.hash::<TwinKey, u32>(map::TWINS));
+        match twin {
+            Some(twin) => twins.insert(key, u32::from(twin), 0).unwrap(),
+            None if twins.get(&key, 0).is_ok() => twins.remove(&key).unwrap(),
+            None => {}
+        }
+    }
+
+    /// The controller is alive.
+    pub fn beat(&mut self) {
+        self.array(map::HEARTBEAT).set(0, 0u64, 0).unwrap();
     }
 
     /// Writes a service's source addresses and ports.
@@ -302,6 +339,10 @@ pub fn maglev_table(servers: &[(u16, IpAddr)]) -> Box<Table> {
     let mut walks = vec![Walk::default(); entrants.len()];
     if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) {
         table.len = limits::TABLE_SLOTS as u32;
+    }
+    table.servers = servers.len() as u32;
+    for (place, (slot, _)) in table.list.iter_mut().zip(servers) {
+        *place = *slot;
     }
     table
 }

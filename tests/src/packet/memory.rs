@@ -1,19 +1,20 @@
 //! What the loaded program counts and remembers, and how time passes for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use lb_common::{
     counter::{BackendTraffic, Reason, ServiceTraffic},
     event::{Event, EventKind},
-    flow::{Bucket4, Bucket6, Control, WORDS_V4, WORDS_V6},
+    flow::{Bucket4, Bucket6, Control, Decision, Ends, VOID_GENERATION, WORDS_V4, WORDS_V6},
     fragment::{FragmentEntry, FragmentKey},
     limits::map,
     persist::{PersistEntry, PersistKey},
 };
 use zerocopy::FromBytes as _;
 
-use super::dut::Dut;
+use super::{compare::flow_of, dut::Dut};
+use crate::model::parse::Flow;
 
 impl Dut {
     /// Sums of a service's counters over the CPUs.
@@ -62,6 +63,11 @@ impl Dut {
     /// Persistence entries.
     pub fn persisted(&mut self) -> Vec<(PersistKey, PersistEntry)> {
         self.hash::<PersistKey, PersistEntry>(map::PERSIST).iter().map(Result::unwrap).collect()
+    }
+
+    /// Persistence entries of clients that have not proved themselves.
+    pub fn persisted_new(&mut self) -> Vec<(PersistKey, PersistEntry)> {
+        self.hash::<PersistKey, PersistEntry>(map::PERSIST_NEW).iter().map(Result::unwrap).collect()
     }
 
     /// Datagrams whose first fragment was seen.
@@ -120,7 +126,50 @@ impl Dut {
         }
     }
 
-    /// Lets `ticks` pass for every flow, every persistence entry and every fragmented datagram.
+    /// Ends these flows as an operator does.
+    pub fn void(&mut self, flows: &BTreeSet<Flow>) {
+        let ended = |decision: u64| {
+            let old = Decision(decision);
+            Decision::new(old.kind(), old.service(), old.slot(), VOID_GENERATION).0
+        };
+        for name in [map::FLOWS_V4, map::HALF_OPEN_V4] {
+            let mut map = self.array::<Bucket4>(name);
+            for i in 0..map.len() {
+                let mut bucket = map.get(&i, 0).unwrap();
+                let ours = |[control, a, b, ..]: &[u64; WORDS_V4]| {
+                    Control(*control).is_live() && flows.contains(&flow_of(&Ends::of_v4(&[*a, *b])))
+                };
+                if bucket.0.iter().any(ours) {
+                    bucket
+                        .0
+                        .iter_mut()
+                        .filter(|words| ours(words))
+                        .for_each(|words| words[3] = ended(words[3]));
+                    map.set(i, bucket, 0).unwrap();
+                }
+            }
+        }
+        for name in [map::FLOWS_V6, map::HALF_OPEN_V6] {
+            let mut map = self.array::<Bucket6>(name);
+            for i in 0..map.len() {
+                let mut bucket = map.get(&i, 0).unwrap();
+                let ours = |[control, a, b, c, d, e, ..]: &[u64; WORDS_V6]| {
+                    Control(*control).is_live()
+                        && flows.contains(&flow_of(&Ends::of_v6(&[*a, *b, *c, *d, *e])))
+                };
+                if bucket.0.iter().any(ours) {
+                    bucket
+                        .0
+                        .iter_mut()
+                        .filter(|words| ours(words))
+                        .for_each(|words| words[6] = ended(words[6]));
+                    map.set(i, bucket, 0).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Lets `ticks` pass for every flow, every persistence entry, every fragmented datagram and the heartbeat.
     pub fn age(&mut self, ticks: u32) {
         let aged = |words: &mut [u64]| {
             words[0] = words[0] & !0xffff_ffff | u64::from((words[0] as u32).wrapping_sub(ticks));
@@ -145,10 +194,14 @@ impl Dut {
                 }
             }
         }
-        for (key, entry) in self.persisted() {
-            let last_seen = entry.last_seen.wrapping_sub(ticks);
-            self.hash(map::PERSIST).insert(key, PersistEntry { last_seen, ..entry }, 0).unwrap();
+        for (name, entries) in [(map::PERSIST, self.persisted()), (map::PERSIST_NEW, self.persisted_new())] {
+            for (key, entry) in entries {
+                let last_seen = entry.last_seen.wrapping_sub(ticks);
+                self.hash(name).insert(key, PersistEntry { last_seen, ..entry }, 0).unwrap();
+            }
         }
+        let beat: u64 = self.read(map::HEARTBEAT).get(&0, 0).unwrap();
+        self.array(map::HEARTBEAT).set(0, u64::from((beat as u32).wrapping_sub(ticks)), 0).unwrap();
         for (key, entry) in self.fragments() {
             let seen = entry.seen.wrapping_sub(ticks);
             self.hash(map::FRAGMENTS).insert(key, FragmentEntry { seen, ..entry }, 0).unwrap();

@@ -8,8 +8,13 @@ use std::{
 use lb_common::{
     backend::{Backend, LinkRecord, state},
     limits::MAX_BACKENDS,
+    load::{self, Limits},
     net::{Mac, PROTO_TCP, PROTO_UDP},
-    service::{Service, flags::RESET, mode, no_server, pick},
+    service::{
+        Service,
+        flags::{FAIL_CLOSED, RESET, SHARED},
+        mode, no_server, pick,
+    },
 };
 use lb_tests::{
     model::SourceRange,
@@ -68,6 +73,8 @@ impl World {
 pub(crate) fn beginning(random: &mut Random, world: &mut World) -> Vec<Op> {
     let mut ops: Vec<Op> = (0..SLOTS).map(|slot| backend(random, world, slot)).collect();
     ops.extend((0..SLOTS).map(|slot| target(random, slot)));
+    ops.extend((0..SLOTS).map(|slot| Op::Limits(slot, limits(random))));
+    ops.extend((0..20).map(|_| twin(random)));
     ops.extend([INGRESS, OTHER].map(|ifindex| link(random, ifindex)));
     for id in 0..SERVICES {
         ops.push(Op::Service(id, service(random, id)));
@@ -84,7 +91,7 @@ pub(crate) fn next(random: &mut Random, world: &mut World) -> Op {
         return Op::Frame(frames::frame(random, world));
     }
     let id = random.below(SERVICES.into()) as u16;
-    match random.below(30) {
+    match random.below(38) {
         0..=3 => {
             let slot = random.below(SLOTS.into()) as u16;
             backend(random, world, slot)
@@ -102,6 +109,10 @@ pub(crate) fn next(random: &mut Random, world: &mut World) -> Op {
         }
         20..=21 => Op::Sources(id, sources(random, id)),
         22 => link(random, INGRESS),
+        23..=26 => Op::Limits(random.below(SLOTS.into()) as u16, limits(random)),
+        27 => twin(random),
+        28..=29 => Op::Beat,
+        30 => Op::Kill(ip(*random.pick(&["10.1.0.1", "10.2.0.1", "2001:db8:1::1", "2001:db8:2::1"]))),
         _ => Op::ForgetTicks,
     }
 }
@@ -147,6 +158,28 @@ fn link(random: &mut Random, ifindex: u32) -> Op {
     Op::Link(ifindex, LinkRecord { mac, mtu: *random.pick(&[0, 0, 0, 68, 100, 1500]) })
 }
 
+/// Small ones, so that they are reached.
+fn limits(random: &mut Random) -> Limits {
+    let max = *random.pick(&[0, 0, 0, 1, 2, 5]);
+    Limits {
+        max,
+        min: if max == 0 { 0 } else { random.below(usize::from(max) + 1) as u16 },
+        weight: *random.pick(&[0, 1, 50, 100, 256]),
+        flags: if random.once_in(6) { load::flags::CLOSED } else { 0 },
+    }
+}
+
+/// Some server in some service: nobody asks whether it is the same one.
+fn twin(random: &mut Random) -> Op {
+    let mut slot = || random.below(SLOTS.into()) as u16;
+    let (from, to) = (slot(), slot());
+    let service = random.below(SERVICES.into()) as u16;
+    // Of the service's family, as the controller sees to it.
+    let to = if service < 2 || is_ipv4(to) == (service < 4) { to } else { from };
+    let fits = service < 2 || is_ipv4(to) == (service < 4);
+    Op::Twin(from, service, (fits && !random.once_in(5)).then_some(to))
+}
+
 /// Few ports, so that they run out.
 fn sources(random: &mut Random, id: u16) -> SourceRange {
     let all: [IpAddr; 2] = if id < 4 { SOURCES_V4.map(ip) } else { SOURCES_V6.map(ip) };
@@ -162,12 +195,12 @@ fn service(random: &mut Random, id: u16) -> Service {
     let routed = [own, own, own, own, own, mode::DR, mode::NAT, mode::SNAT];
     Service {
         mode: if id < 2 { mode::DR } else { *random.pick(&routed) },
-        pick: *random.pick(&[pick::ROTATE, pick::HASH_FLOW, pick::HASH_CLIENT]),
+        pick: *random.pick(&[pick::ROTATE, pick::HASH_FLOW, pick::HASH_CLIENT, pick::LEAST, pick::FIRST]),
         no_server: *random.pick(&[no_server::REJECT, no_server::DROP]),
         persist_prefix: *random.pick(&[0, 0, 0, 16, 24, 32, 48, 64, 100, 128]),
         persist_ticks: *random.pick(&[5, 50, 5000]),
         persist_group: u32::from(id / 2),
-        flags: *random.pick(&[0, RESET]),
+        flags: *random.pick(&[0, RESET, SHARED, SHARED | RESET, FAIL_CLOSED]),
         ..Service::default()
     }
 }

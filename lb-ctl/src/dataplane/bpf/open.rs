@@ -12,7 +12,8 @@ use lb_common::{
     ABI_VERSION,
     fragment::FRAGMENT_SECS,
     limits::{FILTER_WORDS, FLOWS_RANGE, PROGRAM, map},
-    settings::{Settings, tick_shift},
+    persist::NEW_SECS,
+    settings::{Settings, UNATTENDED_SECS, tick_shift},
 };
 
 use super::{
@@ -195,6 +196,8 @@ pub(super) fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf, 
     let [v4, v6, half_open] = settings.flows.map(buckets);
     let masks = [v4 - 1, v6 - 1, half_open - 1];
     let fragment_ticks = settings.ticks(FRAGMENT_SECS);
+    let persist_new_ticks = settings.ticks(NEW_SECS);
+    let unattended_ticks = settings.ticks(UNATTENDED_SECS);
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(map::FLOWS_V4, v4)
@@ -207,7 +210,9 @@ pub(super) fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf, 
         .override_global("BUCKET_MASK_V6", &masks[1], true)
         .override_global("BUCKET_MASK_HALF_V4", &masks[2], true)
         .override_global("BUCKET_MASK_HALF_V6", &masks[2], true)
-        .override_global("FRAGMENT_TICKS", &fragment_ticks, true);
+        .override_global("FRAGMENT_TICKS", &fragment_ticks, true)
+        .override_global("PERSIST_NEW_TICKS", &persist_new_ticks, true)
+        .override_global("UNATTENDED_TICKS", &unattended_ticks, true);
     if let Some(pin_dir) = pin_dir {
         for name in map::PINNED {
             loader.map_pin_path(name, pin_dir.join(name));

@@ -14,17 +14,21 @@ use lb_common::{
     flow::{Ends, KEY_V4, KEY_V6, WORDS_V4, WORDS_V6},
     fragment::{FragmentEntry, FragmentKey},
     hash,
-    persist::{PersistEntry, PersistKey},
+    persist::{PersistEntry, PersistKey, TwinKey},
     service::{Service, ServiceKey4, ServiceKey6, Sources, Table},
 };
 use lb_ebpf::{
     env::{Env, Tables},
-    flow_table::{Bucket, Key, SharedWord, bucket_index},
+    flow_table::{Bucket, Key, SharedWord, Word as _, bucket_index},
+    life, load,
     packet::Packet,
     scratch::Scratch,
 };
 
-use crate::maps::{self, constants};
+use crate::{
+    maps::{self, constants},
+    steps,
+};
 
 /// One run of the program.
 pub struct Kernel {
@@ -373,6 +377,61 @@ impl Env for Kernel {
         let index = if index < len { index } else { 0 };
         traffic.cursor = u64::from(index) + 1;
         index
+    }
+
+    #[inline(always)]
+    fn load(&self, slot: u32) -> Option<&load::Words> {
+        maps::LOADS.get(slot)
+    }
+
+    #[inline(always)]
+    fn compare(&self, n: u32) -> u32 {
+        steps::compare(self.ctx, n)
+    }
+
+    #[inline(always)]
+    fn try_next(&self, n: u32) -> u32 {
+        steps::try_next(self.ctx, n)
+    }
+
+    #[inline(always)]
+    fn choose(&self, by: u32) -> u32 {
+        steps::choose(self.ctx, by)
+    }
+
+    #[inline(always)]
+    fn stick(&self) {
+        steps::stick(self.ctx);
+    }
+
+    #[inline(always)]
+    fn is_unattended(&self, now: u32) -> bool {
+        let seen = maps::HEARTBEAT.get(0).map_or(0, |tick: &SharedWord| tick.load() as u32);
+        life::idle(now, seen) >= constants::unattended_ticks()
+    }
+
+    #[inline(always)]
+    fn persisted_new(&self, key: &PersistKey) -> Option<PersistEntry> {
+        // SAFETY: one word, whatever it is. An entry that makes room for another while it is read was the one longest
+        // unused; the client is then sent where another one is.
+        unsafe { maps::PERSIST_NEW.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn persist_new(&self, key: &PersistKey, entry: &PersistEntry, new: bool) -> bool {
+        let flags = if new { BPF_NOEXIST } else { BPF_ANY };
+        maps::PERSIST_NEW.insert(key, entry, u64::from(flags)).is_ok()
+    }
+
+    #[inline(always)]
+    fn persist_new_ticks(&self) -> u32 {
+        constants::persist_new_ticks()
+    }
+
+    #[inline(always)]
+    fn twin(&self, slot: u16, service: u16) -> Option<u16> {
+        // SAFETY: the map is not preallocated, so an element is not reused while it is read.
+        unsafe { maps::TWINS.get(TwinKey { slot, service }) }.map(|twin| *twin as u16)
     }
 
     #[inline(always)]

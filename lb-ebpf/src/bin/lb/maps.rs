@@ -14,13 +14,13 @@ use lb_common::{
     flow::{KEY_V4, KEY_V6, WAYS, WORDS_V4, WORDS_V6},
     fragment::{FragmentEntry, FragmentKey},
     limits,
-    load::Load,
     persist::{PersistEntry, PersistKey, TwinKey},
     service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
     settings::Settings,
 };
 use lb_ebpf::{
     flow_table::{Bucket, Key, SharedWord},
+    load,
     scratch::Scratch,
 };
 
@@ -158,13 +158,13 @@ pub static PERSIST_NEW: LruHashMap<PersistKey, PersistEntry> =
 #[map]
 pub static TWINS: HashMap<TwinKey, u32> = HashMap::with_max_entries(limits::MAX_TWINS, NO_PREALLOC);
 
-/// Path and controller add to it, path reads on a new flow.
+/// Path and controller add to it, path reads on a new flow: [`lb_common::load::Load`]s.
 #[map]
-pub static LOADS: Array<Load> = Array::with_max_entries(limits::MAX_BACKENDS, MMAPABLE);
+pub static LOADS: Array<load::Words> = Array::with_max_entries(limits::MAX_BACKENDS, MMAPABLE);
 
 /// Controller writes, path reads on a new flow of a service that wants it alive.
 #[map]
-pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+pub static HEARTBEAT: Array<SharedWord> = Array::with_max_entries(1, MMAPABLE);
 
 /// Controller writes: interfaces that frames may leave by, each at its own index.
 #[map]
@@ -220,6 +220,12 @@ pub mod constants {
     /// Ticks that a first fragment's entry counts.
     #[unsafe(no_mangle)]
     static FRAGMENT_TICKS: u32 = u32::MAX;
+    /// Ticks that a choice counts for a client that has not proved itself.
+    #[unsafe(no_mangle)]
+    static PERSIST_NEW_TICKS: u32 = u32::MAX;
+    /// Ticks without a heartbeat after which there is no controller.
+    #[unsafe(no_mangle)]
+    static UNATTENDED_TICKS: u32 = u32::MAX;
 
     macro_rules! getters {
         ($($name:ident: $ty:ty = $constant:ident;)+) => {$(
@@ -240,5 +246,7 @@ pub mod constants {
         bucket_mask_half_v4: u32 = BUCKET_MASK_HALF_V4;
         bucket_mask_half_v6: u32 = BUCKET_MASK_HALF_V6;
         fragment_ticks: u32 = FRAGMENT_TICKS;
+        persist_new_ticks: u32 = PERSIST_NEW_TICKS;
+        unattended_ticks: u32 = UNATTENDED_TICKS;
     }
 }

@@ -14,6 +14,7 @@ use lb_ebpf::{
     env::Env as _,
     first, icmp, odd, pair,
     path::{self, Verdict},
+    steer,
     steps::{self, Next, Steps},
 };
 
@@ -126,6 +127,17 @@ functions! {
     };
     /// [`pair::no_source`].
     no_source(kernel) = pair::no_source(kernel) as u32;
+    /// [`steer::choose`].
+    choose(kernel, by) = steer::choose(kernel, by);
+    /// [`steer::compare`].
+    compare(kernel, n) = steer::compare(kernel, n);
+    /// [`steer::try_next`].
+    try_next(kernel, n) = steer::try_next(kernel, n);
+    /// [`steer::stick`].
+    stick(kernel) = {
+        steer::stick(kernel);
+        0
+    };
     /// [`pair::prepare`].
     prepare(kernel) = pair::prepare(kernel) as u32;
 }
