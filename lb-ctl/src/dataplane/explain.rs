@@ -92,6 +92,8 @@ pub struct Occupancy {
     pub full: bool,
     /// Its limits and weight.
     pub limits: Limits,
+    /// It gets packets of connections in progress.
+    pub live: bool,
 }
 
 /// Asks the program.

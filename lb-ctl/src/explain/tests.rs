@@ -44,7 +44,7 @@ fn frame(vlan_depth: u8, src: &str, dst: &str) -> Vec<u8> {
 /// A SYN that goes to DICOM2 by a scheduler.
 fn rehearsal(pick: u8) -> Rehearsal {
     let limits = Limits { weight: 100, ..Limits::default() };
-    let load = |active| Occupancy { active, full: false, limits };
+    let load = |active| Occupancy { active, full: false, limits, live: true };
     Rehearsal {
         client: CLIENT.parse().unwrap(),
         ingress: 1,
@@ -154,7 +154,7 @@ fn why_persistence_was_not_followed_is_told() {
     let full = Limits { max: 50, weight: 100, ..Limits::default() };
     let closed = Limits { flags: load::flags::CLOSED, ..Limits::default() };
     let at = |limits: Limits, active: u64| -> BTreeMap<u16, Occupancy> {
-        [(1, Occupancy { active, full: false, limits })].into()
+        [(1, Occupancy { active, full: false, limits, live: true })].into()
     };
     let void = Remembered { counts: false, ..remembered(Some(1)) };
     let cases = [

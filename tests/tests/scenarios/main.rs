@@ -16,6 +16,7 @@ mod operator;
 mod reload;
 mod resets;
 mod stand;
+mod tables;
 mod translation;
 
 use std::{

@@ -283,9 +283,10 @@ impl<'l> Stage<'l> {
         let indexes = || slots.iter().map(|&slot| u32::from(slot));
         let backends = self.copy_entries::<Backend>(map::BACKENDS, indexes())?;
         self.copy_entries::<Target>(map::TARGETS, indexes())?;
-        let loads = self.copy_entries::<[u64; 4]>(map::LOADS, indexes())?;
+        let loads = self.copy_entries::<Load>(map::LOADS, indexes())?;
         set.links.extend(backends.iter().filter(|b| b.state == state::LIVE).map(|b| b.ifindex));
-        set.loads = slots.iter().copied().zip(loads.into_iter().map(occupancy)).collect();
+        let occupancies = backends.iter().zip(loads).map(|(backend, load)| occupancy(backend, load));
+        set.loads = slots.iter().copied().zip(occupancies).collect();
         Ok(())
     }
 
@@ -303,8 +304,8 @@ impl<'l> Stage<'l> {
         }
         let key = PersistKey::new(record.persist_group, record.persist_prefix, ends.src, ends.family);
         let millis = |ticks: u32| u64::from(ticks) * self.live.settings.tick_nanos() / 1_000_000;
-        let mut found = None;
-        for (name, proved) in [(map::PERSIST_NEW, false), (map::PERSIST, true)] {
+        let mut found: Option<Remembered> = None;
+        for (name, proved) in [(map::PERSIST, true), (map::PERSIST_NEW, false)] {
             let Some(entry) = self.copy_key::<_, PersistEntry>(name, &key)? else { continue };
             let named = self.copy_entry::<Backend>(map::BACKENDS, u32::from(entry.slot))?.unwrap_or_default();
             let slot = if record.flags & flags::SHARED == 0 {
@@ -316,19 +317,15 @@ impl<'l> Stage<'l> {
             };
             let age = idle(now, entry.last_seen);
             let ticks = if proved { record.persist_ticks } else { self.live.settings.ticks(NEW_SECS) };
-            let open = slot
-                .and_then(|slot| loads.get(&slot))
-                .is_some_and(|o| o.limits.flags & load::flags::CLOSED == 0);
-            found = Some(Remembered {
-                slot,
-                counts: age < ticks
-                    && open
-                    && named.state == state::LIVE
-                    && named.generation == entry.generation,
-                proved,
-                idle_millis: millis(age),
-                timeout_millis: millis(ticks),
-            });
+            let its = slot.and_then(|slot| loads.get(&slot));
+            let counts = age < ticks
+                && named.state == state::LIVE
+                && named.generation == entry.generation
+                && its.is_some_and(|its| its.live && its.limits.flags & load::flags::CLOSED == 0);
+            let entry =
+                Remembered { slot, counts, proved, idle_millis: millis(age), timeout_millis: millis(ticks) };
+            // The first that counts does, else the first is told.
+            found = found.filter(|first| first.counts || !counts).or(Some(entry));
         }
         Ok(found)
     }
@@ -406,9 +403,9 @@ impl<'l> Stage<'l> {
     }
 }
 
-const fn occupancy(words: [u64; 4]) -> Occupancy {
-    let Load { active, limits, full, .. } = zerocopy::transmute!(words);
-    Occupancy { active, full: full != 0, limits: Limits::of(limits) }
+const fn occupancy(backend: &Backend, load: Load) -> Occupancy {
+    let Load { active, limits, full, .. } = load;
+    Occupancy { active, full: full != 0, limits: Limits::of(limits), live: backend.state == state::LIVE }
 }
 
 const fn ends(client: SocketAddr, to: &ServiceKey) -> Ends {
