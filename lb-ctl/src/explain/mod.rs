@@ -13,7 +13,7 @@ use lb_common::{
     counter::{Fate, Reason},
     load,
     net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ip4, ip6},
-    service::{Service, pick},
+    service::{Service, mode, pick},
 };
 use lb_ebpf::wire::{
     eth::{Ethernet, Tag, VID_MASK},
@@ -291,8 +291,15 @@ impl<'a> Scene<'a> {
             (_, Sent::Syn) => "a SYN",
         };
         let vlans: Vec<String> = vlans.iter().map(|id| format!(", VLAN {id}")).collect();
+        let snat = self.rehearsal.service.is_some_and(|(_, record)| record.mode == mode::SNAT);
+        // Other clients' flows are not in the copy that was asked.
+        let unless = if snat && self.rehearsal.flow.is_none() {
+            " (or from another port, if that one is taken)"
+        } else {
+            ""
+        };
         format!(
-            "{what} leaves by {interface} from {src} to {dst}, MAC {src_mac} to {dst_mac}{}",
+            "{what} leaves by {interface} from {src} to {dst}{unless}, MAC {src_mac} to {dst_mac}{}",
             vlans.concat()
         )
     }

@@ -8,3 +8,4 @@ mod printing;
 mod program;
 mod reach;
 mod samples;
+mod tables;
