@@ -101,7 +101,8 @@ fn choose_for<E: Env>(env: &E, by: By) -> Result<Decision, Reason> {
     }
     // One call for all cases: the verifier follows each.
     let decision = schedule(env, record, by)?;
-    let is_new = record.persist_prefix != 0 && known.0 == 0 && by == By::Service;
+    // What the hash decides is remembered, too: the client's next flow may not be its to decide.
+    let is_new = record.persist_prefix != 0 && known.0 == 0;
     Ok(if is_new { remember(env, record, decision) } else { decision })
 }
 

@@ -7,6 +7,7 @@ use lb_common::{
     counter::Reason,
     flow::{Bucket4, Control, Decision, Ends, State, kind},
     limits::{self, map},
+    load::Limits,
     net::{self, Mac},
     service::{Service, Sources, mode, pick},
 };
@@ -30,6 +31,8 @@ pub enum Kind {
     Established,
     /// SYNs, each of a flow that nobody has seen, while both flow tables are full.
     New,
+    /// SYNs of flows that are forgotten before each round.
+    Begun,
     /// Packets that are not for a VIP.
     Pass,
 }
@@ -179,6 +182,19 @@ impl Row {
         Self::new(name, flows, 16, 1, Kind::New, rig, Some(dut), frame)
     }
 
+    /// Every packet a new flow that finds room, sent to one of `servers` by the scheduler: a [`pick`].
+    #[must_use]
+    pub fn begun_v4(name: &'static str, by: u8, servers: u16) -> Self {
+        let options = Options { half_open: ROOMY, tick_shift: 7, ..Options::default() };
+        let mut dut = loaded(options, servers, 1, true);
+        dut.set_service(0, Service { mode: mode::DR, pick: by, ..Service::default() });
+        let list = list_v4(1 << 20, 1, 7);
+        let frame = Frame::tcp(list[0].0, list[0].1, flags::SYN);
+        let mut rig = Rig::new(&shuffled(list));
+        rig.aim(&dut.program().fd().unwrap().try_clone().unwrap());
+        Self::new(name, 1, servers, 1, Kind::Begun, rig, Some(dut), frame)
+    }
+
     /// Packets between hosts that are none of ours, while the tables are in use.
     #[must_use]
     pub fn pass_v4(name: &'static str, flows: u32) -> Self {
@@ -213,6 +229,11 @@ impl Row {
     ///
     /// When they did not: the figure would be of something else.
     pub fn round(&mut self, frames: u64) {
+        if self.kind == Kind::Begun
+            && let Some(dut) = &mut self.dut
+        {
+            dut.fill_v4(map::HALF_OPEN_V4, |_| [0; 8]);
+        }
         let verdict = if self.kind == Kind::Pass { XDP_PASS } else { XDP_TX };
         let before = self.counts();
         let ns = self.rig.drive(&self.frame, frames, verdict);
@@ -223,7 +244,7 @@ impl Row {
             Kind::Floor => (0, 0, 0),
             // A million flows in a million buckets: a few do not fit theirs, and are steered anew each time.
             Kind::Established => (driven, flows.min(driven / 200), 0),
-            Kind::New => (driven, driven, 0),
+            Kind::Begun | Kind::New => (driven, driven, 0),
             Kind::Pass => (0, 0, driven),
         };
         assert_eq!((packets, flows, not_vip), want, "{}: packets, new flows, not for a VIP", self.name);
@@ -258,6 +279,7 @@ fn loaded(options: Options, servers: u16, vips: u16, v4: bool) -> Dut {
     let mut dut = Dut::load(options);
     for slot in 0..servers {
         dut.set_backend(slot, live_backend(slot));
+        dut.set_limits(slot, Limits { weight: 100, ..Limits::default() });
     }
     let table = maglev_table(&(0..servers).map(|s| (s, server(s))).collect::<Vec<_>>());
     for service in 0..vips {

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use lb_common::service::mode;
+use lb_common::service::{mode, pick};
 use lb_tests::bench::{
     report::{Report, keep},
     rows::{Direction, Row},
@@ -52,6 +52,13 @@ fn main() -> Result<()> {
             for flows in [1000, 65_536] {
                 rows.push(Row::established_v4("flat", flows, servers, vips));
             }
+        }
+    }
+    for (name, by, servers) in
+        [("dr4_wrr", pick::ROTATE, 16), ("dr4_wlc", pick::LEAST, 16), ("dr4_wlc", pick::LEAST, 64)]
+    {
+        if wanted(name) {
+            rows.push(Row::begun_v4(name, by, servers));
         }
     }
     for _ in 0..rounds {

@@ -51,10 +51,8 @@ impl Model {
             return self.schedule(service, flow, by_hash);
         }
         let choice = self.schedule(service, flow, by_hash)?;
-        if !by_hash {
-            let Choice { slot, generation, .. } = choice;
-            self.persisted_new.insert(id, Persisted { slot, generation, last_seen: self.now });
-        }
+        let Choice { slot, generation, .. } = choice;
+        self.persisted_new.insert(id, Persisted { slot, generation, last_seen: self.now });
         Ok(choice)
     }
 
