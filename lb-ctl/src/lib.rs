@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod edges;
+pub mod explain;
 pub mod health;
 pub mod history;
 mod lent;

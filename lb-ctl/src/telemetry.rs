@@ -1,4 +1,4 @@
-//! The one owner of the data plane's reader: counters and events every second, flow listings on request.
+//! The one owner of the data plane's reader: counters and events every second, listings of flows and persistence on request.
 #![forbid(unsafe_code)]
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    dataplane::{Counters, Error, Flow, Reader},
+    dataplane::{Counters, Error, Flow, Persisted, Reader},
     lent::Lent,
     shutdown::Shutdown,
 };
@@ -21,20 +21,29 @@ const EVENTS_PER_POLL: usize = 256;
 /// Pause between two lines about events of one kind.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Asks for flows.
+/// Asks for what stands in the kernel's tables.
 #[derive(Debug)]
-pub struct FlowRequest {
+pub struct TableRequest<T> {
     /// At most this many.
     pub limit: usize,
     /// Gets them, and how many there are in all.
-    pub reply: oneshot::Sender<Result<(Vec<Flow>, u64), Error>>,
+    pub reply: oneshot::Sender<Result<(Vec<T>, u64), Error>>,
+}
+
+/// What can be asked for.
+#[derive(Debug)]
+pub enum Listing {
+    /// Flows.
+    Flows(TableRequest<Flow>),
+    /// Persistence entries.
+    Persistence(TableRequest<Persisted>),
 }
 
 /// The actor.
 pub struct Telemetry {
     reader: Lent<Box<dyn Reader>>,
     counters: watch::Sender<Arc<Counters>>,
-    requests: mpsc::Receiver<FlowRequest>,
+    requests: mpsc::Receiver<Listing>,
     journal: Journal,
     /// Why the last reading of counters failed, if it did: told once, not every second.
     blind: Option<String>,
@@ -45,7 +54,7 @@ impl Telemetry {
     pub fn new(
         reader: Box<dyn Reader>,
         counters: watch::Sender<Arc<Counters>>,
-        requests: mpsc::Receiver<FlowRequest>,
+        requests: mpsc::Receiver<Listing>,
     ) -> Self {
         let journal = Journal::default();
         Self { reader: Lent::new(reader), counters, requests, journal, blind: None }
@@ -66,10 +75,12 @@ impl Telemetry {
                 () = &mut ended => return Ok(()),
                 _ = poll.tick() => self.poll().await,
                 request = self.requests.recv() => match request {
-                    Some(FlowRequest { limit, reply }) => {
-                        let flows = self.reader.with(move |reader| reader.flows(limit)).await;
-                        // Who asked may have gone away meanwhile.
-                        drop(reply.send(flows));
+                    // Who asked may have gone away meanwhile.
+                    Some(Listing::Flows(TableRequest { limit, reply })) => {
+                        drop(reply.send(self.reader.with(move |reader| reader.flows(limit)).await));
+                    }
+                    Some(Listing::Persistence(TableRequest { limit, reply })) => {
+                        drop(reply.send(self.reader.with(move |reader| reader.persistence(limit)).await));
                     }
                     None => return Ok(()),
                 }

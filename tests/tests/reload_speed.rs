@@ -151,6 +151,8 @@ impl Scene {
             facts: &self.facts,
             before: &self.before,
             settings: &self.writer.settings(),
+            ramps: &BTreeMap::new(),
+            forget: &BTreeSet::new(),
         };
         let desired = compile(&inputs).desired;
         let compiled = Instant::now();

@@ -14,13 +14,15 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, HeaderMap, SERVER},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::model::{
     command::{Command, Outcome, Refusal},
+    explain::{ExplainQuery, Explanation},
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowList, FlowQuery, Status},
+    tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
 };
 
 /// Where the daemon listens unless it is told otherwise.
@@ -54,10 +56,7 @@ impl Client {
 
     /// `POST /v1/command`. The deadline ends the waiting, not the command: the daemon finishes what it began.
     pub async fn command(&self, command: &Command) -> Result<Outcome, ClientError> {
-        let call = "POST /v1/command";
-        let body = serde_json::to_vec(command)
-            .map_err(|error| ClientError::Encode { call: call.to_owned(), error })?;
-        self.ask(Method::POST, "/v1/command", body).await
+        self.post("/v1/command", command).await
     }
 
     /// `GET /v1/flows`.
@@ -68,6 +67,31 @@ impl Client {
     /// `GET /v1/flows/count`.
     pub async fn flow_counts(&self, by: CountBy) -> Result<Vec<FlowCount>, ClientError> {
         self.get(count_path(by)).await
+    }
+
+    /// `POST /v1/flows/kill`.
+    pub async fn kill(&self, kill: &Kill) -> Result<Removed, ClientError> {
+        self.post("/v1/flows/kill", kill).await
+    }
+
+    /// `GET /v1/tables`.
+    pub async fn tables(&self) -> Result<Vec<TableStatus>, ClientError> {
+        self.get("/v1/tables").await
+    }
+
+    /// `GET /v1/tables/entries`.
+    pub async fn table_entries(&self, query: &EntryQuery) -> Result<EntryList, ClientError> {
+        self.get(&entries_path(query)).await
+    }
+
+    /// `POST /v1/tables/clear`.
+    pub async fn clear(&self, clear: &Clear) -> Result<Removed, ClientError> {
+        self.post("/v1/tables/clear", clear).await
+    }
+
+    /// `GET /v1/explain`.
+    pub async fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ClientError> {
+        self.get(&explain_path(query)).await
     }
 
     /// `GET /v1/config`.
@@ -92,6 +116,12 @@ impl Client {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, Vec::new()).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| ClientError::Encode { call: format!("POST {path}"), error })?;
+        self.ask(Method::POST, path, body).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -318,13 +348,41 @@ fn server_version(headers: &HeaderMap) -> Option<String> {
 
 fn flows_path(query: &FlowQuery) -> String {
     let FlowQuery { limit, vip, rip, client } = query;
-    let pairs = [
-        ("limit", limit.map(|limit| limit.to_string())),
-        ("vip", vip.clone()),
-        ("rip", rip.clone()),
-        ("client", client.map(|client| client.to_string())),
-    ];
-    let mut path = String::from("/v1/flows");
+    path(
+        "/v1/flows",
+        [("limit", text(limit)), ("vip", text(vip)), ("rip", text(rip)), ("client", text(client))],
+    )
+}
+
+fn entries_path(query: &EntryQuery) -> String {
+    let EntryQuery { vip, client, rip, limit } = query;
+    path(
+        "/v1/tables/entries",
+        [("vip", Some(vip.clone())), ("client", text(client)), ("rip", text(rip)), ("limit", text(limit))],
+    )
+}
+
+fn explain_path(query: &ExplainQuery) -> String {
+    let ExplainQuery { client, port, vip, vip_port, protocol } = query;
+    path(
+        "/v1/explain",
+        [
+            ("client", Some(client.to_string())),
+            ("port", text(port)),
+            ("vip", Some(vip.clone())),
+            ("vip_port", Some(vip_port.to_string())),
+            ("protocol", Some(protocol.name().to_owned())),
+        ],
+    )
+}
+
+fn text(value: &Option<impl ToString>) -> Option<String> {
+    value.as_ref().map(ToString::to_string)
+}
+
+/// A path with those keys of its query that have a value.
+fn path<const N: usize>(base: &str, pairs: [(&str, Option<String>); N]) -> String {
+    let mut path = base.to_owned();
     for (key, value) in pairs {
         if let Some(value) = value {
             path.push(if path.contains('?') { '&' } else { '?' });

@@ -1,5 +1,5 @@
 //! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`],
-//! [`crate::model::history`] and [`crate::model::status`].
+//! [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and [`crate::model::tables`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -7,6 +7,11 @@
 //! | `POST /v1/command` | [`Command`](crate::model::command::Command) | [`Outcome`](crate::model::command::Outcome) |
 //! | `GET /v1/flows` | [`FlowQuery`](crate::model::status::FlowQuery) | [`FlowList`](crate::model::status::FlowList) |
 //! | `GET /v1/flows/count` | [`FlowCountQuery`](crate::model::status::FlowCountQuery) | list of [`FlowCount`](crate::model::status::FlowCount) |
+//! | `POST /v1/flows/kill` | [`Kill`](crate::model::tables::Kill) | [`Removed`](crate::model::tables::Removed) |
+//! | `GET /v1/tables` | | list of [`TableStatus`](crate::model::tables::TableStatus): who is remembered |
+//! | `GET /v1/tables/entries` | [`EntryQuery`](crate::model::tables::EntryQuery) | [`EntryList`](crate::model::tables::EntryList) |
+//! | `POST /v1/tables/clear` | [`Clear`](crate::model::tables::Clear) | [`Removed`](crate::model::tables::Removed) |
+//! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
 //! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
 //! | `GET /v1/config/history` | | list of [`VersionHead`](crate::model::history::VersionHead), the newest last |
@@ -19,3 +24,4 @@
 
 pub mod client;
 pub mod server;
+pub mod tables;

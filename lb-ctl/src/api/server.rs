@@ -27,9 +27,10 @@ use tokio::{
     time::timeout,
 };
 
+use super::tables::{self, Explaining};
 use crate::{
     control::{Done, Refused, Reply, Request},
-    dataplane::Flow,
+    dataplane::{Error, Flow},
     model::{
         command::{Command, Outcome, Refusal},
         history::{Version, VersionHead},
@@ -38,7 +39,7 @@ use crate::{
     observe::Observer,
     reconcile::{Chore, Reconciled},
     shutdown::Shutdown,
-    telemetry::FlowRequest,
+    telemetry::{Listing, TableRequest},
 };
 
 /// Largest request body: a VIP with five hundred servers is a tenth of it.
@@ -60,9 +61,11 @@ pub struct Api {
     /// To the task that owns configuration and operator state.
     pub requests: mpsc::Sender<Request>,
     /// To the task that owns the data plane's reader.
-    pub flows: mpsc::Sender<FlowRequest>,
+    pub listings: mpsc::Sender<Listing>,
     /// To the task that owns the data plane's writer.
     pub chores: mpsc::Sender<Chore>,
+    /// What tries packets out.
+    pub explaining: Explaining,
     /// What has reached the data plane.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
 }
@@ -140,6 +143,7 @@ fn router(api: Api) -> Router {
         .route("/v1/command", post(command))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count))
+        .merge(tables::routes())
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
         .route("/v1/config/history", get(history))
@@ -160,7 +164,20 @@ async fn name_the_server(mut response: Response) -> Response {
 
 /// A refusal on its way out.
 #[derive(Debug)]
-struct No(StatusCode, String);
+pub(super) struct No(StatusCode, String);
+
+impl No {
+    /// What was asked for is not there, or not to be had.
+    pub(super) const fn invalid(text: String) -> Self {
+        Self(StatusCode::UNPROCESSABLE_ENTITY, text)
+    }
+}
+
+impl From<&Error> for No {
+    fn from(error: &Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.line())
+    }
+}
 
 impl IntoResponse for No {
     fn into_response(self) -> Response {
@@ -171,7 +188,7 @@ impl IntoResponse for No {
 impl From<Refused> for No {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Invalid(text) => Self(StatusCode::UNPROCESSABLE_ENTITY, text),
+            Refused::Invalid(text) => Self::invalid(text),
             Refused::Failed(text) => Self(StatusCode::INTERNAL_SERVER_ERROR, text),
         }
     }
@@ -286,17 +303,22 @@ fn count_key(by: CountBy, flow: FlowStatus) -> String {
 
 impl Api {
     /// Asks the controller.
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, No> {
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, No> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             self.requests.send(request(reply)).await.map_err(|_gone| stopping())?;
             answer.await.map_err(|_gone| stopping())?.map_err(No::from)
         };
-        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
+        in_time(asked).await
     }
 
     /// Waits until the data plane holds a goal, and its addresses were tried.
-    async fn confirm(&self, goal: u64, mut outcome: Outcome, before: &Reconciled) -> Result<Outcome, No> {
+    pub(super) async fn confirm(
+        &self,
+        goal: u64,
+        mut outcome: Outcome,
+        before: &Reconciled,
+    ) -> Result<Outcome, No> {
         let mut reconciled = self.reconciled.clone();
         let arrived = reconciled.wait_for(|r| r.number >= goal && r.settled);
         let arrived = match timeout(APPLY_DEADLINE, arrived).await {
@@ -324,17 +346,39 @@ impl Api {
     }
 
     async fn read_flows(&self, limit: usize) -> Result<(Vec<Flow>, u64), No> {
+        self.list(limit, Listing::Flows).await
+    }
+
+    /// Asks the owner of the data plane's reader.
+    pub(super) async fn list<T>(
+        &self,
+        limit: usize,
+        listing: impl FnOnce(TableRequest<T>) -> Listing,
+    ) -> Result<(Vec<T>, u64), No> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.flows.send(FlowRequest { limit, reply }).await.map_err(|_gone| stopping())?;
-            let read = answer.await.map_err(|_gone| stopping())?;
-            read.map_err(|error| No(StatusCode::INTERNAL_SERVER_ERROR, error.line()))
+            let request = listing(TableRequest { limit, reply });
+            self.listings.send(request).await.map_err(|_gone| stopping())?;
+            answer.await.map_err(|_gone| stopping())?.map_err(|error| No::from(&error))
         };
-        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
+        in_time(asked).await
+    }
+
+    /// Asks the owner of the data plane's writer.
+    pub(super) async fn have_done(
+        &self,
+        chore: impl FnOnce(oneshot::Sender<Result<u64, Error>>) -> Chore,
+    ) -> Result<u64, No> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.chores.send(chore(reply)).await.map_err(|_gone| stopping())?;
+            answer.await.map_err(|_gone| stopping())?.map_err(|error| No::from(&error))
+        };
+        in_time(asked).await
     }
 
     /// All flows, or a refusal: half of them would be a wrong answer.
-    async fn every_flow(&self) -> Result<Vec<Flow>, No> {
+    pub(super) async fn every_flow(&self) -> Result<Vec<Flow>, No> {
         let (flows, total) = self.read_flows(MAX_FLOWS).await?;
         if flows.len() as u64 == total {
             return Ok(flows);
@@ -349,6 +393,11 @@ impl Api {
         let installed = Arc::clone(&self.reconciled.borrow().installed);
         flows.iter().map(|flow| Observer::flow(flow, &installed)).collect()
     }
+}
+
+/// What an answer of another task is, or that it took too long.
+pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, No>>) -> Result<T, No> {
+    timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
 }
 
 fn stopping() -> No {

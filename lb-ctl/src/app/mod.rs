@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use crate::{
-    api::server::{self, Api},
+    api::{
+        server::{self, Api},
+        tables::Explaining,
+    },
     claims::{AddressBook, Owned},
     control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
     dataplane::{Counters, Error, FlowCensus, Reader, Writer},
@@ -93,7 +96,7 @@ impl App {
     {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
-        let (flows, flows_in) = mpsc::channel(QUEUE);
+        let (listings, listings_in) = mpsc::channel(QUEUE);
         let (ended, ended_in) = mpsc::channel(QUEUE);
         let (chores, chores_in) = mpsc::channel(QUEUE);
         let (problems, problems_in) = watch::channel(routing::Problems::default());
@@ -133,6 +136,7 @@ impl App {
                 view,
             },
         );
+        let explainer = parts.writer.explainer();
         let resets = Resets::new(parts.writer.pairs(), ended_in, facts_in.clone(), parts.post);
         let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
         let reconciler = Reconciler::new(
@@ -148,7 +152,7 @@ impl App {
                 chores: chores_in,
             },
         );
-        let telemetry = Telemetry::new(parts.reader, counters, flows_in);
+        let telemetry = Telemetry::new(parts.reader, counters, listings_in);
         let api = Api {
             observer: Observer {
                 host: observe::host_name(),
@@ -162,8 +166,9 @@ impl App {
                 counters: counters_in,
             },
             requests: requests.clone(),
-            flows,
+            listings,
             chores,
+            explaining: Explaining::new(explainer),
             reconciled: reconciled.clone(),
         };
 

@@ -11,6 +11,7 @@ mod names;
 pub mod offline;
 mod operator;
 mod overview;
+mod tables;
 mod text;
 
 use std::{
@@ -26,6 +27,7 @@ pub use self::{
     history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
     overview::overview_into,
+    tables::{entries_into, explanation_into, tables_into},
 };
 use self::{
     args::{
@@ -117,6 +119,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
             writeln!(terminal.out, "{}", report.text)?;
             Ok(if report.healthy { Done::Well } else { Done::Degraded })
         }
+        Verb::Explain(args) => tables::explain(&client, terminal, args).await,
         Verb::Flows(verb) => flows(&client, terminal, verb).await,
         Verb::Rip(verb) => rip(&client, terminal, verb).await,
         Verb::Server(verb) => operator::server(&client, terminal, verb).await,
@@ -124,6 +127,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
             Some(every) => watch(&client, terminal, args.output, every).await,
             None => status(&client, terminal, args.output).await,
         },
+        Verb::Table(verb) => tables::table(&client, terminal, verb).await,
         Verb::Vip(verb) => vip(&client, terminal, verb).await,
     }
 }
@@ -308,6 +312,7 @@ async fn flows(
     verb: &FlowsVerb,
 ) -> Result<Done, RunError> {
     match verb {
+        FlowsVerb::Kill(args) => return tables::kill(client, terminal, args).await,
         FlowsVerb::List { vip, rip, client: from, limit, output } => {
             let query = FlowQuery { limit: Some(*limit), vip: vip.clone(), rip: rip.clone(), client: *from };
             let list = client.flows(&query).await?;

@@ -23,6 +23,7 @@ use lb_common::{
 use super::{
     Counters, Error, Flow, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, PairedFlow,
     Pairs, PersistFilter, Persisted, Reader, TableSpec, Writer, XdpMode,
+    explain::{Explainer, Probe, Rehearsal},
 };
 
 /// What "the kernel" holds, shared by all handles.
@@ -352,6 +353,10 @@ impl Writer for FakeWriter {
         Ok(census)
     }
 
+    fn explainer(&self) -> Arc<dyn Explainer> {
+        Arc::new(self.fake.clone())
+    }
+
     fn kill(&mut self, which: &FlowFilter) -> Result<Killed, Error> {
         let mut kernel = self.fake.lock();
         let before = kernel.flows.len();
@@ -386,6 +391,13 @@ impl Writer for FakeWriter {
         let mut kernel = self.fake.lock();
         *kernel = Kernel { removed: true, ..Kernel::default() };
         Ok(())
+    }
+}
+
+impl Explainer for Fake {
+    fn rehearse(&self, probe: &Probe, _: &Installed) -> Result<Rehearsal, Error> {
+        let text = format!("{} cannot be tried out: nothing here runs packets", probe.client);
+        Err(Error { text, source: None })
     }
 }
 

@@ -2,6 +2,7 @@
 //! through a [`Reader`], which cannot write. `bpf` is the only importer of aya; `fake` is its twin in memory.
 
 pub mod bpf;
+pub mod explain;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ use lb_common::{
     settings::Settings,
 };
 
+use self::explain::Explainer;
 use crate::model::config::Protocol;
 
 #[cfg(test)]
@@ -309,6 +311,9 @@ pub trait Writer: Send {
 
     /// The flow tables, for those who look for pairs of NAT and SNAT beside the writer.
     fn pairs(&self) -> Arc<dyn Pairs>;
+
+    /// What tells what the packet path would do, beside the writer.
+    fn explainer(&self) -> Arc<dyn Explainer>;
 
     /// Takes everything away that a controller ever made: links, pins, maps.
     ///

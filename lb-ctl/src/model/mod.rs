@@ -3,8 +3,10 @@
 pub mod command;
 pub mod config;
 pub mod desired;
+pub mod explain;
 pub mod health;
 pub mod history;
 pub mod net;
 pub mod operator;
 pub mod status;
+pub mod tables;

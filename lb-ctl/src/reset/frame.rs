@@ -1,4 +1,4 @@
-//! The segment that makes an end of a connection speak: Ethernet, VLAN tags, IPv4 or IPv6, TCP. Pure.
+//! Packets of this machine's own making, without data: Ethernet, VLAN tags, IPv4 or IPv6, TCP or UDP. Pure.
 #![forbid(unsafe_code)]
 
 use lb_common::{
@@ -6,15 +6,19 @@ use lb_common::{
     checksum,
     flow::{Ends, Hop},
     hash,
-    net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac, PROTO_TCP, ip4, ip6},
+    net::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac, ip4, ip6},
 };
 
 /// Bytes of a TCP header without options (RFC 9293, 3.1).
-const TCP_BYTES: u16 = 20;
+const TCP_BYTES: usize = 20;
+/// Bytes of a UDP header (RFC 768).
+const UDP_BYTES: usize = 8;
 /// Hops that a packet of ours may take (RFC 1700).
 const TTL: u8 = 64;
+/// The flag SYN (RFC 9293, 3.1).
+pub const SYN: u8 = 0x02;
 /// The flag ACK.
-const ACK: u8 = 0x10;
+pub const ACK: u8 = 0x10;
 /// Don't fragment, and no fragment.
 const DONT_FRAGMENT: u16 = 0x4000;
 /// A third of all sequence numbers: three tries are never all in one window.
@@ -65,7 +69,7 @@ impl Way {
     }
 }
 
-/// A bare ACK.
+/// A TCP segment without options and data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Segment {
     /// How it gets there.
@@ -76,96 +80,138 @@ pub struct Segment {
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
+    /// Flags: [`SYN`], [`ACK`].
+    pub flags: u8,
 }
 
 impl Segment {
-    /// A segment that the receiver finds outside its window, whatever its window is, in at least two of three tries
+    /// A bare ACK that the receiver finds outside its window, whatever its window is, in at least two of three tries
     /// (RFC 9293, 3.10.7.4; a window is at most a quarter of all numbers, RFC 7323, 2.3).
     #[must_use]
     pub const fn out_of_window(way: Way, ends: Ends, tried: u32) -> Self {
         let bits = hash::steer(ends.src, ends.dst, ends.ports_word());
         let seq = (bits as u32).wrapping_add(STEP.wrapping_mul(tried));
-        Self { way, ends, seq, ack: (bits >> 32) as u32 }
+        Self { way, ends, seq, ack: (bits >> 32) as u32, flags: ACK }
     }
 
     /// The frame, without padding and frame check sequence.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(14 + 8 + 40 + usize::from(TCP_BYTES));
-        self.put_ethernet(&mut frame);
-        let tcp = self.tcp();
-        if self.ends.family == 4 {
-            frame.extend(self.ipv4());
-        } else {
-            frame.extend(self.ipv6());
-        }
-        frame.extend(tcp);
-        frame
+        frame(&self.way, &self.ends, self.tcp())
     }
 
-    fn put_ethernet(&self, frame: &mut Vec<u8>) {
-        let Way { dst_mac, src_mac, vlan: [first, second], vlan_depth, outer_tpid, .. } = self.way;
-        frame.extend(dst_mac.0);
-        frame.extend(src_mac.0);
-        let mut put = |tpid: u16, id: u16| {
-            frame.extend(tpid.to_be_bytes());
-            frame.extend(id.to_be_bytes());
-        };
-        match vlan_depth {
-            0 => {}
-            1 => put(ETHERTYPE_VLAN, first),
-            _ => {
-                put(outer_tpid, first);
-                put(ETHERTYPE_VLAN, second);
-            }
-        }
-        let ethertype = if self.ends.family == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        frame.extend(ethertype.to_be_bytes());
-    }
-
-    /// RFC 791, 3.1.
-    fn ipv4(&self) -> [u8; 20] {
-        let mut header = [0; 20];
-        header[0] = 0x45;
-        header[2..4].copy_from_slice(&(20 + TCP_BYTES).to_be_bytes());
-        header[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
-        header[8] = TTL;
-        header[9] = PROTO_TCP;
-        header[12..16].copy_from_slice(&ip4(self.ends.src[0] as u32).octets());
-        header[16..20].copy_from_slice(&ip4(self.ends.dst[0] as u32).octets());
-        let sum = internet_checksum([&header[..]]);
-        header[10..12].copy_from_slice(&sum);
-        header
-    }
-
-    /// RFC 8200, 3.
-    fn ipv6(&self) -> [u8; 40] {
-        let mut header = [0; 40];
-        header[0] = 0x60;
-        header[4..6].copy_from_slice(&TCP_BYTES.to_be_bytes());
-        header[6] = PROTO_TCP;
-        header[7] = TTL;
-        header[8..24].copy_from_slice(&ip6(self.ends.src).octets());
-        header[24..40].copy_from_slice(&ip6(self.ends.dst).octets());
-        header
-    }
-
-    fn tcp(&self) -> [u8; TCP_BYTES as usize] {
-        let mut header = [0; TCP_BYTES as usize];
+    fn tcp(&self) -> [u8; TCP_BYTES] {
+        let mut header = [0; TCP_BYTES];
         header[0..2].copy_from_slice(&self.ends.src_port().to_ne_bytes());
         header[2..4].copy_from_slice(&self.ends.dst_port().to_ne_bytes());
         header[4..8].copy_from_slice(&self.seq.to_be_bytes());
         header[8..12].copy_from_slice(&self.ack.to_be_bytes());
         header[12] = 5 << 4;
-        header[13] = ACK;
-        // The pseudo header's addresses may as well be summed as eight native words: IPv4 has zeros there.
-        let [a, b, c, d] = [self.ends.src[0], self.ends.src[1], self.ends.dst[0], self.ends.dst[1]];
-        let addresses: Vec<u8> = [a, b, c, d].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let rest = u32::from(PROTO_TCP).to_be_bytes();
-        let sum = internet_checksum([&addresses[..], &rest, &TCP_BYTES.to_be_bytes(), &header]);
+        header[13] = self.flags;
+        let sum = transport_checksum(&self.ends, &header);
         header[16..18].copy_from_slice(&sum);
         header
     }
+}
+
+/// A UDP datagram without data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Datagram {
+    /// How it gets there.
+    pub way: Way,
+    /// From whom to whom.
+    pub ends: Ends,
+}
+
+impl Datagram {
+    /// The frame, without padding and frame check sequence.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        frame(&self.way, &self.ends, self.udp())
+    }
+
+    /// RFC 768.
+    fn udp(&self) -> [u8; UDP_BYTES] {
+        let mut header = [0; UDP_BYTES];
+        header[0..2].copy_from_slice(&self.ends.src_port().to_ne_bytes());
+        header[2..4].copy_from_slice(&self.ends.dst_port().to_ne_bytes());
+        header[4..6].copy_from_slice(&(UDP_BYTES as u16).to_be_bytes());
+        let sum = match transport_checksum(&self.ends, &header) {
+            // Zero would say that there is none.
+            [0, 0] => [0xff, 0xff],
+            sum => sum,
+        };
+        header[6..8].copy_from_slice(&sum);
+        header
+    }
+}
+
+fn frame<const LEN: usize>(way: &Way, ends: &Ends, transport: [u8; LEN]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(14 + 8 + 40 + LEN);
+    put_ethernet(&mut frame, way, ends.family);
+    if ends.family == 4 {
+        frame.extend(ipv4(ends, LEN as u16));
+    } else {
+        frame.extend(ipv6(ends, LEN as u16));
+    }
+    frame.extend(transport);
+    frame
+}
+
+fn put_ethernet(frame: &mut Vec<u8>, way: &Way, family: u8) {
+    let Way { dst_mac, src_mac, vlan: [first, second], vlan_depth, outer_tpid, .. } = *way;
+    frame.extend(dst_mac.0);
+    frame.extend(src_mac.0);
+    let mut put = |tpid: u16, id: u16| {
+        frame.extend(tpid.to_be_bytes());
+        frame.extend(id.to_be_bytes());
+    };
+    match vlan_depth {
+        0 => {}
+        1 => put(ETHERTYPE_VLAN, first),
+        _ => {
+            put(outer_tpid, first);
+            put(ETHERTYPE_VLAN, second);
+        }
+    }
+    let ethertype = if family == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    frame.extend(ethertype.to_be_bytes());
+}
+
+/// RFC 791, 3.1.
+fn ipv4(ends: &Ends, payload: u16) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&(20 + payload).to_be_bytes());
+    header[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
+    header[8] = TTL;
+    header[9] = ends.proto;
+    header[12..16].copy_from_slice(&ip4(ends.src[0] as u32).octets());
+    header[16..20].copy_from_slice(&ip4(ends.dst[0] as u32).octets());
+    let sum = internet_checksum([&header[..]]);
+    header[10..12].copy_from_slice(&sum);
+    header
+}
+
+/// RFC 8200, 3.
+fn ipv6(ends: &Ends, payload: u16) -> [u8; 40] {
+    let mut header = [0; 40];
+    header[0] = 0x60;
+    header[4..6].copy_from_slice(&payload.to_be_bytes());
+    header[6] = ends.proto;
+    header[7] = TTL;
+    header[8..24].copy_from_slice(&ip6(ends.src).octets());
+    header[24..40].copy_from_slice(&ip6(ends.dst).octets());
+    header
+}
+
+/// Checksum of a TCP or UDP header without data, with its pseudo header.
+fn transport_checksum<const LEN: usize>(ends: &Ends, header: &[u8; LEN]) -> [u8; 2] {
+    // The pseudo header's addresses may as well be summed as eight native words: IPv4 has zeros there.
+    let [a, b, c, d] = [ends.src[0], ends.src[1], ends.dst[0], ends.dst[1]];
+    let addresses: Vec<u8> = [a, b, c, d].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let rest = u32::from(ends.proto).to_be_bytes();
+    internet_checksum([&addresses[..], &rest, &(LEN as u16).to_be_bytes(), header])
 }
 
 /// The checksum of RFC 1071 over parts of even length, in wire bytes.
@@ -178,6 +224,8 @@ fn internet_checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 2] {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::net::{PROTO_TCP, PROTO_UDP};
+
     use super::*;
 
     fn way() -> Way {
@@ -198,7 +246,7 @@ mod tests {
     #[test]
     fn an_ipv4_segment_is_these_bytes() {
         let ends = ends("10.12.1.100:104", "10.0.0.7:40000");
-        let frame = Segment { way: way(), ends, seq: 0x0102_0304, ack: 0x0506_0708 }.frame();
+        let frame = Segment { way: way(), ends, seq: 0x0102_0304, ack: 0x0506_0708, flags: ACK }.frame();
         #[rustfmt::skip]
         let expected = [
             2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x08, 0x00,
@@ -230,10 +278,27 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_are_whole_and_their_checksums_right() {
+        for (src, dst) in [("10.12.1.100:514", "192.168.3.7:514"), ("[2001:db8::1]:514", "[2001:db8:5::9]:9")]
+        {
+            let ends = Ends { proto: PROTO_UDP, ..ends(src, dst) };
+            let frame = Datagram { way: way(), ends }.frame();
+            let (addresses, udp) = if ends.family == 4 {
+                (&frame[26..34], &frame[34..])
+            } else {
+                (&frame[22..54], &frame[54..])
+            };
+            assert_eq!(udp[4..6], [0, 8]);
+            assert_eq!(internet_checksum([addresses, &[0, 17, 0, 8], udp]), [0, 0]);
+        }
+    }
+
+    #[test]
     fn tags_stand_between_the_macs_and_the_type() {
         let tagged = |vlan_depth| {
             let way = Way { vlan_depth, ..way() };
-            Segment { way, ends: ends("[2001:db8::1]:104", "[2001:db8::2]:9"), seq: 0, ack: 0 }.frame()
+            Segment { way, ends: ends("[2001:db8::1]:104", "[2001:db8::2]:9"), seq: 0, ack: 0, flags: SYN }
+                .frame()
         };
         assert_eq!(tagged(0)[12..14], [0x86, 0xdd]);
         assert_eq!(tagged(1)[12..18], [0x81, 0, 0, 104, 0x86, 0xdd]);

@@ -18,8 +18,10 @@ use axum::{
 };
 use lb_ctl::model::{
     command::{Command, Outcome, Refusal},
+    explain::{ExplainQuery, Explanation},
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, Status},
+    tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
 };
 use tempfile::TempDir;
 use tokio::{net::UnixListener, process::Command as Process, task::JoinHandle};
@@ -41,6 +43,14 @@ pub(crate) struct Script {
     commands: Mutex<Vec<Command>>,
     pub(crate) queries: Mutex<Vec<FlowQuery>>,
     pub(crate) counted_by: Mutex<Vec<CountBy>>,
+    pub(crate) removed: Removed,
+    pub(crate) tables: Vec<TableStatus>,
+    pub(crate) entries: EntryList,
+    pub(crate) explanation: Option<Explanation>,
+    pub(crate) killed: Mutex<Vec<Kill>>,
+    pub(crate) cleared: Mutex<Vec<Clear>>,
+    pub(crate) looked_for: Mutex<Vec<EntryQuery>>,
+    pub(crate) asked_about: Mutex<Vec<ExplainQuery>>,
 }
 
 impl Script {
@@ -54,6 +64,14 @@ impl Script {
             commands: Mutex::default(),
             queries: Mutex::default(),
             counted_by: Mutex::default(),
+            removed: Removed::default(),
+            tables: Vec::new(),
+            entries: EntryList::default(),
+            explanation: None,
+            killed: Mutex::default(),
+            cleared: Mutex::default(),
+            looked_for: Mutex::default(),
+            asked_about: Mutex::default(),
         }
     }
 }
@@ -74,6 +92,11 @@ impl Daemon {
             .route("/v1/command", post(obey))
             .route("/v1/flows", get(list_flows))
             .route("/v1/flows/count", get(count_flows))
+            .route("/v1/flows/kill", post(kill))
+            .route("/v1/tables", get(async |State(script): Shared| Json(script.tables.clone())))
+            .route("/v1/tables/entries", get(list_entries))
+            .route("/v1/tables/clear", post(clear))
+            .route("/v1/explain", get(explain))
             .route("/v1/config", get(async || Json(ConfigText { toml: "[vip.DICOM]\n".to_owned() })))
             .route("/v1/config/diff", get(async |State(script): Shared| answer(&script)))
             .route("/v1/config/history", get(list_versions))
@@ -148,6 +171,26 @@ async fn list_flows(State(script): Shared, Query(query): Query<FlowQuery>) -> Js
 async fn count_flows(State(script): Shared, Query(query): Query<FlowCountQuery>) -> Json<Vec<FlowCount>> {
     script.counted_by.lock().expect("no panic").push(query.by);
     Json(vec![FlowCount { key: "10.12.7.4".to_owned(), flows: 7 }])
+}
+
+async fn kill(State(script): Shared, Json(kill): Json<Kill>) -> Json<Removed> {
+    script.killed.lock().expect("no panic").push(kill);
+    Json(script.removed.clone())
+}
+
+async fn list_entries(State(script): Shared, Query(query): Query<EntryQuery>) -> Json<EntryList> {
+    script.looked_for.lock().expect("no panic").push(query);
+    Json(script.entries.clone())
+}
+
+async fn clear(State(script): Shared, Json(clear): Json<Clear>) -> Json<Removed> {
+    script.cleared.lock().expect("no panic").push(clear);
+    Json(script.removed.clone())
+}
+
+async fn explain(State(script): Shared, Query(query): Query<ExplainQuery>) -> Json<Explanation> {
+    script.asked_about.lock().expect("no panic").push(query);
+    Json(script.explanation.clone().expect("the script has an explanation"))
 }
 
 fn answer(script: &Script) -> Response {

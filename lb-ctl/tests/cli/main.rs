@@ -9,3 +9,4 @@ mod printing;
 mod program;
 mod reach;
 mod samples;
+mod tables;

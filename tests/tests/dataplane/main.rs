@@ -71,6 +71,7 @@ macro_rules! root_tests {
     )+};
 }
 
+mod explain;
 mod kill;
 mod loads;
 mod persistence;

@@ -19,7 +19,7 @@ use std::{
 use lb_common::net::{PROTO_TCP, PROTO_UDP};
 use lb_ctl::{
     dataplane::{Installed, Writer as _},
-    model::{command::OperatorState, desired::DesiredState, health::Verdict},
+    model::{desired::DesiredState, health::Verdict, operator::Order},
     plan::plan,
 };
 use lb_tests::{
@@ -33,7 +33,7 @@ use lb_tests::{
 
 use clients::{Clients, InForce, Wish};
 use plane::{BACK, Plane};
-use site::{PORTS, Site};
+use site::{DRAIN, HALT, PORTS, Site};
 use tables::Tables;
 
 /// Operations that are printed when something is not as it must be.
@@ -197,9 +197,9 @@ impl<'a> Run<'a> {
             }
             7 | 8 => site.any_vip(random).map(|(name, vip)| {
                 let at = random.below(vip.servers.len());
-                let words = [OperatorState::Online, OperatorState::Drain, OperatorState::Halt];
-                vip.servers[at].word = *random.pick(&words);
-                format!("{name}: {} {:?}", vip.servers[at].ip, vip.servers[at].word)
+                let orders = [Order::Online, DRAIN, HALT];
+                vip.servers[at].order = *random.pick(&orders);
+                format!("{name}: {} {:?}", vip.servers[at].ip, vip.servers[at].order)
             }),
             _ => site.any_vip(random).map(|(name, vip)| {
                 let at = random.below(vip.servers.len());

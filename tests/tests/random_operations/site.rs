@@ -13,11 +13,11 @@ use lb_ctl::{
     compile::{Compiled, Inputs, compile},
     config::{Texts, load_texts},
     model::{
-        command::OperatorState,
         config::{Config, Mode},
         desired::DesiredState,
         health::{Health, RipId, Verdict},
         net::{Address, Link, NetFacts, Path},
+        operator::{Order, Word, Words},
     },
 };
 use lb_tests::{packet::dut::INGRESS, random::Random};
@@ -25,7 +25,11 @@ use lb_tests::{packet::dut::INGRESS, random::Random};
 use crate::plane::BACK;
 
 /// Schedulers that a VIP may have.
-const SCHEDULERS: [&str; 4] = ["wrr", "maglev", "source-hash", "first"];
+const SCHEDULERS: [&str; 5] = ["wlc", "wrr", "maglev", "source-hash", "first"];
+/// What an operator may say of a server, beside that it is online.
+pub(crate) const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+/// See [`DRAIN`].
+pub(crate) const HALT: Order = Order::Halt { keep_sessions: false };
 /// Ports of every VIP.
 pub(crate) const PORTS: [u16; 2] = [104, 11112];
 /// VIPs that there may be at a time.
@@ -62,7 +66,7 @@ pub(crate) struct Server {
     pub(crate) ip: IpAddr,
     pub(crate) weight: u16,
     pub(crate) verdict: Verdict,
-    pub(crate) word: OperatorState,
+    pub(crate) order: Order,
 }
 
 /// What a site asks for.
@@ -87,12 +91,12 @@ impl Site {
                     Verdict::Down => false,
                     Verdict::Unknown => was_live.contains(&id),
                 };
-                if !works || server.word == OperatorState::Halt {
+                if !works || server.order == HALT {
                     continue;
                 }
                 rules.live.insert(id);
                 let is_next = vip.scheduler != "first" || takers.is_empty();
-                if server.word == OperatorState::Online && server.weight > 0 && is_next {
+                if server.order == Order::Online && server.weight > 0 && is_next {
                     takers.insert(server.ip);
                 }
             }
@@ -110,19 +114,23 @@ impl Site {
             facts: &self.facts(),
             before,
             settings,
+            ramps: &BTreeMap::new(),
+            forget: &BTreeSet::new(),
         });
         assert!(compiled.notes.vips.is_empty(), "{:?}", compiled.notes.vips);
         compiled
     }
 
     /// What operator and checks say.
-    fn words(&self) -> (BTreeMap<RipId, OperatorState>, BTreeMap<RipId, Health>) {
+    fn words(&self) -> (Words, BTreeMap<RipId, Health>) {
         let all =
             || self.vips.iter().flat_map(|(vip, is)| is.servers.iter().map(move |server| (vip, server)));
         let id = |vip: &String, server: &Server| RipId { vip: vip.clone(), rip: rip_name(server.ip) };
         let health = |verdict| Health { verdict, since: SystemTime::UNIX_EPOCH, last: None };
         (
-            all().map(|(vip, server)| (id(vip, server), server.word)).collect(),
+            all()
+                .map(|(vip, server)| (id(vip, server), Word { order: server.order, forced: None }))
+                .collect(),
             all().map(|(vip, server)| (id(vip, server), health(server.verdict))).collect(),
         )
     }
@@ -273,7 +281,7 @@ impl Vip {
         }
         let weight = *random.pick(&[1, 50, 100, 256]);
         let verdict = if random.once_in(5) { Verdict::Unknown } else { Verdict::Up };
-        let server = Server { ip, weight, verdict, word: OperatorState::Online };
+        let server = Server { ip, weight, verdict, order: Order::Online };
         self.servers.insert(random.below(self.servers.len() + 1), server);
         Some(ip)
     }

@@ -18,6 +18,7 @@ mod reload;
 mod resets;
 mod stand;
 mod sticking;
+mod tables;
 mod translation;
 
 use std::{

@@ -1,6 +1,7 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
 mod operator;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -9,12 +10,13 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-pub(super) use self::operator::{
-    CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers,
-};
-pub(super) use self::values::{NamedAddress, NamedIp, QualifiedRip, RipTarget};
 use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
+};
+pub(super) use self::{
+    operator::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
+    tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
+    values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
 };
 use crate::{
     api::client::DEFAULT_SOCKET,
@@ -37,6 +39,9 @@ Examples:
   lbctl config check                              check the files; needs no daemon
   lbctl config diff && lbctl apply                what an edited file would change, then change it
   lbctl flows count --by client                   who is connected
+  lbctl flows kill --client 10.12.7.4             end its connections
+  lbctl explain 10.12.7.4 DICOM:104               which server it would get, and why
+  lbctl table clear DICOM --client 10.12.7.4      forget which server it had
 
 Every verb may be shortened while it is unique: `lbctl v l` is `lbctl vip list`.
 
@@ -81,9 +86,14 @@ pub enum Verb {
     Config(ConfigVerb),
     /// Read the configuration files again and apply what changed (as `config apply`)
     Apply,
-    /// Connections in progress: list, count
+    /// Connections in progress: list, count, end
     #[command(subcommand, arg_required_else_help = true)]
     Flows(FlowsVerb),
+    /// Clients and servers that persistence remembers: list, show, forget
+    #[command(subcommand, arg_required_else_help = true)]
+    Table(TableVerb),
+    /// Tell which real server a client's packet would go to, and why; exit code 3 when none gets it
+    Explain(ExplainArgs),
     /// Examine this machine: driver, MTU, rp_filter, ARP, offloads, subnets, kernel; needs no daemon
     Doctor(DoctorArgs),
     /// Write the completion script of a shell to standard output
@@ -343,6 +353,8 @@ pub enum FlowsVerb {
         #[arg(short, long, value_name = "FORM", default_value = "table")]
         output: Form,
     },
+    /// End connections: of a VIP, with a real server, from a client, or what satisfies all of these
+    Kill(KillArgs),
     /// Count connections by VIP, real server, client or state
     Count {
         /// What to count by

@@ -81,6 +81,61 @@ impl FromStr for RipTarget {
     }
 }
 
+/// `ADDRESS` or `ADDRESS:PORT` of a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClientEnd {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port.
+    pub port: Option<u16>,
+}
+
+impl FromStr for ClientEnd {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed.parse::<SocketAddr>() {
+            Ok(end) if end.port() == 0 => {
+                Err(format!("`{typed}` names port 0; write one from 1 to 65535, or leave `:0` out"))
+            }
+            Ok(end) => Ok(Self { ip: end.ip(), port: Some(end.port()) }),
+            Err(_) => {
+                let address =
+                    typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
+                let ip = parse_ip(address)
+                    .map_err(|_| format!("`{typed}` is neither ADDRESS nor ADDRESS:PORT, e.g. 10.12.7.4:40000 or [fd00:12::7]:40000"))?;
+                Ok(Self { ip, port: None })
+            }
+        }
+    }
+}
+
+/// `VIP:PORT`, the VIP by its name or address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VipEnd {
+    /// Name or address.
+    pub vip: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl FromStr for VipEnd {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{typed}` is not VIP:PORT, e.g. DICOM:104, 10.12.1.100:104 or [fd00:12::100]:104");
+        let (vip, port) = typed.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let bare = vip.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        // An IPv6 address without brackets would lose its last part to the port.
+        if bare.is_none() && vip.contains(':') || bare.unwrap_or(vip).is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { vip: bare.unwrap_or(vip).to_owned(), port })
+    }
+}
+
 /// A time that can be waited for: `500ms`, `5s`.
 pub(super) fn parse_timeout(typed: &str) -> Result<Duration, String> {
     let example = "write a time such as 500ms, 5s or 1m";

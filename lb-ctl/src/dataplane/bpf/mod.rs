@@ -13,6 +13,7 @@
 //! removed first when they go, so a directory with an ABI version in it is complete.
 
 mod clock;
+mod explain;
 mod flows;
 mod installed;
 mod links;

@@ -126,7 +126,8 @@ fn probe_hz() -> Result<u32, Error> {
 /// Loads the object over the maps under the pin directory, makes those that are missing, and adopts the links.
 fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Opened, Error> {
     let pin_dir = &dir.path;
-    let mut ebpf = load(pin_dir, settings)?;
+    let mut ebpf = load(settings, Some(pin_dir))?;
+    xdp(&mut ebpf, clock::PROGRAM)?.load().map_err(|e| not_verified(clock::PROGRAM, e))?;
     let mut links = Vec::new();
     let program = xdp(&mut ebpf, PROGRAM)?;
     for ifindex in pins::linked_interfaces(pin_dir)? {
@@ -189,8 +190,9 @@ fn start(dir: PinDir, settings: &Settings, mut notes: Vec<String>) -> Result<Ope
     Ok(Opened { writer, reader, notes })
 }
 
-/// Loads both programs; maps that are pinned are used, others are made and pinned.
-fn load(pin_dir: &Path, settings: &Settings) -> Result<Ebpf, Error> {
+/// Loads the object and its program. With a pin directory, maps that are pinned there are used, others are made and
+/// pinned; without one, all of them are new and nobody else's.
+pub(super) fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf, Error> {
     let [v4, v6, half_open] = settings.flows.map(buckets);
     let masks = [v4 - 1, v6 - 1, half_open - 1];
     let fragment_ticks = settings.ticks(FRAGMENT_SECS);
@@ -211,13 +213,13 @@ fn load(pin_dir: &Path, settings: &Settings) -> Result<Ebpf, Error> {
         .override_global("FRAGMENT_TICKS", &fragment_ticks, true)
         .override_global("PERSIST_NEW_TICKS", &persist_new_ticks, true)
         .override_global("UNATTENDED_TICKS", &unattended_ticks, true);
-    for name in map::PINNED {
-        loader.map_pin_path(name, pin_dir.join(name));
+    if let Some(pin_dir) = pin_dir {
+        for name in map::PINNED {
+            loader.map_pin_path(name, pin_dir.join(name));
+        }
     }
     let mut ebpf = loader.load(OBJECT).map_err(not_loaded)?;
-    for name in [PROGRAM, clock::PROGRAM] {
-        xdp(&mut ebpf, name)?.load().map_err(|e| not_verified(name, e))?;
-    }
+    xdp(&mut ebpf, PROGRAM)?.load().map_err(|e| not_verified(PROGRAM, e))?;
     Ok(ebpf)
 }
 

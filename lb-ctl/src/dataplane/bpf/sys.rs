@@ -24,6 +24,8 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_LINK_DETACH` of `enum bpf_cmd`.
 const BPF_LINK_DETACH: libc::c_long = 34;
+/// `BPF_F_RDONLY` (linux/bpf.h).
+const BPF_F_RDONLY: u32 = 1 << 3;
 
 /// A BPF array with `BPF_F_MMAPABLE`, seen as the 64-bit words that the packet path reads and writes.
 pub(super) struct SharedMemory {
@@ -68,13 +70,18 @@ pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
     struct Attr {
         link_fd: u32,
     }
-    let link = open_pinned(path)?;
+    let link = open_pinned(path, 0)?;
     let mut attr = Attr { link_fd: fd_number(&link) };
     // SAFETY: `Attr` is the layout of `bpf_attr.link_detach`.
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
-fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+/// Opens a pinned map for reading alone: the kernel refuses every change through this descriptor.
+pub(super) fn open_read_only(path: &Path) -> io::Result<OwnedFd> {
+    open_pinned(path, BPF_F_RDONLY)
+}
+
+fn open_pinned(path: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         pathname: u64,
@@ -82,7 +89,7 @@ fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags };
     // SAFETY: `Attr` is the layout of `bpf_attr` for `BPF_OBJ_GET`; the path ends with a NUL and outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened this descriptor for us; nobody else knows it.

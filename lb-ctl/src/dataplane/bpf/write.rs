@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use super::{
     Error,
     clock::{self, Clock},
+    explain::BpfExplainer,
     fail, fault,
     flows::{FlowTables, Watch},
     installed, is_absent, links,
@@ -47,7 +48,7 @@ use super::{
 use crate::{
     dataplane::{
         BackendIdentity, Filling, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, Pairs,
-        PersistFilter, ServiceIdentity, ServiceKey, TableSpec, Writer, XdpMode,
+        PersistFilter, ServiceIdentity, ServiceKey, TableSpec, Writer, XdpMode, explain::Explainer,
     },
     model::config::Protocol,
 };
@@ -120,7 +121,7 @@ impl BpfWriter {
             backends: installed.backends.iter().map(|(slot, (who, _))| (*slot, who.service)).collect(),
             clock: Clock::new(reading, &settings),
         });
-        let scratch = Box::new(Table { len: 0, servers: 0, slots: [0; TABLE_SLOTS], list: [0; MAX_SERVERS] });
+        let scratch = blank_table();
         let empty = inner_map(&scratch)?;
         let writer = Self {
             pin_dir,
@@ -524,13 +525,23 @@ impl Writer for BpfWriter {
         Arc::<FlowTables>::clone(&self.flows)
     }
 
+    fn explainer(&self) -> Arc<dyn Explainer> {
+        let known = self.in_use.subscribe();
+        Arc::new(BpfExplainer::new(self.pin_dir.clone(), self.settings, Arc::clone(&self.flows), known))
+    }
+
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
         pins::clear(&self.pin_dir).map(drop)
     }
 }
 
+/// A table without servers.
+pub(super) fn blank_table() -> Box<Table> {
+    Box::new(Table { len: 0, servers: 0, slots: [0; TABLE_SLOTS], list: [0; MAX_SERVERS] })
+}
+
 /// Fills `table` as `spec` says.
-fn fill(table: &mut Table, spec: &TableSpec) {
+pub(super) fn fill(table: &mut Table, spec: &TableSpec) {
     let mut entrants: Vec<Entrant> = spec
         .entrants
         .iter()
@@ -564,7 +575,7 @@ fn fill(table: &mut Table, spec: &TableSpec) {
 }
 
 /// A map of one look-up table. The outer map keeps it alive.
-fn inner_map(table: &Table) -> Result<Array<MapData, Table>, Error> {
+pub(super) fn inner_map(table: &Table) -> Result<Array<MapData, Table>, Error> {
     let refused = |e| fault("a look-up table cannot be made", e);
     let mut map = Array::create(1, 0).map_err(refused)?;
     map.set(0, table, 0).map_err(refused)?;
@@ -586,7 +597,7 @@ fn name(kind: &str, text: &str) -> Result<Name, Error> {
 }
 
 /// IP protocol number.
-const fn proto(protocol: Protocol) -> u8 {
+pub(super) const fn proto(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => libc::IPPROTO_TCP as u8,
         Protocol::Udp => libc::IPPROTO_UDP as u8,

@@ -7,6 +7,7 @@ mod kill;
 mod paired;
 mod round;
 mod rules;
+mod single;
 
 use aya::maps::MapData;
 use lb_common::{

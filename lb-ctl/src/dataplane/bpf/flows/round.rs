@@ -224,7 +224,7 @@ impl<const WORDS: usize> Round<'_, '_, WORDS> {
 }
 
 /// Index of the bucket that a hash leads to; tables are powers of two.
-const fn index<const WORDS: usize>(table: &[Bucket<WORDS>], hash: u64) -> usize {
+pub(super) const fn index<const WORDS: usize>(table: &[Bucket<WORDS>], hash: u64) -> usize {
     bucket_index(hash, (table.len() as u32).wrapping_sub(1)) as usize
 }
 
