@@ -8,4 +8,5 @@ pub mod cpus;
 pub mod dut;
 pub mod frame;
 pub mod memory;
+pub mod plane;
 pub mod talk;

@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-fn generation(words: &[u64; 8]) -> u16 {
+const fn generation(words: &[u64; 8]) -> u16 {
     Decision(words[3]).generation()
 }
 

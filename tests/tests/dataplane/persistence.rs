@@ -20,7 +20,7 @@ fn client_of_flows() -> u64 {
     u64::from(addr4([192, 168, 0, 0].into()))
 }
 
-fn key_of(client: u64, group: u32) -> PersistKey {
+const fn key_of(client: u64, group: u32) -> PersistKey {
     PersistKey { client: [client, 0], group, family: 4 }
 }
 

@@ -112,7 +112,10 @@ pub(crate) fn next(random: &mut Random, world: &mut World) -> Op {
         23..=26 => Op::Limits(random.below(SLOTS.into()) as u16, limits(random)),
         27 => twin(random),
         28..=29 => Op::Beat,
-        30 => Op::Kill(ip(*random.pick(&["10.1.0.1", "10.2.0.1", "2001:db8:1::1", "2001:db8:2::1"]))),
+        30 => {
+            let client: &str = random.pick(&["10.1.0.1", "10.2.0.1", "2001:db8:1::1", "2001:db8:2::1"]);
+            Op::Kill(ip(client))
+        }
         _ => Op::ForgetTicks,
     }
 }

@@ -14,12 +14,10 @@ use lb_tests::packet::{
         Frame,
         flags::{ACK, FIN, PSH, RST, SYN},
     },
+    plane::Plane,
 };
 
-use crate::{
-    plane::Plane,
-    site::{Rules, Site, link_mac, link_of, own_address, owner},
-};
+use crate::site::{Rules, Site, link_mac, link_of, own_address, owner};
 
 /// What is in force: what the site asked for when it was last told.
 #[derive(Default)]
@@ -162,7 +160,7 @@ impl Clients {
                 assert_eq!(target, server);
                 assert!((10_240..=32_767).contains(&source.port()), "{source}");
                 let family = if to.is_ipv4() { 4 } else { 6 };
-                let own = [link_of(server.ip()), INGRESS, crate::plane::BACK].map(|l| own_address(l, family));
+                let own = [link_of(server.ip()), INGRESS, crate::BACK].map(|l| own_address(l, family));
                 assert!(own.contains(&source.ip()), "{source} is none of this machine's addresses");
             }
         }

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod clients;
-mod plane;
 mod site;
 mod tables;
 
@@ -27,12 +26,11 @@ use lb_tests::{
         netns::{Lifetime, Netns, test_name},
         require_root,
     },
-    packet::bench::stay_on_this_cpu,
+    packet::{bench::stay_on_this_cpu, plane::Plane},
     random::Random,
 };
 
 use clients::{Clients, InForce, Wish};
-use plane::{BACK, Plane};
 use site::{DRAIN, HALT, PORTS, Site};
 use tables::Tables;
 
@@ -40,6 +38,10 @@ use tables::Tables;
 const LAST: usize = 40;
 /// Operations between two times at which every flow ends and the maps are looked at.
 const ROUND: u64 = 1500;
+/// Index of the second interface.
+const BACK: u32 = 7;
+/// Room for flows: IPv4, IPv6, half-open. So much that no bucket is ever full.
+const ROOM: [u32; 3] = [1 << 15, 1 << 15, 1 << 13];
 /// Flows that there may be at a time.
 const FLOWS: usize = 200;
 /// Longer than any flow or persistence entry lives.
@@ -107,7 +109,7 @@ impl<'a> Run<'a> {
             netns,
             random: Random::new(seed),
             site: Site::default(),
-            plane: Plane::new(netns, ""),
+            plane: Plane::new(netns, "", ROOM),
             before: DesiredState::default(),
             force: InForce::default(),
             clients: Clients::default(),
@@ -338,7 +340,7 @@ impl<'a> Run<'a> {
 
     /// Another data plane for the same site, without links: they are taken.
     fn fresh(&self) -> Plane {
-        let mut fresh = Plane::new(self.netns, "-fresh");
+        let mut fresh = Plane::new(self.netns, "-fresh", ROOM);
         let desired = DesiredState { links: [].into(), ..self.before.clone() };
         for step in plan(&desired, &Installed::default()).steps {
             fresh.writer().apply(&step.op).unwrap_or_else(|error| panic!("{step:?}: {}", error.line()));

@@ -22,7 +22,7 @@ use lb_ctl::{
 };
 use lb_tests::{packet::dut::INGRESS, random::Random};
 
-use crate::plane::BACK;
+use crate::BACK;
 
 /// Schedulers that a VIP may have.
 const SCHEDULERS: [&str; 5] = ["wlc", "wrr", "maglev", "source-hash", "first"];

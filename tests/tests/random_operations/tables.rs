@@ -10,7 +10,7 @@ use lb_common::{
     service::{Service, ServiceInfo, ServiceKey4, ServiceKey6, ServiceRef, Sources, Table},
 };
 
-use crate::plane::Pins;
+use lb_tests::packet::plane::Pins;
 
 /// Everything that a controller writes.
 #[derive(Debug, Eq, PartialEq)]

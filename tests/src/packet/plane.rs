@@ -29,18 +29,12 @@ use lb_ctl::{
     },
     plan::Step,
 };
-use lb_tests::{
-    lab::{bpffs, netns::Netns},
-    packet::dut::INGRESS,
-};
 
-/// Index of the second interface.
-pub(crate) const BACK: u32 = 7;
-/// Room for flows: IPv4, IPv6, half-open. So much that no bucket is ever full.
-const FLOWS: [u32; 3] = [1 << 15, 1 << 15, 1 << 13];
+use super::dut::INGRESS;
+use crate::lab::{bpffs, netns::Netns};
 
 /// Maps under pins, and whoever writes them. Dropped, it takes everything away.
-pub(crate) struct Plane {
+pub struct Plane {
     pins: Pins,
     writer: Option<BpfWriter>,
     program: Option<Xdp>,
@@ -48,32 +42,47 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// Makes the maps.
-    pub(crate) fn new(netns: &Netns, name: &str) -> Self {
+    /// Makes the maps, with room for so many flows: IPv4, IPv6, half-open.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses them.
+    #[must_use]
+    pub fn new(netns: &Netns, name: &str, flows: [u32; 3]) -> Self {
         bpffs::mount();
-        let pins = Pins(bpffs::path(&format!("{}{name}", netns.name())));
+        let pins = Pins { path: bpffs::path(&format!("{}{name}", netns.name())), flows };
         let writer = pins.open();
         let settings = writer.settings();
         Self { pins, writer: Some(writer), program: None, settings }
     }
 
     /// What the maps hold.
-    pub(crate) const fn pins(&self) -> &Pins {
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
         &self.pins
     }
 
     /// Unit of time.
-    pub(crate) const fn settings(&self) -> &Settings {
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The controller's writer; there must be one.
-    pub(crate) const fn writer(&mut self) -> &mut BpfWriter {
+    /// The controller's writer.
+    ///
+    /// # Panics
+    ///
+    /// When no controller lives.
+    pub const fn writer(&mut self) -> &mut BpfWriter {
         self.writer.as_mut().expect("a controller lives")
     }
 
     /// Applies steps, as the reconciler does.
-    pub(crate) fn apply(&mut self, steps: &[Step]) {
+    ///
+    /// # Panics
+    ///
+    /// When something fails.
+    pub fn apply(&mut self, steps: &[Step]) {
         for step in steps {
             self.writer().apply(&step.op).unwrap_or_else(|error| panic!("{step:?}: {}", error.line()));
         }
@@ -81,23 +90,36 @@ impl Plane {
     }
 
     /// The controller is gone from one moment to the next. What it had pinned goes on.
-    pub(crate) fn lose_controller(&mut self) {
+    pub fn lose_controller(&mut self) {
         self.writer = None;
     }
 
     /// Another controller comes, and puts its own program on the links.
-    pub(crate) fn open_again(&mut self) {
+    ///
+    /// # Panics
+    ///
+    /// When something fails.
+    pub fn open_again(&mut self) {
         self.writer = Some(self.pins.open());
         self.find_program();
     }
 
     /// Retires and counts.
-    pub(crate) fn sweep(&mut self) -> FlowCensus {
+    ///
+    /// # Panics
+    ///
+    /// When something fails.
+    pub fn sweep(&mut self) -> FlowCensus {
         self.writer().sweep().unwrap_or_else(|error| panic!("{}", error.line()))
     }
 
     /// Runs a frame that comes in by the first interface; gives the verdict and the frame afterwards.
-    pub(crate) fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+    ///
+    /// # Panics
+    ///
+    /// When no program is attached.
+    #[must_use]
+    pub fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
         let program = self.program.as_ref().expect("the program is attached");
         let mut out = vec![0; frame.len() + 64];
         let options =
@@ -109,7 +131,8 @@ impl Plane {
 
     /// The program is whatever runs on the first interface by the link that is pinned.
     fn find_program(&mut self) {
-        let link = PinnedLink::from_pin(self.pins.0.join(format!("link-{INGRESS}"))).expect("a pinned link");
+        let link =
+            PinnedLink::from_pin(self.pins.path.join(format!("link-{INGRESS}"))).expect("a pinned link");
         let id = FdLink::from(link).info().expect("the kernel knows its link").program_id();
         let info = loaded_programs()
             .map(|info| info.expect("the kernel lists its programs"))
@@ -121,37 +144,59 @@ impl Plane {
 }
 
 /// A directory of pins, which goes away with its owner.
-pub(crate) struct Pins(PathBuf);
+pub struct Pins {
+    path: PathBuf,
+    flows: [u32; 3],
+}
 
 impl Pins {
     fn open(&self) -> BpfWriter {
-        let [flows_v4, flows_v6, half_open] = FLOWS;
-        let opened = open(Options { pin_dir: self.0.clone(), flows_v4, flows_v6, half_open });
+        let [flows_v4, flows_v6, half_open] = self.flows;
+        let opened = open(Options { pin_dir: self.path.clone(), flows_v4, flows_v6, half_open });
         let opened = opened.unwrap_or_else(|error| panic!("{}", error.line()));
         assert_eq!(opened.notes, Vec::<String>::new());
         opened.writer
     }
 
     /// A pinned map.
-    pub(crate) fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> T {
+    ///
+    /// # Panics
+    ///
+    /// When there is none like that.
+    #[must_use]
+    pub fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> T {
         let data = MapData::from_pin(self.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         Map::from_map_data(data).and_then(T::try_from).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
     /// Every value of an array.
-    pub(crate) fn values<V: Pod>(&self, name: &str) -> Vec<V> {
+    ///
+    /// # Panics
+    ///
+    /// When there is none like that.
+    #[must_use]
+    pub fn values<V: Pod>(&self, name: &str) -> Vec<V> {
         let array: Array<MapData, V> = self.map(name);
         array.iter().map(|value| value.unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
     }
 
     /// Every entry of a hash.
-    pub(crate) fn entries<K: Pod, V: Pod>(&self, name: &str) -> Vec<(K, V)> {
+    ///
+    /// # Panics
+    ///
+    /// When there is none like that.
+    #[must_use]
+    pub fn entries<K: Pod, V: Pod>(&self, name: &str) -> Vec<(K, V)> {
         let hash: HashMap<MapData, K, V> = self.map(name);
         hash.iter().map(|entry| entry.unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
     }
 
     /// Lets ticks pass for every flow and every persistence entry.
-    pub(crate) fn age(&self, ticks: u32) {
+    ///
+    /// # Panics
+    ///
+    /// When a map cannot be written.
+    pub fn age(&self, ticks: u32) {
         let aged = |words: &mut [u64]| {
             words[0] = words[0] & !0xffff_ffff | u64::from((words[0] as u32).wrapping_sub(ticks));
         };
@@ -192,15 +237,15 @@ impl Pins {
     }
 
     fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Pins {
     fn drop(&mut self) {
         // The lock is the writer's, which is gone by now; what is left after a failure must not stay pinned.
-        if detach(&self.0).is_err() {
-            let _ = fs::remove_dir_all(&self.0);
+        if detach(&self.path).is_err() {
+            let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
