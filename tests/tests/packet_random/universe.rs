@@ -113,8 +113,8 @@ pub(crate) fn next(random: &mut Random, world: &mut World) -> Op {
         27 => twin(random),
         28..=29 => Op::Beat,
         30 => {
-            let client: &str = random.pick(&["10.1.0.1", "10.2.0.1", "2001:db8:1::1", "2001:db8:2::1"]);
-            Op::Kill(ip(client))
+            let clients = ["10.1.0.1", "10.2.0.1", "2001:db8:1::1", "2001:db8:2::1"];
+            Op::Kill(ip(clients[random.below(clients.len())]))
         }
         _ => Op::ForgetTicks,
     }
