@@ -259,8 +259,10 @@ async fn await_dad(
     let mut owner = None;
     while Instant::now() < deadline {
         polls.tick().await;
+        let found = find(netlink, wanted).await?;
+        // Asked after the kernel: what made it give the address up has been heard by then.
         owner = owner.or_else(|| ear.and_then(|ear| ear.advertiser(ip)));
-        match find(netlink, wanted).await? {
+        match found {
             // The kernel takes the address away when the interface is told to do without IPv6.
             None => break,
             Some(address) if address.duplicate => return Err(interfaces.conflict(wanted.ip, owner)),
