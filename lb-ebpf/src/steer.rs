@@ -8,7 +8,7 @@ use lb_common::{
     hash,
     limits::{LEAST_OF, MAX_SERVERS, TABLE_SLOTS},
     load::is_less,
-    persist::{PersistEntry, PersistKey, mask_half, mask4},
+    persist::{PersistEntry, PersistKey},
     service::{Service, Table, flags, no_server, pick},
 };
 
@@ -213,14 +213,8 @@ pub fn stick<E: Env>(env: &E) {
 
 /// The key that a client's persistence entry stands under.
 #[inline(always)]
-fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
-    let prefix = record.persist_prefix;
-    let client = if ends.family == 4 {
-        [ends.src[0] & mask4(prefix) as u64, 0]
-    } else {
-        [ends.src[0] & mask_half(prefix), ends.src[1] & mask_half(prefix.saturating_sub(64))]
-    };
-    PersistKey { client, group: record.persist_group, family: u32::from(ends.family) }
+const fn persist_key(record: &Service, ends: &Ends) -> PersistKey {
+    PersistKey::new(record.persist_group, record.persist_prefix, ends.src, ends.family)
 }
 
 /// Asks the look-up table.

@@ -13,10 +13,18 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use aya::{
+    TestRun as _, TestRunOptions,
+    maps::{Array, ArrayOfMaps, Map, MapData},
+};
 use lb_common::{limits::map, net::Mac, service::Table};
 use lb_ctl::{
     compile::{Inputs, compile},
@@ -34,10 +42,20 @@ use lb_ctl::{
     plan::plan,
     predict::predict,
 };
-use lb_tests::lab::{
-    bpffs,
-    netns::{Lifetime, Netns, test_name},
-    require_root,
+use lb_tests::{
+    lab::{
+        bpffs,
+        netns::{Lifetime, Netns, test_name},
+        require_root,
+    },
+    packet::{
+        dut::XDP_REDIRECT,
+        frame::{
+            Frame,
+            flags::{ACK, SYN},
+        },
+        plane::program_on,
+    },
 };
 
 const VIPS: usize = 500;
@@ -121,6 +139,48 @@ struct Scene {
     facts: NetFacts,
     health: HealthMap,
     before: DesiredState,
+}
+
+/// Connections to the VIP that is changed and to another one, for as long as this is there: each packet must go on.
+struct Traffic {
+    over: Arc<AtomicBool>,
+    sender: JoinHandle<u64>,
+}
+
+impl Traffic {
+    fn start(pin_dir: &std::path::Path) -> Self {
+        let program = program_on(pin_dir, LINK);
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let sender = thread::spawn(move || {
+            let (mut sent, mut out) = (0, [0; 256]);
+            while !ends.load(Ordering::Relaxed) {
+                let port = 1024 + (sent % 50_000) as u16;
+                for vip in [CHANGED as u8, CHANGED as u8 + 1] {
+                    let (client, vip) = (([10, 9, 0, 1], port).into(), ([10, 1, 0, vip], 104).into());
+                    for flags in [SYN, ACK] {
+                        let frame = Frame::tcp(client, vip, flags).bytes();
+                        let options = TestRunOptions {
+                            data_in: Some(&frame),
+                            data_out: Some(&mut out),
+                            ..TestRunOptions::new()
+                        };
+                        let verdict = program.test_run(options).unwrap().return_value;
+                        assert_eq!(verdict, XDP_REDIRECT, "packet {sent} to {vip}");
+                        sent += 1;
+                    }
+                }
+            }
+            sent
+        });
+        Self { over, sender }
+    }
+
+    /// How many packets there were.
+    fn stop(self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.sender.join().unwrap()
+    }
 }
 
 /// Time that each stage of a reload took.
@@ -246,6 +306,7 @@ fn install_and_reload() {
     let (same, ops, predicted) = scene.reload(&text(100));
     assert_eq!((ops, predicted), (Vec::new(), Vec::new()), "what says the same writes nothing");
 
+    let traffic = Traffic::start(&scene.pins.0);
     let (weight, ops, predicted) = scene.reload_and_compare(service, &text(50));
     assert!(matches!(ops.as_slice(), [Op::PutTable { service: id, .. }] if *id == service), "{ops:?}");
     assert!(predicted[0].contains("R4 10.0 % -> 5.3 %"), "{predicted:?}");
@@ -257,6 +318,8 @@ fn install_and_reload() {
     };
     assert!(expected(&ops), "{ops:?}");
     assert_eq!(predicted[0], format!("V{CHANGED}: 0 connections with R4 end"));
+    let sent = traffic.stop();
+    assert!(sent > 0, "nobody sent anything meanwhile");
 
     eprintln!("{VIPS} VIPs with {SERVERS} servers each");
     for (what, times) in [

@@ -129,18 +129,25 @@ impl Plane {
         (result.return_value, out)
     }
 
-    /// The program is whatever runs on the first interface by the link that is pinned.
     fn find_program(&mut self) {
-        let link =
-            PinnedLink::from_pin(self.pins.path.join(format!("link-{INGRESS}"))).expect("a pinned link");
-        let id = FdLink::from(link).info().expect("the kernel knows its link").program_id();
-        let info = loaded_programs()
-            .map(|info| info.expect("the kernel lists its programs"))
-            .find(|info| info.id() == id)
-            .expect("a link's program is loaded");
-        let program = Xdp::from_program_info(info, PROGRAM.into(), XdpAttachType::Interface);
-        self.program = Some(program.expect("an XDP program"));
+        self.program = Some(program_on(&self.pins.path, INGRESS));
     }
+}
+
+/// The program that runs on an interface by the link that is pinned.
+///
+/// # Panics
+///
+/// When there is none.
+#[must_use]
+pub fn program_on(pin_dir: &Path, ifindex: u32) -> Xdp {
+    let link = PinnedLink::from_pin(pin_dir.join(format!("link-{ifindex}"))).expect("a pinned link");
+    let id = FdLink::from(link).info().expect("the kernel knows its link").program_id();
+    let info = loaded_programs()
+        .map(|info| info.expect("the kernel lists its programs"))
+        .find(|info| info.id() == id)
+        .expect("a link's program is loaded");
+    Xdp::from_program_info(info, PROGRAM.into(), XdpAttachType::Interface).expect("an XDP program")
 }
 
 /// A directory of pins, which goes away with its owner.
