@@ -56,6 +56,10 @@ pub fn check(places: &Places) -> anyhow::Result<Vec<String>> {
 pub async fn serve(places: &Places) -> anyhow::Result<()> {
     let store = places.store();
     edges::require_privileges()?;
+    if !places.state_dir.exists() {
+        // Nothing can have been broken off: a configuration with faults leaves no trace at all.
+        store.load()?;
+    }
     let _lock = lock_directory(&places.state_dir)?;
     if let Some(told) = store.recover()? {
         tracing::warn!("{told}");

@@ -308,7 +308,11 @@ fn install_and_reload() {
 
     let traffic = Traffic::start(&scene.pins.0);
     let (weight, ops, predicted) = scene.reload_and_compare(service, &text(50));
-    assert!(matches!(ops.as_slice(), [Op::PutTable { service: id, .. }] if *id == service), "{ops:?}");
+    let expected = |ops: &[Op]| {
+        matches!(ops, [Op::PutLoad { slot: changed, .. }, Op::PutTable { service: id, .. }]
+            if *id == service && *changed == slot)
+    };
+    assert!(expected(&ops), "{ops:?}");
     assert!(predicted[0].contains("R4 10.0 % -> 5.3 %"), "{predicted:?}");
 
     let (removal, ops, predicted) = scene.reload_and_compare(service, &text(REMOVED));
