@@ -25,10 +25,7 @@ use lb_ctl::{
     dataplane::{PairedFlow, Pairs, Place},
     edges::Wire,
     model::{
-        config::{
-            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocol, Protocols, ReturnPath, Scheduler, Source, Unattended, Vip,
-        },
+        config::{Config, Gateway, GatewayAddress, Mode, Ports, Protocol, Vip},
         net::{Link, NetFacts, Watched},
     },
     net::watch as net_watch,
@@ -150,38 +147,11 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn vip(mode: Mode, ip: &str) -> Vip {
-    Vip {
-        name: ip.into(),
-        mode,
-        ip: ip.parse().expect("an address"),
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
-        scheduler: Scheduler::Wrr,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Off,
-            port: None,
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(3),
-            rise: 1,
-            fall: 1,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: Vec::new(),
-    }
+    Vip::new(ip, mode, ip.parse().expect("an address"), Ports::Ranges(vec![104..=104]))
 }
 
-const fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
-    let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-    Config { node, gateway, vips }
+fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
+    Config { gateway, vips, ..Config::default() }
 }
 
 fn masquerading() -> Config {
@@ -373,18 +343,7 @@ fn either_end_of_a_silent_connection_answers_with_its_true_numbers_when_poked() 
             src_mac: Mac(lb.mac),
             ..Backend::default()
         };
-        let link = Link {
-            index,
-            name: "eth0".into(),
-            kind: None,
-            mac: Mac(lb.mac),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            parent: None,
-            master: None,
-            vlan: None,
-        };
+        let link = Link::ethernet(index, "eth0", Mac(lb.mac));
         let facts =
             NetFacts { complete: true, links: BTreeMap::from([(index, link)]), ..NetFacts::default() };
         let acks = |from_client| -> Vec<Bare> {

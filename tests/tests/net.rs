@@ -15,10 +15,7 @@ use std::{
 use lb_ctl::{
     doctor::{self, Severity},
     model::{
-        config::{
-            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
-            Rip, Scheduler, Source, Unattended, Vip,
-        },
+        config::{Check, CheckKind, Config, Mode, Ports, Rip, Scheduler, Vip},
         net::{NetFacts, VipAddress, VlanTag, Watched},
     },
     net::{
@@ -421,43 +418,13 @@ fn the_doctor_gathers_the_truth_of_its_namespace() {
 }
 
 fn direct_routing(vip: &str, servers: &[(&str, &str)]) -> Config {
-    let rips = servers.iter().map(|&(name, address)| Rip {
-        name: name.into(),
-        ip: ip(address),
-        port: None,
-        weight: 100,
-        max_connections: 0,
-        min_connections: 0,
-    });
     let vip = Vip {
-        name: "VIP1".into(),
-        mode: Mode::L4Dr,
-        ip: ip(vip),
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
         scheduler: Scheduler::Maglev,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Off,
-            port: None,
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(3),
-            rise: 2,
-            fall: 2,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: rips.collect(),
+        check: Check { kind: CheckKind::Off, ..Check::default() },
+        rips: servers.iter().map(|&(name, address)| Rip::new(name, ip(address))).collect(),
+        ..Vip::new("VIP1", Mode::L4Dr, ip(vip), Ports::Ranges(vec![104..=104]))
     };
-    let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-    Config { node, gateway: Gateway::default(), vips: vec![vip] }
+    Config { vips: vec![vip], ..Config::default() }
 }
 
 /// A running watch task.

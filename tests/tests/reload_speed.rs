@@ -91,18 +91,7 @@ fn text(weight: u16) -> String {
 /// Every server is up and answers on one interface.
 fn surroundings(config: &Config) -> (NetFacts, HealthMap) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
-    let up = Link {
-        index: LINK,
-        name: "va".to_owned(),
-        kind: None,
-        mac,
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        parent: None,
-        master: None,
-        vlan: None,
-    };
+    let up = Link::ethernet(LINK, "va", mac);
     let own = IpAddr::from(Ipv4Addr::new(10, 0, 0, 1));
     let mut facts = NetFacts {
         complete: true,

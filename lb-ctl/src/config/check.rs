@@ -11,12 +11,6 @@ use super::{
 };
 use crate::model::config::{Check, CheckKind, Persist};
 
-/// Default time from check to check.
-const INTERVAL: Duration = Duration::from_secs(4);
-/// Default deadline of a check; the interval, if that is shorter.
-const TIMEOUT: Duration = Duration::from_secs(3);
-/// Default number of checks that change the verdict.
-const RISE_AND_FALL: u32 = 2;
 /// Default calling AE title.
 const CALLING_AET: &str = "LOADBALANCER";
 /// Default time of persistence (R11).
@@ -76,13 +70,14 @@ pub(super) fn read_check(
     };
     refuse_meaningless(&table, CHECKS.iter().find(|(_, w)| *w == word).map_or("", |(name, _)| name), report);
 
-    let rise = count(&table, "rise", report);
-    let fall = count(&table, "fall", report);
+    let default = Check::default();
+    let rise = count(&table, "rise", default.rise, report);
+    let fall = count(&table, "fall", default.fall, report);
     let port = match table.get("port") {
         Some(port) => Some(read::port_of(port, report)?),
         None => None,
     };
-    let (interval, timeout) = times(&table, part, place, report);
+    let (interval, timeout) = times(&table, &default, part, place, report);
     let kind = match word {
         CheckWord::Connect => Some(CheckKind::Connect),
         CheckWord::DicomEcho => dicom_echo(&table, part, place, report),
@@ -110,15 +105,17 @@ fn refuse_meaningless(table: &Table, kind: &str, report: &mut Report<'_>) {
     }
 }
 
-fn count(table: &Table, key: &str, report: &mut Report<'_>) -> Option<u32> {
+fn count(table: &Table, key: &str, default: u32, report: &mut Report<'_>) -> Option<u32> {
     match table.get(key) {
         Some(entry) => read::number(entry, 1..=100, report),
-        None => Some(RISE_AND_FALL),
+        None => Some(default),
     }
 }
 
+/// The interval and the timeout. A timeout that is not written is no longer than the interval.
 fn times(
     table: &Table,
+    default: &Check,
     part: Part,
     place: Span,
     report: &mut Report<'_>,
@@ -130,11 +127,11 @@ fn times(
     };
     let interval = match table.get("interval") {
         Some(entry) => read::duration(entry, &limits(100), report),
-        None => Some(INTERVAL),
+        None => Some(default.interval),
     };
     let timeout = match table.get("timeout") {
         Some(entry) => read::duration(entry, &limits(10), report),
-        None => interval.map(|interval| interval.min(TIMEOUT)),
+        None => interval.map(|interval| interval.min(default.timeout)),
     };
     if part == Part::Whole
         && let (Some(interval), Some(timeout)) = (interval, timeout)
@@ -212,7 +209,7 @@ pub(super) fn read_persist(
     report: &mut Report<'_>,
 ) -> Option<Persist> {
     let Some(entry) = entry else {
-        return Some(Persist::None);
+        return Some(Persist::default());
     };
     let Some(table) = typed(&entry.node) else {
         wrong_type(entry, "a string or a table", "\"source-ip\"", report);

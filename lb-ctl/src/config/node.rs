@@ -1,6 +1,6 @@
 //! `[node]`: what is particular to this machine.
 
-use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN, FLOWS_RANGE};
+use lb_common::limits::FLOWS_RANGE;
 
 use super::{
     diag::Report,
@@ -12,20 +12,9 @@ use crate::model::config::Node;
 
 const KEYS: [&str; 5] = ["name", "interfaces", "flows_v4", "flows_v6", "half_open"];
 
-/// What stands for a missing section or key.
-pub(super) const fn default_node() -> Node {
-    Node {
-        name: None,
-        interfaces: Vec::new(),
-        flows_v4: DEFAULT_FLOWS_V4,
-        flows_v6: DEFAULT_FLOWS_V6,
-        half_open: DEFAULT_HALF_OPEN,
-    }
-}
-
 /// Reads the section. What is reported keeps its default, for the configuration is refused anyway.
 pub(super) fn read_node(section: Option<&Entry>, report: &mut Report<'_>) -> Node {
-    let mut node = default_node();
+    let mut node = Node::default();
     let Some(section) = section else { return node };
     let table = entries(section);
     read::check_keys(table, "`[node]`", &KEYS, &[], report);

@@ -11,8 +11,6 @@ use super::{
 use crate::model::config::Rip;
 
 pub(super) const SERVERS_EXAMPLE: &str = "{ NAME = \"10.12.1.110\" }";
-/// Default weight (R13).
-const WEIGHT: u16 = 100;
 /// Largest weight.
 const MAX_WEIGHT: u16 = 256;
 
@@ -41,12 +39,11 @@ impl DraftRip {
     pub(super) fn finish(self, port: Option<u16>) -> Option<Rip> {
         let port = self.port.map(|port| port.value).or(port);
         Some(Rip {
-            name: self.name.value,
-            ip: self.ip?.value,
             port,
             weight: self.weight?.value,
             max_connections: self.max_connections?,
             min_connections: self.min_connections?,
+            ..Rip::new(self.name.value, self.ip?.value)
         })
     }
 }
@@ -60,7 +57,7 @@ pub(super) fn read_servers(servers: &Entry, report: &mut Report<'_>) -> Option<V
 fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
     let named = owner("server", entry);
     read::check_name(&entry.key, "server", report);
-    let default = At { value: WEIGHT, span: entry.key.span };
+    let default = At { value: Rip::WEIGHT, span: entry.key.span };
     let mut rip = DraftRip {
         name: entry.key.clone(),
         ip: None,

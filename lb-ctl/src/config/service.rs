@@ -10,12 +10,10 @@ use super::{
     read::{self, Times, missing},
     sections::{Sections, entries, find, owner},
     server::{DraftRip, SERVERS_EXAMPLE, read_endpoint, read_servers},
-    translate::{Translated, Translation, read_translation},
+    translate::{Translation, read_translation},
 };
 use crate::model::config::{Check, Fallback, Mode, Persist, Protocols, Scheduler, Unattended, Vip};
 
-/// Default idle time of an established flow.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Longest time in which a server works its way to its whole weight.
 const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 /// Longest idle time of a flow or a persistence entry.
@@ -35,7 +33,7 @@ const SCHEDULERS: [(&str, Scheduler); 5] = [
     ("first", Scheduler::First),
 ];
 
-/// A VIP as far as it could be read; every part that lacks was reported.
+/// A VIP as far as it could be read; a part that lacks was reported, or was not written and has a default.
 pub(super) struct Draft {
     pub(super) name: At<String>,
     pub(super) ip: Option<At<IpAddr>>,
@@ -72,27 +70,23 @@ impl Draft {
     pub(super) fn finish(self) -> Option<Vip> {
         let mode = self.mode?;
         let port = self.translation.rip_port.as_ref().map(|port| port.value);
-        let Translated { source, return_path, reset } = self.translation.finish(mode)?;
-        Some(Vip {
-            name: self.name.value,
-            mode,
-            ip: self.ip?.value,
-            ports: self.ports?.finish(),
+        let plain = Vip::new(self.name.value, mode, self.ip?.value, self.ports?.finish());
+        let mut vip = Vip {
             protocols: self.protocols?,
             interface: self.interface,
             scheduler: self.scheduler?,
             persist: self.persist?.value,
             check: self.check?.value,
-            idle_timeout: self.idle_timeout?,
-            fallback: self.fallback?.value,
-            slow_start: self.slow_start?,
-            unattended: self.unattended?,
-            source,
-            return_path,
-            reset,
+            idle_timeout: self.idle_timeout.unwrap_or(plain.idle_timeout),
+            fallback: self.fallback.map_or(plain.fallback, |fallback| fallback.value),
+            slow_start: self.slow_start.unwrap_or(plain.slow_start),
+            unattended: self.unattended.unwrap_or(plain.unattended),
             enabled: self.enabled,
             rips: self.rips?.into_iter().map(|rip| rip.finish(port)).collect::<Option<_>>()?,
-        })
+            ..plain
+        };
+        self.translation.finish(&mut vip)?;
+        Some(vip)
     }
 }
 
@@ -171,32 +165,22 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
     let mode = table.get("mode").and_then(|entry| read::word(entry, &MODES, &MODES_LATER, report));
     let protocols = match table.get("protocol") {
         Some(entry) => read::word(entry, &PROTOCOLS, &["sctp"], report),
-        None => Some(Protocols::Tcp),
+        None => Some(Protocols::default()),
     };
     let ports = table.get("ports").and_then(|entry| read_ports(entry, report));
     let scheduler = match table.get("scheduler") {
         Some(entry) => read::word(entry, &SCHEDULERS, &[], report),
         None => Some(Scheduler::default()),
     };
-    let fallback = match table.get("fallback") {
-        Some(entry) => read_fallback(entry, report).map(|value| At { value, span: entry.node.span }),
-        None => Some(At { value: Fallback::Reject, span: named.key.span }),
-    };
+    let fallback = table
+        .get("fallback")
+        .and_then(|entry| Some(At { value: read_fallback(entry, report)?, span: entry.node.span }));
     let slow = Times { range: Duration::ZERO..=MAX_SLOW_START, whole_secs: true, example: "30s" };
-    let slow_start = match table.get("slow_start") {
-        Some(entry) => read::duration(entry, &slow, report),
-        None => Some(Duration::ZERO),
-    };
-    let unattended = match table.get("unattended") {
-        Some(entry) => read::word(entry, &UNATTENDED, &[], report),
-        None => Some(Unattended::default()),
-    };
+    let slow_start = table.get("slow_start").and_then(|entry| read::duration(entry, &slow, report));
+    let unattended = table.get("unattended").and_then(|entry| read::word(entry, &UNATTENDED, &[], report));
     let idle = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
-    let idle_timeout = match table.get("idle_timeout") {
-        Some(entry) => read::duration(entry, &idle, report),
-        None => Some(IDLE_TIMEOUT),
-    };
-    let enabled = table.get("enabled").map(|entry| read::boolean(entry, report));
+    let idle_timeout = table.get("idle_timeout").and_then(|entry| read::duration(entry, &idle, report));
+    let enabled = table.get("enabled").and_then(|entry| read::boolean(entry, report));
     Draft {
         name: named.key.clone(),
         persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report).map(|value| {
@@ -206,7 +190,7 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
         check: read_check(table.get("check"), part, named.key.span, report),
         translation: read_translation(table, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
-        enabled: enabled.flatten().unwrap_or(true),
+        enabled: enabled.unwrap_or(true),
         rips: None,
         ip,
         ports,

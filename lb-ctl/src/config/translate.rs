@@ -14,7 +14,7 @@ use super::{
     ports::read_range,
     read::{self, wrong_type},
 };
-use crate::model::config::{Mode, ReturnPath, Source, SourceAddresses};
+use crate::model::config::{Mode, ReturnPath, Source, SourceAddresses, Vip};
 
 const RETURN_PATHS: [(&str, ReturnPath); 2] =
     [("last-hop", ReturnPath::LastHop), ("route", ReturnPath::Route)];
@@ -29,24 +29,21 @@ pub(super) struct Translation {
     pub(super) pool: Vec<At<IpAddr>>,
     source: Option<Source>,
     return_path: Option<ReturnPath>,
-    reset: bool,
-}
-
-/// Their meaning, which is the default's where the mode has none.
-pub(super) struct Translated {
-    pub(super) source: Source,
-    pub(super) return_path: ReturnPath,
-    pub(super) reset: bool,
+    reset: Option<bool>,
 }
 
 impl Translation {
-    pub(super) fn finish(self, mode: Mode) -> Option<Translated> {
+    /// Gives them to the VIP, which keeps the default where its mode has none.
+    pub(super) fn finish(self, vip: &mut Vip) -> Option<()> {
         let (source, return_path) = (self.source?, self.return_path?);
-        Some(Translated {
-            source: if mode == Mode::L4Snat { source } else { Source::default() },
-            return_path: if mode == Mode::L4Dr { ReturnPath::default() } else { return_path },
-            reset: mode == Mode::L4Dr || self.reset,
-        })
+        if vip.mode == Mode::L4Snat {
+            vip.source = source;
+        }
+        if vip.mode != Mode::L4Dr {
+            vip.return_path = return_path;
+            vip.reset = self.reset.unwrap_or(vip.reset);
+        }
+        Some(())
     }
 }
 
@@ -75,7 +72,7 @@ pub(super) fn read_translation(table: &Table, report: &mut Report<'_>) -> Transl
         let value = read::port_of(entry, report)?;
         Some(At { value, span: entry.key.span })
     });
-    let reset = table.get("reset").and_then(|entry| read::boolean(entry, report)).unwrap_or(true);
+    let reset = table.get("reset").and_then(|entry| read::boolean(entry, report));
     let source = addresses.zip(ports).map(|(addresses, ports)| Source { addresses, ports });
     Translation { rip_port, pool, source, return_path, reset }
 }

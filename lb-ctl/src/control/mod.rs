@@ -2,6 +2,8 @@
 //! what should be checked, watched and installed goes out.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod disk;
 mod drains;
 mod log;
 mod ramps;
@@ -543,49 +545,19 @@ fn check_targets(config: &Config) -> Targets {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::model::config::{
-        Check, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip, Scheduler, Source,
-        Unattended, Vip,
-    };
+    use crate::model::config::{Check, Mode, Ports, Rip, Vip};
 
     #[test]
     fn a_check_asks_its_own_port_else_the_servers_else_the_vips_first() {
         let ports = |kind, check: Option<u16>, ports: Ports| {
-            let rip = |name: &str, port| Rip {
-                name: name.to_owned(),
-                ip: [10, 12, 1, 110].into(),
-                port,
-                weight: 100,
-                max_connections: 0,
-                min_connections: 0,
-            };
-            let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
+            let rip = |name: &str, port| Rip { port, ..Rip::new(name, [10, 12, 1, 110].into()) };
             let vip = Vip {
-                name: "WEB".to_owned(),
-                mode: Mode::L4Nat,
-                ip: [10, 12, 1, 100].into(),
-                ports,
-                protocols: Protocols::Tcp,
-                interface: None,
-                scheduler: Scheduler::Wrr,
-                persist: Persist::None,
-                check: Check { kind, port: check, interval, timeout, rise: 1, fall: 2 },
-                idle_timeout: Duration::from_secs(3600),
-                fallback: Fallback::Reject,
-                slow_start: Duration::ZERO,
-                unattended: Unattended::default(),
-                source: Source::default(),
-                return_path: ReturnPath::default(),
-                reset: true,
-                enabled: true,
+                check: Check { kind, port: check, ..Check::default() },
                 rips: vec![rip("R1", Some(8080)), rip("R2", None)],
+                ..Vip::new("WEB", Mode::L4Nat, [10, 12, 1, 100].into(), ports)
             };
-            let node =
-                Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-            let config = Config { node, gateway: Gateway::default(), vips: vec![vip] };
+            let config = Config { vips: vec![vip], ..Config::default() };
             check_targets(&config).iter().map(|t| t.addr.port()).collect::<Vec<_>>()
         };
         let range = || Ports::Ranges(vec![80..=81]);

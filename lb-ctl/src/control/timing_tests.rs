@@ -9,17 +9,14 @@ use std::{
 use lb_common::net::Mac;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::*;
+use super::{disk::Disk, *};
 use crate::{
     dataplane::{
         Writer,
         fake::{Fake, FakeWriter},
     },
     model::{
-        config::{
-            Check, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip, Scheduler,
-            Source, Unattended,
-        },
+        config::{Mode, Persist, Ports, Rip, Scheduler},
         health::{Health, Verdict},
         net::{Address, Link, Path as NetPath},
         operator::{Forced, Order, Word},
@@ -42,57 +39,17 @@ fn id(rip: &str) -> RipId {
 }
 
 fn pacs() -> Vip {
-    let rip = |name: &str, last| Rip {
-        name: name.to_owned(),
-        ip: [10, 12, 1, last].into(),
-        port: None,
-        weight: 100,
-        max_connections: 0,
-        min_connections: 0,
-    };
+    let ip = |last| [10, 12, 1, last].into();
     Vip {
-        name: "PACS".to_owned(),
-        mode: Mode::L4Dr,
-        ip: [10, 12, 1, 100].into(),
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
         scheduler: Scheduler::Wrr,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Connect,
-            port: None,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(3),
-            rise: 1,
-            fall: 2,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: vec![rip("R1", 110), rip("R2", 111)],
+        rips: vec![Rip::new("R1", ip(110)), Rip::new("R2", ip(111))],
+        ..Vip::new("PACS", Mode::L4Dr, ip(100), Ports::Ranges(vec![104..=104]))
     }
 }
 
 /// One interface, on which both servers are known.
 fn facts() -> NetFacts {
-    let link = Link {
-        index: 2,
-        name: "eth1".to_owned(),
-        kind: None,
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        parent: None,
-        master: None,
-        vlan: None,
-    };
+    let link = Link::ethernet(2, "eth1", Mac([2, 0, 0, 0, 0, 1]));
     let mac = Some(Mac([2, 0, 0, 0, 1, 1]));
     let path = NetPath { ifindex: Some(2), gateway: None, local: false, mac, failed: false };
     let ip = [10, 12, 1, 1].into();
@@ -101,48 +58,6 @@ fn facts() -> NetFacts {
         links: [(2, link)].into(),
         addresses: vec![Address { ifindex: 2, ip, prefix: 24, duplicate: false, tentative: false }],
         paths: [110, 111].map(|last| ([10, 12, 1, last].into(), path.clone())).into(),
-    }
-}
-
-/// No files: the configuration stays as it is.
-struct NoFiles;
-
-impl ConfigStore for NoFiles {
-    fn load(&self) -> Result<LoadedConfig, Refused> {
-        Err(Refused::Invalid("there are no files".to_owned()))
-    }
-
-    fn edit(&self, _edit: &Edit, _dry_run: bool) -> Result<LoadedConfig, Refused> {
-        self.load()
-    }
-
-    fn keep(&self, _loaded: &LoadedConfig, _cause: Cause) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn history(&self) -> Result<Vec<VersionHead>, Refused> {
-        Ok(Vec::new())
-    }
-
-    fn version(&self, number: u64) -> Result<Version, Refused> {
-        Err(Refused::Invalid(format!("there is no version {number}")))
-    }
-
-    fn roll_back(
-        &self,
-        _to: Option<u64>,
-        _force: bool,
-        _dry_run: bool,
-    ) -> Result<(u64, LoadedConfig), Refused> {
-        Ok((0, self.load()?))
-    }
-
-    fn diff(&self, _from: &Config, _to: &Config) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn show(&self, _config: &Config) -> String {
-        String::new()
     }
 }
 
@@ -172,9 +87,7 @@ impl Desk {
     }
 
     fn start_on(state_dir: &Path, vip: Vip, kernel: FakeWriter) -> Self {
-        let node =
-            Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-        let config = Config { node, gateway: Gateway::default(), vips: vec![vip] };
+        let config = Config { vips: vec![vip], ..Config::default() };
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(4);
         let (facts, facts_in) = watch::channel(facts());
@@ -185,7 +98,7 @@ impl Desk {
         let (skew, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let forward = Arc::clone(&skew);
         let controller = Controller::new(
-            Arc::new(NoFiles),
+            Arc::new(Disk::new(config.clone())),
             config,
             OperatorFile::open(state_dir).unwrap(),
             DesiredState::from_installed(kernel.installed()),

@@ -1,16 +1,13 @@
 //! Facts in, findings out.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use lb_common::{limits, net::Mac};
+use lb_common::net::Mac;
 
 use super::{Bond, Facts, Finding, Interface, KernelVersion, Severity, Xdp, examine};
 use crate::{
     model::{
-        config::{
-            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
-        },
+        config::{Config, GatewayAddress, Mode, Ports, Rip, Scheduler, Source, SourceAddresses, Vip},
         net::{Address, Link, Path, VlanTag},
     },
     source_ports::PortFacts,
@@ -25,64 +22,16 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn config() -> Config {
-    let check = Check {
-        kind: CheckKind::Connect,
-        port: None,
-        interval: Duration::from_secs(4),
-        timeout: Duration::from_secs(3),
-        rise: 2,
-        fall: 2,
-    };
     let vip = Vip {
-        name: "DICOM".into(),
-        mode: Mode::L4Dr,
-        ip: ip("10.12.1.100"),
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
         scheduler: Scheduler::Maglev,
-        persist: Persist::None,
-        check,
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: vec![Rip {
-            name: "A".into(),
-            ip: ip("10.12.1.110"),
-            port: None,
-            weight: 100,
-            max_connections: 0,
-            min_connections: 0,
-        }],
+        rips: vec![Rip::new("A", ip("10.12.1.110"))],
+        ..Vip::new("DICOM", Mode::L4Dr, ip("10.12.1.100"), Ports::Ranges(vec![104..=104]))
     };
-    let node = Node {
-        name: None,
-        interfaces: Vec::new(),
-        flows_v4: limits::DEFAULT_FLOWS_V4,
-        flows_v6: limits::DEFAULT_FLOWS_V6,
-        half_open: limits::DEFAULT_HALF_OPEN,
-    };
-    Config { node, gateway: Gateway::default(), vips: vec![vip] }
+    Config { vips: vec![vip], ..Config::default() }
 }
 
 fn link(index: u32, name: &str) -> Link {
-    Link {
-        index,
-        name: name.into(),
-        kind: None,
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        parent: None,
-        master: None,
-        vlan: None,
-    }
+    Link::ethernet(index, name, Mac([2, 0, 0, 0, 0, 1]))
 }
 
 fn address(ifindex: u32, text: &str, prefix: u8) -> Address {

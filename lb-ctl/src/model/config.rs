@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN};
 use serde::{Deserialize, Serialize};
 
-/// A whole, valid configuration.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A whole, valid configuration. The default is that of an empty file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Config {
     /// What is particular to this machine.
     pub node: Node,
@@ -52,6 +53,19 @@ pub struct Node {
     pub flows_v6: u32,
     /// Room for half-open flows of each family.
     pub half_open: u32,
+}
+
+/// A machine of which nothing is said.
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: None,
+            interfaces: Vec::new(),
+            flows_v4: DEFAULT_FLOWS_V4,
+            flows_v6: DEFAULT_FLOWS_V6,
+            half_open: DEFAULT_HALF_OPEN,
+        }
+    }
 }
 
 /// A virtual service.
@@ -96,6 +110,31 @@ pub struct Vip {
 }
 
 impl Vip {
+    /// A VIP of which only that is said which has no default; it has no servers yet.
+    #[must_use]
+    pub fn new(name: impl Into<String>, mode: Mode, ip: IpAddr, ports: Ports) -> Self {
+        Self {
+            name: name.into(),
+            mode,
+            ip,
+            ports,
+            protocols: Protocols::default(),
+            interface: None,
+            scheduler: Scheduler::default(),
+            persist: Persist::default(),
+            check: Check::default(),
+            idle_timeout: Duration::from_secs(3600),
+            fallback: Fallback::default(),
+            slow_start: Duration::ZERO,
+            unattended: Unattended::default(),
+            source: Source::default(),
+            return_path: ReturnPath::default(),
+            reset: true,
+            enabled: true,
+            rips: Vec::new(),
+        }
+    }
+
     /// The fallback server's address and port, if there is such a server.
     #[must_use]
     pub const fn fallback_server(&self) -> Option<(IpAddr, Option<u16>)> {
@@ -127,6 +166,24 @@ pub struct Rip {
     pub max_connections: u16,
     /// Once full, the server takes new flows again when it has fewer than this; 0 = as soon as it has room.
     pub min_connections: u16,
+}
+
+impl Rip {
+    /// Weight of a server that is given none (R13).
+    pub const WEIGHT: u16 = 100;
+
+    /// A real server of which only that is said which has no default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, ip: IpAddr) -> Self {
+        Self {
+            name: name.into(),
+            ip,
+            port: None,
+            weight: Self::WEIGHT,
+            max_connections: 0,
+            min_connections: 0,
+        }
+    }
 }
 
 /// How packets reach the servers.
@@ -211,9 +268,10 @@ impl std::fmt::Display for Ports {
 }
 
 /// Transport protocols of a VIP.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Protocols {
     /// TCP alone.
+    #[default]
     #[serde(rename = "tcp")]
     Tcp,
     /// UDP alone.
@@ -352,12 +410,13 @@ impl Scheduler {
 }
 
 /// Whether clients come back to the same server.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Persist {
     /// All clients stay on the server in use until it fails or an operator takes it away (R50); with
     /// [`Scheduler::First`] only.
     LastSuccessful,
     /// Every connection is scheduled anew.
+    #[default]
     None,
     /// By client address, for all ports of the VIP.
     SourceIp {
@@ -373,11 +432,12 @@ pub enum Persist {
 }
 
 /// What becomes of new flows when no server is up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Fallback {
     /// Dropped without a word.
     Drop,
     /// Refused: RST, or port unreachable.
+    #[default]
     Reject,
     /// Sent to a server that is not checked and gets nothing otherwise.
     Server {
@@ -439,12 +499,27 @@ pub struct Check {
     pub fall: u32,
 }
 
+/// The check of a VIP that names none (R40).
+impl Default for Check {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::default(),
+            port: None,
+            interval: Duration::from_secs(4),
+            timeout: Duration::from_secs(3),
+            rise: 2,
+            fall: 2,
+        }
+    }
+}
+
 /// What a check asks of the server.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub enum CheckKind {
     /// Nothing: the server always counts as up.
     Off,
     /// A TCP connection (R40).
+    #[default]
     Connect,
     /// A DICOM association, C-ECHO, release (R43).
     DicomEcho {

@@ -28,8 +28,8 @@ impl NetFacts {
     }
 }
 
-/// A network interface.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A network interface. The default is one of which nothing is known.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -51,6 +51,14 @@ pub struct Link {
     pub master: Option<u32>,
     /// VLAN identifier and tag protocol of a VLAN interface.
     pub vlan: Option<VlanTag>,
+}
+
+impl Link {
+    /// Ethernet in working order, with nothing above or below it.
+    #[must_use]
+    pub fn ethernet(index: u32, name: impl Into<String>, mac: Mac) -> Self {
+        Self { index, name: name.into(), mac, mtu: 1500, up: true, carrier: true, ..Self::default() }
+    }
 }
 
 /// A VLAN tag.

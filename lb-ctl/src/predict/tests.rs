@@ -41,18 +41,7 @@ fn vip(name: &str, octet: u8, keys: &str, servers: &[(u8, u16)]) -> String {
 
 impl Scene {
     fn new(vips: &str) -> Self {
-        let link = Link {
-            index: 2,
-            name: "eth0".to_owned(),
-            kind: None,
-            mac: Mac([2, 0, 0, 0, 0, 9]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            parent: None,
-            master: None,
-            vlan: None,
-        };
+        let link = Link::ethernet(2, "eth0", Mac([2, 0, 0, 0, 0, 9]));
         let ip = [10, 0, 0, 250].into();
         let address = Address { ifindex: 2, ip, prefix: 16, duplicate: false, tentative: false };
         let facts = NetFacts {

@@ -128,18 +128,7 @@ struct Bench {
 fn start(flows: Vec<PairedFlow>) -> Bench {
     let (ended, ended_in): (_, Receiver<Ended>) = mpsc::channel(8);
     let (trigger, shutdown) = shutdown::channel();
-    let link = Link {
-        index: CLIENT_LINK,
-        name: "eth1".into(),
-        kind: None,
-        mac: Mac([2, 0, 0, 0, 0, 2]),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        parent: None,
-        master: None,
-        vlan: None,
-    };
+    let link = Link::ethernet(CLIENT_LINK, "eth1", Mac([2, 0, 0, 0, 0, 2]));
     let facts =
         NetFacts { complete: true, links: BTreeMap::from([(CLIENT_LINK, link)]), ..NetFacts::default() };
     let (facts_out, facts) = watch::channel(facts);

@@ -151,69 +151,26 @@ fn links_in_use(config: &Config, facts: &NetFacts, attached: &BTreeSet<u32>) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::collections::BTreeMap;
 
     use lb_common::net::Mac;
 
     use super::*;
     use crate::model::{
-        config::{
-            Check, CheckKind, Fallback, Gateway, GatewayAddress, Node, Persist, Ports, Protocols, ReturnPath,
-            Scheduler, Source, Unattended, Vip,
-        },
+        config::{Gateway, GatewayAddress, Ports, Vip},
         net::{Address, Link},
     };
 
     fn vip(mode: Mode, ip: &str) -> Vip {
-        Vip {
-            name: ip.to_owned(),
-            mode,
-            ip: ip.parse().unwrap(),
-            ports: Ports::Ranges(vec![104..=104]),
-            protocols: Protocols::Tcp,
-            interface: None,
-            scheduler: Scheduler::Wrr,
-            persist: Persist::None,
-            check: Check {
-                kind: CheckKind::Off,
-                port: None,
-                interval: Duration::from_secs(4),
-                timeout: Duration::from_secs(3),
-                rise: 1,
-                fall: 1,
-            },
-            idle_timeout: Duration::from_secs(3600),
-            fallback: Fallback::Reject,
-            slow_start: Duration::ZERO,
-            unattended: Unattended::default(),
-            source: Source::default(),
-            return_path: ReturnPath::default(),
-            reset: true,
-            enabled: true,
-            rips: Vec::new(),
-        }
+        Vip::new(ip, mode, ip.parse().unwrap(), Ports::Ranges(vec![104..=104]))
     }
 
     fn config(vips: Vec<Vip>, gateway: Gateway) -> Config {
-        let node =
-            Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-        Config { node, gateway, vips }
+        Config { gateway, vips, ..Config::default() }
     }
 
     fn link(index: u32, name: &str, parent: Option<u32>) -> (u32, Link) {
-        let link = Link {
-            index,
-            name: name.to_owned(),
-            kind: None,
-            mac: Mac::default(),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            parent,
-            master: None,
-            vlan: None,
-        };
-        (index, link)
+        (index, Link { parent, ..Link::ethernet(index, name, Mac::default()) })
     }
 
     /// eth0 (2) with a VLAN (5) on it, eth1 (3), eth2 (4).

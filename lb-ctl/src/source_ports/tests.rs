@@ -1,46 +1,17 @@
 //! Facts and configurations in, conflicts out.
 
-use std::time::Duration;
-
 use super::*;
-use crate::model::config::{
-    Check, CheckKind, Fallback, Gateway, Node, Persist, Ports, Protocols, ReturnPath, Scheduler, Source,
-    Unattended,
-};
+use crate::model::config::{Ports, Protocols, Source};
 
 fn snat(addresses: SourceAddresses, ports: RangeInclusive<u16>) -> Vip {
     Vip {
-        name: "HL7".into(),
-        mode: Mode::L4Snat,
-        ip: "10.12.1.100".parse().unwrap(),
-        ports: Ports::Ranges(vec![2575..=2575]),
-        protocols: Protocols::Tcp,
-        interface: None,
-        scheduler: Scheduler::Wrr,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Off,
-            port: None,
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(3),
-            rise: 1,
-            fall: 1,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
         source: Source { addresses, ports },
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: Vec::new(),
+        ..Vip::new("HL7", Mode::L4Snat, "10.12.1.100".parse().unwrap(), Ports::Ranges(vec![2575..=2575]))
     }
 }
 
 fn of(vip: Vip, facts: &PortFacts) -> Vec<String> {
-    let node = Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 };
-    let config = Config { node, gateway: Gateway::default(), vips: vec![vip] };
+    let config = Config { vips: vec![vip], ..Config::default() };
     conflicts(&config, facts).iter().map(Conflict::to_string).collect()
 }
 

@@ -6,16 +6,13 @@ mod shares;
 mod shown;
 mod translated;
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{net::IpAddr, path::Path};
 
 use lb_ctl::{
     config::{EditError, Edited, Loaded, Text, Texts, load_texts, plan_edit},
     model::{
         command::{Assignment, Edit, VipSpec},
-        config::{
-            Check, CheckKind, Config, Fallback, Gateway, Mode, Node, Persist, Ports, Protocols, ReturnPath,
-            Rip, Scheduler, Source, Unattended, Vip,
-        },
+        config::{CheckKind, Config, Gateway, Mode, Node, Ports, Rip, Vip},
         health::RipId,
     },
 };
@@ -327,17 +324,7 @@ fn the_last_server_is_deleted_only_from_a_vip_out_of_service() {
     assert!(empty.config.vips.iter().any(|vip| vip.name == "HL7" && vip.rips.is_empty()));
     let again = plan(&empty, &rip_add("HL7", "H3", "10.0.0.23", Some(9))).loaded;
     let vip = again.config.vips.iter().find(|vip| vip.name == "HL7").unwrap();
-    assert_eq!(
-        vip.rips,
-        [Rip {
-            name: "H3".into(),
-            ip: "10.0.0.23".parse().unwrap(),
-            port: None,
-            weight: 9,
-            max_connections: 0,
-            min_connections: 0,
-        }]
-    );
+    assert_eq!(vip.rips, [Rip { weight: 9, ..Rip::new("H3", "10.0.0.23".parse().unwrap()) }]);
 }
 
 /// What an edit means, told without TOML.
@@ -398,19 +385,9 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
             if find(config, &spec.name).is_some() || config.vips.iter().any(|vip| vip.ip == ip) {
                 return false;
             }
-            let rips = spec.rips.iter();
-            let rips = rips.map(|(name, ip)| Rip {
-                name: name.clone(),
-                ip: ip.parse().unwrap(),
-                port: None,
-                weight: 100,
-                max_connections: 0,
-                min_connections: 0,
-            });
-            let mut vip = plain_vip(&spec.name, ip);
-            vip.ports = Ports::Ranges(vec![104..=104, 11112..=11112]);
-            vip.rips = rips.collect();
-            config.vips.push(vip);
+            let rips = spec.rips.iter().map(|(name, ip)| Rip::new(name, ip.parse().unwrap())).collect();
+            let ports = Ports::Ranges(vec![104..=104, 11112..=11112]);
+            config.vips.push(Vip { rips, ..Vip::new(&spec.name, Mode::L4Dr, ip, ports) });
         }
         Edit::VipDelete { vip } => {
             let Some(at) = find(config, vip) else { return false };
@@ -428,36 +405,6 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
         }
     }
     true
-}
-
-fn plain_vip(name: &str, ip: IpAddr) -> Vip {
-    Vip {
-        name: name.into(),
-        mode: Mode::L4Dr,
-        ip,
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
-        scheduler: Scheduler::Wlc,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Connect,
-            port: None,
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(3),
-            rise: 2,
-            fall: 2,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: Vec::new(),
-    }
 }
 
 fn any_edit() -> impl Strategy<Value = Edit> {

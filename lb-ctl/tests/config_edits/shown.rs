@@ -11,8 +11,6 @@ use lb_ctl::{
 };
 use proptest::prelude::*;
 
-use crate::plain_vip;
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -63,7 +61,7 @@ fn any_vip() -> impl Strategy<Value = Vip> {
     let check = (kind, prop::option::of(1u16..), 100u64..5000, 1u32..=100, 1u32..=100).prop_map(
         |(kind, port, interval, rise, fall)| {
             if kind == CheckKind::Off {
-                return Check { kind, ..plain_vip("", IpAddr::from([10, 0, 0, 1])).check };
+                return Check { kind, ..Check::default() };
             }
             let (interval, timeout) = (Duration::from_millis(interval), Duration::from_millis(interval / 2));
             Check { kind, port, interval, timeout, rise, fall }
@@ -93,12 +91,9 @@ fn any_vip() -> impl Strategy<Value = Vip> {
             if check.kind != CheckKind::Off && (protocols == Protocols::Udp || ports == Ports::All) {
                 check.port = check.port.or(Some(104));
             }
-            let mut vip = plain_vip(
-                &name,
-                if v6 { "2001:db8::1".parse().unwrap() } else { IpAddr::from([10, 0, 0, 1]) },
-            );
             let takes_ports = mode != Mode::L4Dr && ports != Ports::All;
-            (vip.mode, vip.ports, vip.protocols) = (mode, ports, protocols);
+            let ip = if v6 { "2001:db8::1".parse().unwrap() } else { IpAddr::from([10, 0, 0, 1]) };
+            let mut vip = Vip { protocols, ..Vip::new(&name, mode, ip, ports) };
             if mode != Mode::L4Dr {
                 (vip.return_path, vip.reset) = (return_path, reset);
             }
@@ -125,7 +120,6 @@ fn any_vip() -> impl Strategy<Value = Vip> {
             vip.slow_start = Duration::from_secs(slow_start);
             vip.unattended = if refuse { Unattended::Refuse } else { Unattended::Serve };
             vip.idle_timeout = Duration::from_secs(idle);
-            vip.rips = Vec::new();
             for (n, (name, (weight, host, port, one, other))) in rips.into_iter().enumerate() {
                 let ip = if v6 { format!("2001:db8::{n}:{host:x}:0") } else { format!("10.9.{n}.{host}") };
                 let port = port.filter(|_| takes_ports);

@@ -174,18 +174,7 @@ impl Site {
 
     /// What netlink would tell: every server answers, on one interface or the other.
     fn facts(&self) -> NetFacts {
-        let link = |index: u32, name: &str, mac| Link {
-            index,
-            name: name.to_owned(),
-            kind: None,
-            mac: Mac(mac),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            parent: None,
-            master: None,
-            vlan: None,
-        };
+        let link = |index: u32, name: &str| Link::ethernet(index, name, Mac(link_mac(index)));
         let own = |ifindex| {
             [4, 6].map(|family| Address {
                 ifindex,
@@ -204,11 +193,7 @@ impl Site {
         };
         NetFacts {
             complete: true,
-            links: [
-                (INGRESS, link(INGRESS, "lan", link_mac(INGRESS))),
-                (BACK, link(BACK, "back", link_mac(BACK))),
-            ]
-            .into(),
+            links: [(INGRESS, link(INGRESS, "lan")), (BACK, link(BACK, "back"))].into(),
             addresses: [own(INGRESS), own(BACK)].concat(),
             paths: self
                 .vips

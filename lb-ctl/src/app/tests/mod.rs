@@ -12,20 +12,17 @@ use tokio::{
     time::sleep,
 };
 
-mod disk;
 mod history;
 
-use self::disk::Disk;
 use super::*;
 use crate::{
     claims::Claimed,
-    control::Refused,
+    control::disk::Disk,
     dataplane::fake::Fake,
     model::{
         command::{Edit, Outcome, Refusal},
         config::{
-            Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports,
-            Protocol, Protocols, ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
+            Config, GatewayAddress, Mode, Ports, Protocol, Rip, Scheduler, Source, SourceAddresses, Vip,
         },
         health::{Health, RipId, Verdict},
         history::{Cause, Version, VersionHead},
@@ -39,50 +36,14 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 fn vip(name: &str, ip: &str, rips: &[(&str, &str)]) -> Vip {
     Vip {
-        name: name.to_owned(),
-        mode: Mode::L4Dr,
-        ip: ip.parse().unwrap(),
-        ports: Ports::Ranges(vec![104..=104]),
-        protocols: Protocols::Tcp,
-        interface: None,
         scheduler: Scheduler::Wrr,
-        persist: Persist::None,
-        check: Check {
-            kind: CheckKind::Connect,
-            port: None,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(3),
-            rise: 1,
-            fall: 2,
-        },
-        idle_timeout: Duration::from_secs(3600),
-        fallback: Fallback::Reject,
-        slow_start: Duration::ZERO,
-        unattended: Unattended::default(),
-        source: Source::default(),
-        return_path: ReturnPath::default(),
-        reset: true,
-        enabled: true,
-        rips: rips
-            .iter()
-            .map(|(name, ip)| Rip {
-                name: (*name).to_owned(),
-                ip: ip.parse().unwrap(),
-                port: None,
-                weight: 100,
-                max_connections: 0,
-                min_connections: 0,
-            })
-            .collect(),
+        rips: rips.iter().map(|(name, ip)| Rip::new(*name, ip.parse().unwrap())).collect(),
+        ..Vip::new(name, Mode::L4Dr, ip.parse().unwrap(), Ports::Ranges(vec![104..=104]))
     }
 }
 
 fn config(vips: Vec<Vip>) -> Config {
-    Config {
-        node: Node { name: None, interfaces: Vec::new(), flows_v4: 1024, flows_v6: 1024, half_open: 1024 },
-        gateway: Gateway::default(),
-        vips,
-    }
+    Config { vips, ..Config::default() }
 }
 
 fn pacs() -> Vip {
@@ -104,18 +65,7 @@ struct Lan {
 
 impl Lan {
     fn new(fake: &Fake) -> Self {
-        let link = Link {
-            index: 2,
-            name: "eth1".to_owned(),
-            kind: None,
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            parent: None,
-            master: None,
-            vlan: None,
-        };
+        let link = Link::ethernet(2, "eth1", Mac([2, 0, 0, 0, 0, 1]));
         let facts = NetFacts {
             complete: true,
             links: [(2, link)].into(),
@@ -220,12 +170,7 @@ struct World {
 impl World {
     fn new(config: Config) -> Self {
         let fake = Fake::default();
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            lan: Lan::new(&fake),
-            fake,
-            disk: Disk(Arc::new(Mutex::new(Ok(config)))),
-        }
+        Self { dir: tempfile::tempdir().unwrap(), lan: Lan::new(&fake), fake, disk: Disk::new(config) }
     }
 
     async fn start(&self) -> Daemon {

@@ -7,10 +7,7 @@ use lb_common::net::{Mac, ip4};
 
 use super::*;
 use crate::model::{
-    config::{
-        Check, CheckKind, Gateway, GatewayAddress, Mode, Node, Ports, Protocol, Protocols, ReturnPath,
-        Source, SourceAddresses, Unattended,
-    },
+    config::{GatewayAddress, Mode, Ports, Protocol, Protocols, ReturnPath, Source, SourceAddresses},
     health::Health,
     net::{Address, Link, Path, VipAddress, VlanTag},
 };
@@ -39,18 +36,7 @@ fn id(rip: &str) -> RipId {
 }
 
 fn link(index: u32, name: &str) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: None,
-        mac: Mac([2, 0, 0, 0, 1, index as u8]),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        parent: None,
-        master: None,
-        vlan: None,
-    }
+    Link::ethernet(index, name, Mac([2, 0, 0, 0, 1, index as u8]))
 }
 
 fn path(ifindex: u32) -> Path {
@@ -59,53 +45,14 @@ fn path(ifindex: u32) -> Path {
 
 impl World {
     fn new() -> Self {
-        let rip = |name: &str, address| Rip {
-            name: name.to_owned(),
-            ip: ip(address),
-            port: None,
-            weight: 100,
-            max_connections: 0,
-            min_connections: 0,
-        };
+        let ports = Ports::Ranges(vec![104..=104, 11112..=11112]);
         let vip = Vip {
-            name: "PACS".to_owned(),
-            mode: Mode::L4Dr,
-            ip: ip("10.12.1.100"),
-            ports: Ports::Ranges(vec![104..=104, 11112..=11112]),
-            protocols: Protocols::Tcp,
-            interface: None,
             scheduler: Scheduler::Wrr,
-            persist: Persist::None,
-            check: Check {
-                kind: CheckKind::Connect,
-                port: None,
-                interval: Duration::from_secs(5),
-                timeout: Duration::from_secs(3),
-                rise: 1,
-                fall: 2,
-            },
-            idle_timeout: Duration::from_secs(3600),
-            fallback: Fallback::Reject,
-            slow_start: Duration::ZERO,
-            unattended: Unattended::default(),
-            source: Source::default(),
-            return_path: ReturnPath::default(),
-            reset: true,
-            enabled: true,
-            rips: vec![rip("R1", "10.12.1.110"), rip("R2", "10.12.1.111")],
+            rips: vec![Rip::new("R1", ip("10.12.1.110")), Rip::new("R2", ip("10.12.1.111"))],
+            ..Vip::new("PACS", Mode::L4Dr, ip("10.12.1.100"), ports)
         };
         let mut world = Self {
-            config: Config {
-                node: Node {
-                    name: None,
-                    interfaces: Vec::new(),
-                    flows_v4: 1024,
-                    flows_v6: 1024,
-                    half_open: 1024,
-                },
-                gateway: Gateway::default(),
-                vips: vec![vip],
-            },
+            config: Config { vips: vec![vip], ..Config::default() },
             operator: Words::new(),
             health: HealthMap::new(),
             facts: NetFacts {

@@ -273,15 +273,9 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        kind: None,
-        mac: Mac::default(),
-        mtu: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
-        parent: None,
-        master: None,
-        vlan: None,
+        ..Link::default()
     };
     let mut elsewhere = false;
     for attribute in &message.attributes {

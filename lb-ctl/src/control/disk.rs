@@ -1,14 +1,30 @@
 //! A configuration in memory, in place of files.
 
-use super::*;
-use crate::config::Texts;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use super::{ConfigStore, LoadedConfig, Refused};
+use crate::{
+    config::Texts,
+    model::{
+        command::Edit,
+        config::Config,
+        history::{Cause, Version, VersionHead},
+    },
+};
 
 /// "The disk": what would be loaded next.
 #[derive(Clone)]
-pub(super) struct Disk(pub(super) Arc<Mutex<Result<Config, String>>>);
+pub(crate) struct Disk(Arc<Mutex<Result<Config, String>>>);
 
 impl Disk {
-    pub(super) fn put(&self, config: Result<Config, String>) {
+    pub(crate) fn new(config: Config) -> Self {
+        Self(Arc::new(Mutex::new(Ok(config))))
+    }
+
+    pub(crate) fn put(&self, config: Result<Config, String>) {
         *self.0.lock().unwrap() = config;
     }
 }
