@@ -75,6 +75,10 @@ pub trait Env: Tables<WORDS_V4, KEY_V4> + Tables<WORDS_V6, KEY_V6> {
     fn route(&self, ends: &Ends) -> Option<[u64; 2]>;
     /// How busy a backend is.
     fn load(&self, slot: u32) -> Option<&load::Words>;
+    /// [`crate::steer::least`] as a function of its own.
+    fn least(&self, start: u32) -> u32;
+    /// [`crate::steer::next_with_room`] as a function of its own.
+    fn next_with_room(&self, start: u32) -> u32;
     /// [`crate::steer::compare`] as a function of its own.
     fn compare(&self, n: u32) -> u32;
     /// [`crate::steer::try_next`] as a function of its own.

@@ -88,30 +88,16 @@ fn came_by<E: Env>(env: &E, s: &Scratch) -> Option<[u64; 2]> {
     way::came_by(env, &env.packet(), s.seen.link)
 }
 
-/// Makes the flow's own entry, when the other one stands.
+/// Makes the flow's own entry, when the other one stands. [`Next::Taken`]: it could not; [`back_out`] goes on.
 #[inline(always)]
 pub fn enter<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
     E: Env + Tables<WORDS, KEY>,
 {
     let Some(s) = env.scratch() else { return Next::Drop };
-    match enter_in::<E, WORDS, KEY>(env, s) {
-        Ok(()) => {
-            env.count_flow(s.service);
-            Next::Go
-        }
-        Err(reason) => Next::because(env, reason),
-    }
-}
-
-#[inline(always)]
-fn enter_in<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> Result<(), Reason>
-where
-    E: Env + Tables<WORDS, KEY>,
-{
-    let own = own_key::<E, WORDS, KEY>(env, s).ok_or(Reason::StaleTable)?;
-    let half = Tables::<WORDS, KEY>::half_open(env, own.hash).ok_or(Reason::StaleTable)?;
-    let flows = Tables::<WORDS, KEY>::established(env, own.hash).ok_or(Reason::StaleTable)?;
+    let Some(own) = own_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
+    let Some(half) = Tables::<WORDS, KEY>::half_open(env, own.hash) else { return Next::Drop };
+    let Some(flows) = Tables::<WORDS, KEY>::established(env, own.hash) else { return Next::Drop };
     let entry = Entry {
         decision: s.decision,
         rewrite: &s.rewrite,
@@ -120,39 +106,41 @@ where
         take: Take::Oldest,
     };
     match flow_table::insert_before(half, flows, own, &entry) {
-        Inserted::Free => Ok(()),
+        Inserted::Free => {}
         Inserted::Overwrote => {
             env.count(Reason::HalfOpenOverwritten);
             let service = s.service as u16;
             steer::tell(env, EventKind::HalfOpenOverwritten, service, &s.seen.ends, s.now);
-            Ok(())
         }
-        // No sooner was it there than another CPU's packet established it: an entry that leads to ours is ours.
-        Inserted::Exists if stands::<E, WORDS, KEY>(env, own, s) => Ok(()),
-        // Without an entry the next packet would not find the same source port. The sender repeats what matters.
-        Inserted::Exists | Inserted::Full | Inserted::Taken | Inserted::Twin => {
-            retire_reply::<E, WORDS, KEY>(env, s);
-            Err(Reason::TwinPacket)
-        }
+        Inserted::Exists | Inserted::Full | Inserted::Taken | Inserted::Twin => return Next::Taken,
     }
+    env.count_flow(s.service);
+    Next::Go
 }
 
-/// True when the flow's own entry stands, wherever it is, and leads to the other one in `s`.
-#[inline(never)]
-fn stands<E, const WORDS: usize, const KEY: usize>(env: &E, own: &Key<KEY>, s: &Scratch) -> bool
+/// The flow's own entry could not be made: takes the other one back, unless it is another CPU's packet of this very flow
+/// that has just established both.
+#[inline(always)]
+pub fn back_out<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
     E: Env + Tables<WORDS, KEY>,
 {
+    let Some(s) = env.scratch() else { return Next::Drop };
+    let Some(own) = own_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
     let half = Tables::<WORDS, KEY>::half_open(env, own.hash);
     let flows = Tables::<WORDS, KEY>::established(env, own.hash);
     for bucket in [half, flows].into_iter().flatten() {
-        if let Some(hit) = flow_table::find_apart(bucket, own)
-            && flow_table::rewrite(bucket, &hit).is_some_and(|to| to.sibling(&s.seen.ends) == s.reply)
+        // An entry that leads to ours is ours.
+        if flow_table::find_into(bucket, own, &mut s.hit)
+            && flow_table::rewrite(bucket, &s.hit).is_some_and(|to| to.sibling(&s.seen.ends) == s.reply)
         {
-            return true;
+            env.count_flow(s.service);
+            return Next::Go;
         }
     }
-    false
+    // Without an entry the next packet would not find the same source port. The sender repeats what matters.
+    retire_reply::<E, WORDS, KEY>(env, s);
+    Next::because(env, Reason::TwinPacket)
 }
 
 /// The way to the client by the routing table, or the way that its packet came.
@@ -179,26 +167,16 @@ const fn reply_decision(decision: Decision) -> u64 {
     Decision::new(kind::REPLY, decision.service(), decision.slot(), decision.generation()).0
 }
 
-/// Makes the other entry of a NAT flow, whose ends are given.
+/// Makes the other entry of a NAT flow, whose ends are given. [`Next::Taken`]: they stand already.
 #[inline(always)]
 pub fn claim<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
     E: Env + Tables<WORDS, KEY>,
 {
     let Some(s) = env.scratch() else { return Next::Drop };
-    let mut claimed = claim_in::<E, WORDS, KEY>(env, s);
-    if matches!(claimed, Err(Reason::ReplyClash)) {
-        claimed = match give_up_lost::<E, WORDS, KEY>(env, s) {
-            GaveUp::No => claimed,
-            GaveUp::Busy => Err(Reason::TwinPacket),
-            GaveUp::Yes => {
-                env.count(Reason::HalfPair);
-                claim_in::<E, WORDS, KEY>(env, s)
-            }
-        };
-    }
-    match claimed {
+    match claim_in::<E, WORDS, KEY>(env, s) {
         Ok(()) => Next::Go,
+        Err(Reason::ReplyClash) => Next::Taken,
         Err(reason) => {
             if matches!(reason, Reason::FlowRefused) {
                 steer::tell(env, EventKind::FlowRefused, s.service as u16, &s.seen.ends, s.now);
@@ -208,40 +186,41 @@ where
     }
 }
 
-/// What became of an entry that had this flow's other ends already.
-#[repr(u32)]
-enum GaveUp {
-    /// It is another flow's.
-    No,
-    /// Another CPU is at work on this very flow: it is about to make the other half, or has just taken this one back.
-    Busy,
-    /// It was this flow's, whose other half was lost, and is gone.
-    Yes,
-}
-
-#[inline(never)]
-fn give_up_lost<E, const WORDS: usize, const KEY: usize>(env: &E, s: &Scratch) -> GaveUp
+/// Looks at whom the ends belong to that a new flow wants. [`Next::Claim`]: they were this flow's, whose other half was
+/// lost, and are free.
+#[inline(always)]
+pub fn give_up<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where
     E: Env + Tables<WORDS, KEY>,
 {
-    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return GaveUp::No };
+    let Some(s) = env.scratch() else { return Next::Drop };
+    let Some(reply) = reply_key::<E, WORDS, KEY>(env, s) else { return Next::Drop };
     let half = Tables::<WORDS, KEY>::half_open(env, reply.hash);
     let flows = Tables::<WORDS, KEY>::established(env, reply.hash);
     // What was there a moment ago and is gone was not another flow's for long: only a pair that is not finished is
     // taken back so soon.
-    let mut gave_up = GaveUp::Busy;
+    let mut next = Reason::TwinPacket;
     for bucket in [half, flows].into_iter().flatten() {
-        let Some(hit) = flow_table::find_apart(bucket, reply) else { continue };
-        if !leads_back(bucket, &hit, s) {
-            return GaveUp::No;
+        if !flow_table::find_into(bucket, reply, &mut s.hit) {
+            continue;
         }
-        if life::idle(s.now, hit.control.last_seen()) < TOUCH_TICKS {
-            return GaveUp::Busy;
+        if !leads_back(bucket, &s.hit, s) {
+            next = Reason::ReplyClash;
+            break;
         }
-        flow_table::retire(bucket, &hit);
-        gave_up = GaveUp::Yes;
+        // Another CPU is about to make the other half.
+        if life::idle(s.now, s.hit.control.last_seen()) < TOUCH_TICKS {
+            next = Reason::TwinPacket;
+            break;
+        }
+        flow_table::retire(bucket, &s.hit);
+        next = Reason::HalfPair;
     }
-    gave_up
+    if !matches!(next, Reason::HalfPair) {
+        return Next::because(env, next);
+    }
+    env.count(Reason::HalfPair);
+    Next::Claim
 }
 
 /// The n-th try for a source. The sequence follows from the client's ends alone, so that a flow whose entry was lost

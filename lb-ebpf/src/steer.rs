@@ -242,7 +242,7 @@ fn schedule_for<E: Env>(env: &E, record: &Service, by: By) -> Result<Decision, R
     let by_client = record.pick == pick::HASH_CLIENT;
     let hash = if by_client { hash::client(seen.ends.src) } else { steering_hash(&seen.ends) };
     let mut slot = match (by, record.pick) {
-        (By::Service, pick::LEAST) => least(env, env.rotate(service, table.servers)),
+        (By::Service, pick::LEAST) => env.least(env.rotate(service, table.servers)),
         (By::Service, pick::FIRST) => u32::from(table.list[0]),
         (By::Service, pick::ROTATE) => u32::from(place(table, env.rotate(service, table.len))),
         _ => u32::from(place(table, scale(hash, table.len))),
@@ -250,7 +250,7 @@ fn schedule_for<E: Env>(env: &E, record: &Service, by: By) -> Result<Decision, R
     if by == By::Service && (slot == NOBODY || !has_room(env, slot)) {
         // Whoever is next: not the same one for all, but for who goes by the list's order.
         let start = if record.pick == pick::FIRST { 0 } else { scale(hash, table.servers) };
-        let next = next_with_room(env, start);
+        let next = env.next_with_room(start);
         if next == NOBODY {
             env.count(Reason::ServersFull);
             return Err(no_server(record));
@@ -264,9 +264,11 @@ fn schedule_for<E: Env>(env: &E, record: &Service, by: By) -> Result<Decision, R
     Ok(Decision::new(record.mode, service as u16, slot as u16, backend.generation))
 }
 
-/// The least loaded of the servers that are looked at and have room.
+/// The least loaded of the servers that are looked at and have room; [`NOBODY`] if none has.
+///
+/// Functions of their own, as their loops' bodies are: the verifier would follow a loop once for each way that leads to it.
 #[inline(always)]
-fn least<E: Env>(env: &E, start: u32) -> u32 {
+pub fn least<E: Env>(env: &E, start: u32) -> u32 {
     begin_search(env, start);
     for n in 0..LEAST_OF {
         if env.compare(n) == 0 {
@@ -276,9 +278,9 @@ fn least<E: Env>(env: &E, start: u32) -> u32 {
     found(env)
 }
 
-/// The first server from `start` on that has room.
+/// The first server from `start` on that has room; [`NOBODY`] if none has.
 #[inline(always)]
-fn next_with_room<E: Env>(env: &E, start: u32) -> u32 {
+pub fn next_with_room<E: Env>(env: &E, start: u32) -> u32 {
     begin_search(env, start);
     for n in 0..MAX_SERVERS as u32 {
         if env.try_next(n) == 0 {
@@ -301,7 +303,7 @@ fn found<E: Env>(env: &E) -> u32 {
 }
 
 /// No slot.
-const NOBODY: u32 = u32::MAX;
+pub const NOBODY: u32 = u32::MAX;
 
 /// One step of the search for the least loaded server that has room: looks at the n-th from the start. 0 = that was all.
 ///

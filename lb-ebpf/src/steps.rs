@@ -7,7 +7,7 @@
 //! read -----------+
 //! read_odd -------+-> decide -+--------------------------------------------------> deliver -> tell
 //!     |                       +-> step, half_step, confirm (a pair that is known) +
-//!     |                       +-> prepare -> claim | try_source ... -> enter ----+
+//!     |                       +-> prepare -> claim (give_up) | try_source ... -> enter (back_out) +
 //!     |                       +-> answer_reset (the server is gone)
 //!     +-> read_icmp -> decide_icmp -> relay
 //! ```
@@ -126,12 +126,16 @@ pub trait Steps {
     fn prepare(&self) -> Next;
     /// [`crate::pair::claim`].
     fn claim(&self) -> Next;
+    /// [`crate::pair::give_up`].
+    fn give_up(&self) -> Next;
     /// [`crate::pair::try_source`].
     fn try_source(&self, n: u32) -> Next;
     /// [`crate::pair::no_source`].
     fn no_source(&self) -> Next;
     /// [`crate::pair::enter`].
     fn enter(&self) -> Next;
+    /// [`crate::pair::back_out`].
+    fn back_out(&self) -> Next;
     /// [`odd::remember`], with what was decided.
     fn remember(&self, decided: Next);
     /// [`path::deliver`]; what else is to be done if that does not end it.
@@ -208,11 +212,27 @@ fn settle<E: Env, S: Steps>(env: &E, steps: &S) -> Next {
         return next;
     }
     next = match steps.prepare() {
-        Next::Claim => steps.claim(),
+        Next::Claim => claim(env, steps),
         Next::FindSource => find_source(steps),
         next => next,
     };
-    if next == Next::Go { steps.enter() } else { next }
+    if next == Next::Go {
+        next = steps.enter();
+    }
+    if next == Next::Taken { steps.back_out() } else { next }
+}
+
+/// Claims the ends that a NAT flow must have, once more if they were its own before.
+#[inline(always)]
+fn claim<E: Env, S: Steps>(env: &E, steps: &S) -> Next {
+    let mut next = steps.claim();
+    if next == Next::Taken {
+        next = steps.give_up();
+        if next == Next::Claim {
+            next = steps.claim();
+        }
+    }
+    if next == Next::Taken { Next::because(env, Reason::ReplyClash) } else { next }
 }
 
 /// Moves a pair to the established ones; its packet is delivered if that has to wait, too.

@@ -170,11 +170,12 @@ impl Proc {
     ///
     /// # Panics
     ///
-    /// When it ends instead, or `ready` does not hold within ten seconds.
+    /// When it ends instead, or `ready` does not hold within half a minute: in an emulated machine the verifier alone takes ten
+    /// seconds for the program.
     #[track_caller]
     pub fn wait_ready(&mut self, mut ready: impl FnMut(&Self) -> bool) {
         let what = format!("{} is ready", self.name);
-        wait_until(Duration::from_secs(10), &what, || {
+        wait_until(Duration::from_secs(30), &what, || {
             if let Some(status) = self.ended() {
                 panic!("{} ended ({status}) before it was ready:\n{}", self.name, self.log_text());
             }

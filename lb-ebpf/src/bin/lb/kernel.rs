@@ -385,6 +385,16 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn least(&self, start: u32) -> u32 {
+        steps::least(self.ctx, start)
+    }
+
+    #[inline(always)]
+    fn next_with_room(&self, start: u32) -> u32 {
+        steps::next_with_room(self.ctx, start)
+    }
+
+    #[inline(always)]
     fn compare(&self, n: u32) -> u32 {
         steps::compare(self.ctx, n)
     }

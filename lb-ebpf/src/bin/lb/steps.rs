@@ -129,6 +129,10 @@ functions! {
     no_source(kernel) = pair::no_source(kernel) as u32;
     /// [`steer::choose`].
     choose(kernel, by) = steer::choose(kernel, by);
+    /// [`steer::least`].
+    least(kernel, start) = steer::least(kernel, start);
+    /// [`steer::next_with_room`].
+    next_with_room(kernel, start) = steer::next_with_room(kernel, start);
     /// [`steer::compare`].
     compare(kernel, n) = steer::compare(kernel, n);
     /// [`steer::try_next`].
@@ -147,8 +151,8 @@ macro_rules! family {
     (
         $family:ident, $words:ident, $key:ident, $read:ident, $read_odd:ident, $read_icmp:ident,
         $decide:ident, $decide_icmp:ident, $step:ident, $half_step:ident, $confirm_reply:ident, $confirm:ident,
-        $full:ident, $follow:ident, $claim:ident,
-        $try_source:ident, $enter:ident
+        $full:ident, $follow:ident, $claim:ident, $give_up:ident,
+        $try_source:ident, $enter:ident, $back_out:ident
     ) => {
         functions! {
             /// [`first::decide`].
@@ -169,10 +173,14 @@ macro_rules! family {
             $full(kernel) = pair::full::<Kernel, $words, $key>(kernel) as u32;
             /// [`pair::claim`].
             $claim(kernel) = pair::claim::<Kernel, $words, $key>(kernel) as u32;
+            /// [`pair::give_up`].
+            $give_up(kernel) = pair::give_up::<Kernel, $words, $key>(kernel) as u32;
             /// [`pair::try_source`].
             $try_source(kernel, n) = pair::try_source::<Kernel, $words, $key>(kernel, n) as u32;
             /// [`pair::enter`].
             $enter(kernel) = pair::enter::<Kernel, $words, $key>(kernel) as u32;
+            /// [`pair::back_out`].
+            $back_out(kernel) = pair::back_out::<Kernel, $words, $key>(kernel) as u32;
         }
 
         struct $family<'a>(&'a Kernel);
@@ -244,6 +252,11 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn give_up(&self) -> Next {
+                Next::from_u32($give_up(self.0.ctx()))
+            }
+
+            #[inline(always)]
             fn try_source(&self, n: u32) -> Next {
                 Next::from_u32($try_source(self.0.ctx(), n))
             }
@@ -256,6 +269,11 @@ macro_rules! family {
             #[inline(always)]
             fn enter(&self) -> Next {
                 Next::from_u32($enter(self.0.ctx()))
+            }
+
+            #[inline(always)]
+            fn back_out(&self) -> Next {
+                Next::from_u32($back_out(self.0.ctx()))
             }
 
             #[inline(always)]
@@ -300,8 +318,10 @@ family!(
     full_v4,
     follow_v4,
     claim_v4,
+    give_up_v4,
     try_source_v4,
-    enter_v4
+    enter_v4,
+    back_out_v4
 );
 family!(
     V6,
@@ -319,6 +339,8 @@ family!(
     full_v6,
     follow_v6,
     claim_v6,
+    give_up_v6,
     try_source_v6,
-    enter_v6
+    enter_v6,
+    back_out_v6
 );
