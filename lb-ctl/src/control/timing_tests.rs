@@ -164,10 +164,12 @@ impl Desk {
         let installed = self.kernel.installed();
         let slot = installed.backends.iter().find(|(_, (who, _))| who.name == "R1").map(|(slot, _)| *slot);
         let active_by_slot = slot.map(|slot| (slot, active)).into_iter().collect();
+        let persistent_by_slot =
+            slot.filter(|_| persistent > 0).map(|slot| (slot, persistent)).into_iter().collect();
         sleep(Duration::from_secs(1)).await;
         self.census.send_replace(Arc::new(FlowCensus {
             active_by_slot,
-            persistent,
+            persistent_by_slot,
             ..FlowCensus::default()
         }));
         sleep(Duration::from_millis(1)).await;

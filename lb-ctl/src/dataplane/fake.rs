@@ -335,12 +335,14 @@ impl Writer for FakeWriter {
                 .is_some_and(|(_, b)| b.state == state::LIVE && b.generation == flow.generation)
         });
         let mut census = FlowCensus {
-            persistent: kernel.persistence.len() as u64,
             established_v4: kernel.flows.iter().filter(|f| f.vip.0.is_ipv4()).count() as u64,
             retired: (before - kernel.flows.len()) as u64,
             capacity: [1024; 3],
             ..FlowCensus::default()
         };
+        for entry in &kernel.persistence {
+            *census.persistent_by_slot.entry(entry.slot).or_default() += 1;
+        }
         census.established_v6 = kernel.flows.len() as u64 - census.established_v4;
         for flow in &kernel.flows {
             let closing = flow.state == lb_common::flow::State::Closing;

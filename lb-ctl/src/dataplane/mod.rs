@@ -485,10 +485,18 @@ pub struct FlowCensus {
     pub sources_in_use: BTreeMap<u16, u64>,
     /// Entries retired by this sweep.
     pub retired: u64,
-    /// Persistence entries.
-    pub persistent: u64,
+    /// Persistence entries by the slot that they name: of one VIP of the group, where several share it.
+    pub persistent_by_slot: BTreeMap<u16, u64>,
     /// Room for flows: IPv4, IPv6, half-open of each family.
     pub capacity: [u64; 3],
+}
+
+impl FlowCensus {
+    /// Persistence entries.
+    #[must_use]
+    pub fn persistent(&self) -> u64 {
+        self.persistent_by_slot.values().sum()
+    }
 }
 
 /// What was forwarded for a service, to every backend it ever had.

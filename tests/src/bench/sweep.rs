@@ -229,7 +229,7 @@ impl Rig {
     /// True figures are of sweeps that counted every flow and kept every client.
     fn check(&self, census: &FlowCensus, flows: usize, load: Load) -> Result<()> {
         let active: u64 = census.active_by_slot.values().sum();
-        let found = (census.established_v4, active, census.persistent, census.retired);
+        let found = (census.established_v4, active, census.persistent(), census.retired);
         anyhow::ensure!(
             found == (flows as u64, flows as u64, u64::from(load.due), 0),
             "counted {found:?} of {flows} flows and {} clients",

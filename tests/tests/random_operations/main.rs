@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
         let censuses: Vec<_> = (0..SWEEPS).map(|_| self.plane.sweep()).collect();
         let last = censuses.last().expect("there was a sweep");
         assert_eq!((last.established_v4, last.established_v6, last.half_open), (0, 0, 0), "{last:?}");
-        assert_eq!((last.replies_v4, last.replies_v6, last.persistent), (0, 0, 0), "{last:?}");
+        assert_eq!((last.replies_v4, last.replies_v6, last.persistent()), (0, 0, 0), "{last:?}");
         assert!(last.active_by_slot.values().all(|count| *count == 0), "{last:?}");
         assert!(last.closing_by_slot.values().all(|count| *count == 0), "{last:?}");
         assert!(last.sources_in_use.values().all(|count| *count == 0), "{last:?}");

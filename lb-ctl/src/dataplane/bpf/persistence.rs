@@ -36,8 +36,8 @@ type Map = HashMap<MapData, PersistKey, PersistEntry>;
 /// Entries met by a sweep.
 #[derive(Default)]
 pub(super) struct Census {
-    /// Those that stay.
-    pub(super) kept: u64,
+    /// Those that stay, by slot.
+    pub(super) kept: BTreeMap<u16, u64>,
     /// Those removed.
     pub(super) retired: u64,
 }
@@ -126,7 +126,7 @@ pub(super) fn look_through(
         if !counts(key, entry) {
             void.push(*key);
         } else {
-            census.kept += 1;
+            *census.kept.entry(entry.slot).or_default() += 1;
             if !rules.is_used(entry.last_seen, ticks.saturating_sub(soon)) {
                 due.add(*key, *entry);
             }
@@ -135,7 +135,7 @@ pub(super) fn look_through(
     for key in &void {
         // A packet may have written it anew since it was read.
         match current(entries, key)? {
-            Some(entry) if counts(key, &entry) => census.kept += 1,
+            Some(entry) if counts(key, &entry) => *census.kept.entry(entry.slot).or_default() += 1,
             Some(_) => census.retired += u64::from(remove(entries, map::PERSIST, key)?),
             None => {}
         }
@@ -169,7 +169,8 @@ pub(super) fn settle(
         if stays {
             renew(entries, &key, PersistEntry { last_seen: newest, ..entry })?;
         } else if remove(entries, map::PERSIST, &key)? {
-            census.kept = census.kept.saturating_sub(1);
+            let kept = census.kept.entry(entry.slot).or_default();
+            *kept = kept.saturating_sub(1);
             census.retired += 1;
         }
     }

@@ -505,7 +505,7 @@ impl Writer for BpfWriter {
             return Err(error);
         }
         persistence::settle(&mut self.maps.persist, &self.installed, &rules, due, &mut persisted)?;
-        census.persistent = persisted.kept;
+        census.persistent_by_slot = persisted.kept;
         census.retired += persisted.retired;
         census.capacity = self.settings.flows.map(u64::from);
         Ok(census)
