@@ -108,6 +108,8 @@ impl Model {
                 Which::HalfOpen => self.step_half_open(&entry, packet),
             };
             if step == Step::Clash {
+                // This flow is over.
+                self.table(which, &entry.flow).remove(&entry.flow);
                 return Err(Reason::ReplyClash);
             }
             if step != Step::Anew {
@@ -146,10 +148,13 @@ impl Model {
 
     /// Forgets a flow in both directions.
     fn retire(&mut self, which: Which, entry: &Entry) {
+        self.uncount(entry);
         self.table(which, &entry.flow).remove(&entry.flow);
         if let Some(sibling) = entry.sibling()
             && self.leads_to(which, &sibling, &entry.flow)
         {
+            let other = self.table(which, &sibling).find(&sibling).copied();
+            other.iter().for_each(|other| self.uncount(other));
             self.table(which, &sibling).remove(&sibling);
         }
     }
@@ -163,13 +168,6 @@ impl Model {
     fn step_established(&mut self, entry: &Entry, packet: &Packet) -> Step {
         let which = Which::Established;
         if packet.has(RST) {
-            self.uncount(entry);
-            if let Some(sibling) =
-                entry.sibling().filter(|sibling| self.leads_to(which, sibling, &entry.flow))
-            {
-                let other = self.table(which, &sibling).find(&sibling).copied();
-                other.iter().for_each(|other| self.uncount(other));
-            }
             self.retire(which, entry);
             return Step::End;
         }
