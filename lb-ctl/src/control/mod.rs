@@ -122,7 +122,7 @@ impl From<StateError> for Refused {
 }
 
 /// What other tasks ask for. The answer is on disk; whether it has reached the data plane is for
-/// [`Reconciled`](crate::reconcile::Reconciled) to say.
+/// [`Reconciled`] to say.
 #[derive(Debug)]
 pub enum Request {
     /// Change something.
