@@ -72,8 +72,8 @@ pub const fn room(limits: Limits, active: u64, full: bool) -> bool {
     !full || limits.min == 0 || active < limits.min as i64
 }
 
-/// True when the first of two backends, which hold so many connections, is the less loaded one for its weight: what takes the next flow by
-/// [`crate::service::pick::LEAST`]. The flow itself counts, so that an idle heavy server goes before an idle light one.
+/// True when the first of two backends, which hold so many connections, is the less loaded one for its weight: what
+/// takes the next flow by [`crate::service::pick::LEAST`]. The flow itself counts, so that an idle heavy server goes before an idle light one.
 #[inline(always)]
 #[must_use]
 pub const fn is_less(held: u64, weight: u16, than_held: u64, than_weight: u16) -> bool {

@@ -160,7 +160,8 @@ pub struct Table {
     pub servers: u32,
     /// Backend slots.
     pub slots: [u16; TABLE_SLOTS],
-    /// Backend slot of every server, once, in the order of the configuration.
+    /// Backend slot of every server that takes new flows, once, in the order of its entrants: that of the configuration
+    /// for a failover list.
     pub list: [u16; MAX_SERVERS],
 }
 

@@ -641,8 +641,8 @@ where
 
 /// There is no room for a pair that proved itself: it stays half-open as long as it can.
 ///
-/// The other entry is taken back. Another CPU may put this one beside it at the same moment: it looks for the other
-/// after that, as is looked for this one here, so at least one of the two sees what happened.
+/// The other entry is taken back. Another CPU may put this one beside it at the same moment. It looks for the other one
+/// after that, and here this one is looked for, so at least one of the two sees what happened.
 #[inline(always)]
 pub fn full<E, const WORDS: usize, const KEY: usize>(env: &E) -> Next
 where

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod explain;
+pub mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

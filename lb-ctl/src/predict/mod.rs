@@ -12,13 +12,12 @@ use std::{
 use lb_common::{
     backend::{Backend, state},
     limits::TABLE_SLOTS,
-    maglev::{self, Walk},
-    net::{Mac, mapped},
-    service::{Service, mode, no_server, pick},
+    net::Mac,
+    service::{Service, Table, mode, no_server, pick},
 };
 
 use crate::{
-    dataplane::{BackendIdentity, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec},
+    dataplane::{BackendIdentity, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec, table},
     model::{
         config::Config,
         desired::DesiredState,
@@ -106,25 +105,15 @@ pub fn moved(before: (&Service, &TableSpec), after: (&Service, &TableSpec)) -> O
         return None;
     }
     let (was, is) = (places(before.1)?, places(after.1)?);
-    let differ = was.iter().zip(is.iter()).filter(|(was, is)| was != is).count();
+    let differ = was.slots.iter().zip(&is.slots).filter(|(was, is)| was != is).count();
     Some(differ as f64 / TABLE_SLOTS as f64)
 }
 
-/// The slot at each place of a table filled by Maglev; `None` when nobody stands in it.
-fn places(table: &TableSpec) -> Option<Box<[u16; TABLE_SLOTS]>> {
-    let mut entrants: Vec<_> = table
-        .entrants
-        .iter()
-        .map(|e| maglev::Entrant {
-            identity: maglev::identity(&mapped(e.ip), e.port.unwrap_or(0)),
-            weight: e.weight,
-            slot: e.slot,
-        })
-        .collect();
-    entrants.sort_by_key(|e| e.identity);
-    let mut places = Box::new([0; TABLE_SLOTS]);
-    let mut walks = vec![Walk::default(); entrants.len()];
-    maglev::fill_maglev(&mut places, &entrants, &mut walks).then_some(places)
+/// The table of a service that picks by hash; `None` when nobody stands in it.
+fn places(spec: &TableSpec) -> Option<Box<Table>> {
+    let mut filled = table::blank();
+    table::fill(&mut filled, spec);
+    (filled.len > 0).then_some(filled)
 }
 
 /// Share of new connections by slot.
@@ -134,7 +123,7 @@ fn shares(record: &Service, table: &TableSpec) -> BTreeMap<u16, f64> {
     }
     let mut counts = BTreeMap::<u16, u32>::new();
     if [pick::HASH_FLOW, pick::HASH_CLIENT].contains(&record.pick) {
-        for &slot in places(table).iter().flat_map(|places| places.iter()) {
+        for &slot in places(table).iter().flat_map(|places| places.slots.iter()) {
             *counts.entry(slot).or_default() += 1;
         }
     } else {

@@ -194,7 +194,7 @@ proptest! {
         let ips = |installed: &Installed, places: &[u16; TABLE_SLOTS]| -> Vec<_> {
             places.iter().map(|slot| installed.backends[slot].0.ip).collect()
         };
-        let (ips_before, ips_after) = (ips(&was, &all_before), ips(&is, &all_after));
+        let (ips_before, ips_after) = (ips(&was, &all_before.slots), ips(&is, &all_after.slots));
         let elsewhere = ips_before.iter().zip(&ips_after).filter(|(b, a)| b != a).count();
         let told = lines.iter().find_map(|line| line.strip_prefix("A: source-hash: "));
         let told = told.map_or("0.0 %", |line| line.strip_suffix(" of clients move").unwrap());

@@ -38,12 +38,13 @@ use super::{
     pins::PinDir,
     read::{InUse, values},
     sys::open_read_only,
-    write::{blank_table, fill, inner_map, proto},
+    write::{inner_map, proto},
 };
 use crate::{
     dataplane::{
         Installed, ServiceKey,
         explain::{Explainer, Occupancy, Probe, Rehearsal, Remembered, Sent, Verdict},
+        table,
     },
     model::config::Protocol,
     reset::frame::{ACK, Datagram, SYN, Segment, Way},
@@ -268,9 +269,9 @@ impl<'l> Stage<'l> {
         to.set(index, turns, 0).map_err(|e| not_copied(map::SERVICE_TRAFFIC, e))?;
         // The kernel tells nobody without CAP_SYS_ADMIN what stands in a map of maps.
         let spec = installed.tables.get(&id).ok_or_else(not_yet)?;
-        let mut table = blank_table();
-        fill(&mut table, spec);
-        let inner = inner_map(&table)?;
+        let mut filled = table::blank();
+        table::fill(&mut filled, spec);
+        let inner = inner_map(&filled)?;
         let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, Table>> = self.map(map::TABLES)?;
         tables.set(index, &inner, 0).map_err(|e| not_copied(map::TABLES, e))?;
         Ok(record)

@@ -15,9 +15,8 @@ use aya::{
 use lb_common::{
     backend::{Backend, BackendInfo, LinkRecord, Target, state},
     counter::{BackendTraffic, ServiceTraffic},
-    limits::{FILTER_WORDS, MAX_IFINDEX, MAX_SERVERS, MAX_TWINS, PROGRAM, TABLE_SLOTS, map},
+    limits::{FILTER_WORDS, MAX_IFINDEX, MAX_TWINS, PROGRAM, map},
     load::Limits,
-    maglev::{self, Entrant, Walk},
     net::{addr4, addr6, mapped, wire_port, words},
     persist::{PersistEntry, PersistKey, TwinKey},
     service::{
@@ -47,8 +46,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        BackendIdentity, Filling, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, Pairs,
-        PersistFilter, ServiceIdentity, ServiceKey, TableSpec, Writer, XdpMode, explain::Explainer,
+        BackendIdentity, FlowCensus, FlowFilter, Installed, Killed, MAX_KILLED_PAIRS, Op, Pairs,
+        PersistFilter, ServiceIdentity, ServiceKey, TableSpec, Writer, XdpMode, explain::Explainer, table,
     },
     model::config::Protocol,
 };
@@ -121,7 +120,7 @@ impl BpfWriter {
             backends: installed.backends.iter().map(|(slot, (who, _))| (*slot, who.service)).collect(),
             clock: Clock::new(reading, &settings),
         });
-        let scratch = blank_table();
+        let scratch = table::blank();
         let empty = inner_map(&scratch)?;
         let writer = Self {
             pin_dir,
@@ -399,7 +398,7 @@ impl BpfWriter {
     }
 
     fn put_table(&mut self, service: u16, spec: &TableSpec) -> Result<(), Error> {
-        fill(&mut self.scratch, spec);
+        table::fill(&mut self.scratch, spec);
         let full;
         let table = if self.scratch.len == 0 {
             &self.empty
@@ -533,45 +532,6 @@ impl Writer for BpfWriter {
     fn remove_all(self: Box<Self>) -> Result<(), Error> {
         pins::clear(&self.pin_dir).map(drop)
     }
-}
-
-/// A table without servers.
-pub(super) fn blank_table() -> Box<Table> {
-    Box::new(Table { len: 0, servers: 0, slots: [0; TABLE_SLOTS], list: [0; MAX_SERVERS] })
-}
-
-/// Fills `table` as `spec` says.
-pub(super) fn fill(table: &mut Table, spec: &TableSpec) {
-    let mut entrants: Vec<Entrant> = spec
-        .entrants
-        .iter()
-        .map(|e| Entrant {
-            // Where the port is the client's, as always under direct routing, a server is known by its address.
-            identity: maglev::identity(&mapped(e.ip), e.port.unwrap_or(0)),
-            weight: e.weight,
-            slot: e.slot,
-        })
-        .collect();
-    let mut walks = vec![Walk::default(); entrants.len()];
-    table.list.fill(0);
-    table.servers = 0;
-    for (place, entrant) in table.list.iter_mut().zip(&entrants) {
-        *place = entrant.slot;
-        table.servers += 1;
-    }
-    table.slots.fill(0);
-    table.len = match spec.filling {
-        Filling::First => entrants.first().map_or(0, |first| {
-            table.slots[0] = first.slot;
-            1
-        }),
-        Filling::Maglev => {
-            // Every node must go through the servers in the same order.
-            entrants.sort_by_key(|e| e.identity);
-            if maglev::fill_maglev(&mut table.slots, &entrants, &mut walks) { TABLE_SLOTS as u32 } else { 0 }
-        }
-        Filling::RoundRobin => maglev::fill_round_robin(&mut table.slots, &entrants, &mut walks),
-    };
 }
 
 /// A map of one look-up table. The outer map keeps it alive.
