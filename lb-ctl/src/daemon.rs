@@ -6,13 +6,16 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context as _, anyhow};
 
 use crate::{
+    alert,
     api::server,
     app::{self, App, Parts},
     config,
     control::ConfigStore as _,
     dataplane::bpf,
     edges::{self, Files, Machine, Wire},
+    health::journal::Journal,
     model::{config::Sources, history::Cause},
+    net::foreign,
     routing,
     shutdown::Signals,
     state_file::lock_directory,
@@ -78,6 +81,7 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
     }
     let vips = loaded.config.vips.len();
     tracing::info!("lbd {} serves {vips} VIPs", env!("CARGO_PKG_VERSION"));
+    let state_dir = places.state_dir.clone();
     let app = App::start(Parts {
         store: Arc::new(store),
         loaded,
@@ -90,6 +94,9 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
         post: Wire::default(),
         network: edges::network,
         checks: edges::checks,
+        journal: Journal::open(&places.state_dir)?,
+        foreign: foreign::run,
+        alerts: |connections, shutdown| alert::run(connections, state_dir, shutdown),
         routing: routing::run,
     });
     app.run(signals, edges::notify).await?;

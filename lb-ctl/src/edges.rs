@@ -19,12 +19,11 @@ use crate::{
     config::{self, EditError},
     control::{ConfigStore, LoadedConfig, Refused},
     dataplane::bpf,
-    health::Engine,
+    health::{self, Engine},
     history::{History, HistoryError, Recovered},
     model::{
         command::Edit,
         config::{Config, Node, Sources},
-        health::{HealthMap, Targets},
         history::{Cause, Version, VersionHead},
         net::{NetFacts, VipAddress, Watched},
     },
@@ -247,12 +246,8 @@ pub async fn network(
 /// # Errors
 ///
 /// None: what a check meets is its result.
-pub async fn checks(
-    targets: watch::Receiver<Targets>,
-    health: watch::Sender<HealthMap>,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
-    Engine::new(targets, health).run(shutdown.requested()).await;
+pub async fn checks(connections: health::Connections, shutdown: Shutdown) -> anyhow::Result<()> {
+    Engine::new(connections).run(shutdown.requested()).await;
     Ok(())
 }
 

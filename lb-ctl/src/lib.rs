@@ -11,6 +11,7 @@
 //!
 //! Nothing that shows state can write a map: the writer is owned by the reconciler alone.
 
+pub mod alert;
 pub mod api;
 pub mod app;
 pub mod claims;

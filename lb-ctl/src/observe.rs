@@ -12,12 +12,13 @@ use lb_common::{backend, counter::Reason, limits, service::mode};
 use tokio::sync::watch;
 
 use crate::{
+    alert,
     control::View,
     dataplane::{Counters, Flow, FlowCensus, Installed, ServiceKey, XdpMode},
     model::{
         config::{CheckKind, Rip, SourceAddresses, Vip},
         health::{Health, HealthMap, RipId, Verdict},
-        net::{Address, NetFacts, VipAddress},
+        net::{Address, ForeignAnswers, NetFacts, VipAddress},
         operator::{Forced, Order, Word, utc},
         status::{
             Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, SourcePorts,
@@ -52,6 +53,10 @@ pub struct Observer {
     pub facts: watch::Receiver<NetFacts>,
     /// What keeps the machine from being the router that it should be.
     pub routing: watch::Receiver<routing::Problems>,
+    /// Who else answers for VIPs.
+    pub foreign: watch::Receiver<Arc<ForeignAnswers>>,
+    /// Why nobody can be told.
+    pub alerts: watch::Receiver<alert::Problems>,
     /// Data plane.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
     /// Flows.
@@ -88,6 +93,7 @@ impl Observer {
         let detached = links.is_empty() && served.count() > 0;
         let mut problems = scene.problems(&links, &vips, detached);
         problems.extend(self.routing.borrow().iter().cloned());
+        problems.extend(self.alerts.borrow().iter().cloned());
         Status {
             node: view.config.node.name.clone().unwrap_or_else(|| self.host.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -427,8 +433,8 @@ fn colour(enabled: bool, problem: bool, rips: &[RipStatus]) -> Colour {
 fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
     let what = match vip.check.kind {
         CheckKind::Off => return "not checked (check = \"off\")".to_owned(),
-        CheckKind::Connect => "connect",
-        CheckKind::DicomEcho { .. } => "c-echo",
+        CheckKind::DicomEcho(_) => "c-echo",
+        ref kind => kind.name(),
     };
     let Some(last) = health.and_then(|h| h.last.as_ref()) else {
         return "not checked yet".to_owned();

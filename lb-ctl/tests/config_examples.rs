@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{Code, Loaded, Texts, load, load_texts, show},
     model::config::{
@@ -90,7 +91,7 @@ fn the_demo_is_what_the_lab_builds() {
     assert_eq!((vip.ip, &vip.ports), ("10.10.0.100".parse().unwrap(), &numbered(&[104, 11112])));
     assert_eq!(vip.rips, [rip("PACS1", "10.10.0.11"), rip("PACS2", "10.10.0.12")]);
     let check = Check {
-        kind: CheckKind::DicomEcho { calling_aet: "LBD".into(), called_aet: "ORTHANC".into() },
+        kind: CheckKind::DicomEcho(DicomCheck::new("LBD", "ORTHANC")),
         port: None,
         interval: Duration::from_millis(500),
         timeout: Duration::from_millis(400),

@@ -12,6 +12,7 @@ use std::{
 use lb_ctl::{
     health::{Engine, run_once},
     model::{
+        check::DicomCheck,
         config::{Check, CheckKind},
         health::{CheckResult, FailureReason, HealthMap, RipId, Target, Targets, Verdict},
     },
@@ -35,22 +36,22 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn dicom_echo() -> CheckKind {
-    CheckKind::DicomEcho { calling_aet: "LOADBALANCER".to_owned(), called_aet: "LB-SCP".to_owned() }
+    CheckKind::DicomEcho(DicomCheck::new("LOADBALANCER", "LB-SCP"))
 }
 
 fn target(rip: &str, addr: SocketAddr, kind: CheckKind) -> Target {
-    Target {
-        id: RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
+    Target::new(
+        RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
         addr,
-        check: Check {
+        Check {
             kind,
-            port: None,
             interval: Duration::from_millis(200),
             timeout: TIMEOUT,
             rise: 2,
             fall: 2,
+            ..Check::default()
         },
-    }
+    )
 }
 
 /// A server on loopback that treats every connection the same way.

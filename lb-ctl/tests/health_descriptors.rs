@@ -7,6 +7,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use lb_ctl::{
     health::run_once,
     model::{
+        check::DicomCheck,
         config::{Check, CheckKind},
         health::{RipId, Target},
     },
@@ -36,24 +37,21 @@ async fn two_hundred_checks_of_every_outcome_leave_no_descriptor() {
             let _ = stream.write_all(b"not DICOM").await;
         }
     });
-    let kinds = [
-        CheckKind::Connect,
-        CheckKind::DicomEcho { calling_aet: "LOADBALANCER".to_owned(), called_aet: "LB-SCP".to_owned() },
-    ];
+    let kinds = [CheckKind::Connect, CheckKind::DicomEcho(DicomCheck::new("LOADBALANCER", "LB-SCP"))];
     let before = open_descriptors();
     for n in 0..200 {
-        let target = Target {
-            id: RipId { vip: "PACS".to_owned(), rip: "A".to_owned() },
-            addr: addrs[n % addrs.len()],
-            check: Check {
+        let target = Target::new(
+            RipId { vip: "PACS".to_owned(), rip: "A".to_owned() },
+            addrs[n % addrs.len()],
+            Check {
                 kind: kinds[n % kinds.len()].clone(),
-                port: None,
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(50),
                 rise: 1,
                 fall: 1,
+                ..Check::default()
             },
-        };
+        );
         run_once(&target).await;
     }
     let after = open_descriptors();

@@ -12,6 +12,7 @@ use std::{
 use lb_ctl::{
     health::{Engine, run_once},
     model::{
+        check::DicomCheck,
         config::{Check, CheckKind},
         health::{CheckResult, FailureReason, HealthMap, RipId, Target, Verdict},
     },
@@ -116,21 +117,18 @@ fn free_addr() -> SocketAddr {
 }
 
 fn target(addr: SocketAddr, calling_aet: &str, called_aet: &str) -> Target {
-    Target {
-        id: RipId { vip: "PACS".to_owned(), rip: "ARCHIVE".to_owned() },
+    Target::new(
+        RipId { vip: "PACS".to_owned(), rip: "ARCHIVE".to_owned() },
         addr,
-        check: Check {
-            kind: CheckKind::DicomEcho {
-                calling_aet: calling_aet.to_owned(),
-                called_aet: called_aet.to_owned(),
-            },
-            port: None,
+        Check {
+            kind: CheckKind::DicomEcho(DicomCheck::new(calling_aet, called_aet)),
             interval: Duration::from_millis(200),
             timeout: TIMEOUT,
             rise: 2,
             fall: 2,
+            ..Check::default()
         },
-    }
+    )
 }
 
 async fn echo(archive: &Archive, calling_aet: &str, called_aet: &str) -> CheckResult {

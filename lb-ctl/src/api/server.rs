@@ -29,8 +29,10 @@ use tokio::{
 
 use super::tables::{self, Explaining};
 use crate::{
+    alert::TestRequest,
     control::{Done, Refused, Reply, Request},
     dataplane::{Error, Flow},
+    health::{RunRequest, journal::HistoryRequest},
     model::{
         command::{Command, Outcome, Refusal},
         history::{Version, VersionHead},
@@ -62,6 +64,12 @@ pub struct Api {
     pub requests: mpsc::Sender<Request>,
     /// To the task that owns the data plane's reader.
     pub listings: mpsc::Sender<Listing>,
+    /// To the check engine.
+    pub runs: mpsc::Sender<RunRequest>,
+    /// To the history of verdicts.
+    pub histories: mpsc::Sender<HistoryRequest>,
+    /// To the task that tells people.
+    pub alert_tests: mpsc::Sender<TestRequest>,
     /// To the task that owns the data plane's writer.
     pub chores: mpsc::Sender<Chore>,
     /// What tries packets out.

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    alert,
     api::{
         server::{self, Api},
         tables::Explaining,
@@ -25,12 +26,14 @@ use crate::{
     claims::{AddressBook, Owned},
     control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
     dataplane::{Counters, Error, FlowCensus, Reader, Writer},
+    health::{self, journal::Journal},
     model::{
         command::Command,
         desired::DesiredState,
-        health::{HealthMap, Targets},
-        net::{NetFacts, Watched},
+        health::{HealthMap, SynRepeatCounts, Targets},
+        net::{ForeignAnswers, NetFacts, Watched},
     },
+    net::foreign,
     observe::{self, Observer},
     operator::OperatorFile,
     reconcile::{self, Goal, Reconciled, Reconciler},
@@ -42,11 +45,13 @@ use crate::{
 
 /// Requests that may wait for the controller; more wait at the socket.
 const QUEUE: usize = 64;
+/// Changes of verdicts that may wait to be written down: more than servers that a configuration can have.
+const TRANSITIONS: usize = 1 << 16;
 /// Time that tasks have to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the daemon is made of.
-pub struct Parts<A, P, N, H, R> {
+pub struct Parts<A, P, N, H, R, F, L> {
     /// Where configurations come from.
     pub store: Arc<dyn ConfigStore>,
     /// The first one.
@@ -69,6 +74,12 @@ pub struct Parts<A, P, N, H, R> {
     pub network: N,
     /// Task that checks targets and publishes verdicts, until shutdown.
     pub checks: H,
+    /// Keeps the changes of verdicts.
+    pub journal: Journal,
+    /// Task that finds out who else answers for addresses of ours, until shutdown.
+    pub foreign: F,
+    /// Task that tells people, until shutdown.
+    pub alerts: L,
     /// Task that makes the machine the router that servers need, until shutdown.
     pub routing: R,
 }
@@ -83,16 +94,20 @@ pub struct App {
 
 impl App {
     /// Spawns every task. Must be called on a Tokio runtime.
-    pub fn start<A, P, N, NF, H, HF, R, RF>(parts: Parts<A, P, N, H, R>) -> Self
+    pub fn start<A, P, N, NF, H, HF, R, RF, F, FF, L, LF>(parts: Parts<A, P, N, H, R, F, L>) -> Self
     where
         A: AddressBook,
         P: Post,
         N: FnOnce(watch::Receiver<Watched>, watch::Sender<NetFacts>, Shutdown) -> NF,
         NF: Future<Output = anyhow::Result<()>> + Send + 'static,
-        H: FnOnce(watch::Receiver<Targets>, watch::Sender<HealthMap>, Shutdown) -> HF,
+        H: FnOnce(health::Connections, Shutdown) -> HF,
         HF: Future<Output = anyhow::Result<()>> + Send + 'static,
         R: FnOnce(routing::Connections, Shutdown) -> RF,
         RF: Future<Output = anyhow::Result<()>> + Send + 'static,
+        F: FnOnce(foreign::Connections, Shutdown) -> FF,
+        FF: Future<Output = anyhow::Result<()>> + Send + 'static,
+        L: FnOnce(alert::Connections, Shutdown) -> LF,
+        LF: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
@@ -104,6 +119,13 @@ impl App {
         let (facts, facts_in) = watch::channel(NetFacts::default());
         let (targets, targets_in) = watch::channel(Targets::default());
         let (health, health_in) = watch::channel(HealthMap::default());
+        let (syn_repeats, syn_repeats_in) = watch::channel(Arc::new(SynRepeatCounts::default()));
+        let (runs, runs_in) = mpsc::channel(QUEUE);
+        let (transitions, transitions_in) = mpsc::channel(TRANSITIONS);
+        let (histories, histories_in) = mpsc::channel(QUEUE);
+        let (foreign, foreign_in) = watch::channel(Arc::new(ForeignAnswers::default()));
+        let (alert_tests, alert_tests_in) = mpsc::channel(QUEUE);
+        let (unsent, unsent_in) = watch::channel(alert::Problems::default());
         let (goal, goal_in) = watch::channel(Arc::new(Goal::default()));
         let (census, census_in) = watch::channel(Arc::new(FlowCensus::default()));
         let (counters, counters_in) = watch::channel(Arc::new(Counters::default()));
@@ -134,6 +156,7 @@ impl App {
                 targets,
                 watched,
                 view,
+                syn_repeats,
             },
         );
         let explainer = parts.writer.explainer();
@@ -152,6 +175,22 @@ impl App {
                 chores: chores_in,
             },
         );
+        let checks = health::Connections {
+            targets: targets_in,
+            health,
+            syn_repeats: syn_repeats_in,
+            runs: runs_in,
+            transitions,
+        };
+        let answers = foreign::Connections { view: view_in.clone(), facts: facts_in.clone(), foreign };
+        let alerts = alert::Connections {
+            view: view_in.clone(),
+            health: health_in.clone(),
+            foreign: foreign_in.clone(),
+            facts: facts_in.clone(),
+            tests: alert_tests_in,
+            problems: unsent,
+        };
         let telemetry = Telemetry::new(parts.reader, counters, listings_in);
         let api = Api {
             observer: Observer {
@@ -161,12 +200,17 @@ impl App {
                 health: health_in,
                 facts: facts_in,
                 routing: problems_in,
+                foreign: foreign_in,
+                alerts: unsent_in,
                 reconciled: reconciled.clone(),
                 census: census_in,
                 counters: counters_in,
             },
             requests: requests.clone(),
             listings,
+            runs,
+            histories,
+            alert_tests,
             chores,
             explaining: Explaining::new(explainer),
             reconciled: reconciled.clone(),
@@ -174,7 +218,10 @@ impl App {
 
         let mut tasks = Tasks(JoinSet::new());
         tasks.spawn("network", (parts.network)(watched_in, facts, shutdown.clone()));
-        tasks.spawn("checks", (parts.checks)(targets_in, health, shutdown.clone()));
+        tasks.spawn("checks", (parts.checks)(checks, shutdown.clone()));
+        tasks.spawn("journal", parts.journal.run(transitions_in, histories_in, shutdown.clone()));
+        tasks.spawn("foreign answers", (parts.foreign)(answers, shutdown.clone()));
+        tasks.spawn("alerts", (parts.alerts)(alerts, shutdown.clone()));
         tasks.spawn("controller", controller.run(shutdown.clone()));
         tasks.spawn("reconciler", reconciler.run(shutdown.clone()));
         tasks.spawn("resets", resets.run(shutdown.clone()));

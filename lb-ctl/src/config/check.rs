@@ -9,7 +9,10 @@ use super::{
     sections::{has_meaning, typed},
     service::{MAX_IDLE, Part},
 };
-use crate::model::config::{Check, CheckKind, Persist};
+use crate::model::{
+    check::DicomCheck,
+    config::{Check, CheckKind, Persist},
+};
 
 /// Default calling AE title.
 const CALLING_AET: &str = "LOADBALANCER";
@@ -83,7 +86,15 @@ pub(super) fn read_check(
         CheckWord::DicomEcho => dicom_echo(&table, part, place, report),
         CheckWord::Off => Some(CheckKind::Off),
     };
-    let value = Check { kind: kind?, port, interval: interval?, timeout: timeout?, rise: rise?, fall: fall? };
+    let value = Check {
+        kind: kind?,
+        port,
+        interval: interval?,
+        timeout: timeout?,
+        rise: rise?,
+        fall: fall?,
+        ..default
+    };
     Some(At { value, span: place })
 }
 
@@ -170,7 +181,7 @@ fn dicom_echo(table: &Table, part: Part, place: Span, report: &mut Report<'_>) -
             None
         }
     };
-    Some(CheckKind::DicomEcho { calling_aet: calling?, called_aet: called? })
+    Some(CheckKind::DicomEcho(DicomCheck::new(calling?, called?)))
 }
 
 /// An AE title (PS3.5 6.2): 1 to 16 characters of ISO 646 without backslash and control characters. Leading and

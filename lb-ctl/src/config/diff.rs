@@ -81,7 +81,7 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
 
 /// `DICOM2 10.12.1.111:11112 w100`.
 fn server(rip: &Rip) -> String {
-    let Rip { name, ip, port, weight, max_connections, min_connections } = rip;
+    let Rip { name, ip, port, weight, max_connections, min_connections, check: _ } = rip;
     let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
     let limit = |word: &str, limit: u16| if limit == 0 { String::new() } else { format!(" {word} {limit}") };
     format!("{name} {address} w{weight}{}{}", limit("max", *max_connections), limit("min", *min_connections))

@@ -131,6 +131,8 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
     rules::check(&drafts, &gateway, report);
     sections.advise_unused(report);
     Config {
+        pki: crate::model::check::Pki::default(),
+        alerts: crate::model::alerts::Alerts::default(),
         node: node::read_node(sections.node.as_ref(), report),
         gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),

@@ -20,7 +20,7 @@ pub fn show(config: &Config) -> String {
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port, weight, max_connections, min_connections } in &vip.rips {
+        for Rip { name, ip, port, weight, max_connections, min_connections, check: _ } in &vip.rips {
             let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
             text.push_str(&format!(
                 "{} = {{ ip = \"{ip}\"{port}, weight = {weight}, max_connections = {max_connections}, min_connections = \
@@ -132,12 +132,12 @@ fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
 fn check_keys(check: &Check) -> Vec<(&'static str, String)> {
     let mut keys = match &check.kind {
         CheckKind::Off => return vec![("type", quoted("off"))],
-        CheckKind::Connect => vec![("type", quoted("connect"))],
-        CheckKind::DicomEcho { calling_aet, called_aet } => vec![
+        CheckKind::DicomEcho(dicom) => vec![
             ("type", quoted("dicom-echo")),
-            ("calling_aet", quoted(calling_aet)),
-            ("called_aet", quoted(called_aet)),
+            ("calling_aet", quoted(&dicom.calling_aet)),
+            ("called_aet", quoted(&dicom.called_aet)),
         ],
+        kind => vec![("type", quoted(kind.name()))],
     };
     if let Some(port) = check.port {
         keys.push(("port", port.to_string()));

@@ -1,5 +1,6 @@
 //! Merging, defaults and warnings: what valid texts mean.
 
+use crate::model::check::DicomCheck;
 use std::time::Duration;
 
 use super::{Code, Loaded, Texts, load_texts};
@@ -27,7 +28,7 @@ const SERVERS: &str = "servers = { A = '10.0.0.1' }";
 const ECHO: &str = "[profile.p]\ncheck = { type = 'dicom-echo', called_aet = 'PACS', interval = '2s' }\n";
 
 fn echo(called_aet: &str) -> CheckKind {
-    CheckKind::DicomEcho { calling_aet: "LOADBALANCER".into(), called_aet: called_aet.into() }
+    CheckKind::DicomEcho(DicomCheck::new("LOADBALANCER", called_aet))
 }
 
 #[test]

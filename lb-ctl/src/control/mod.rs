@@ -29,7 +29,7 @@ use crate::{
         command::{Command, Edit, Outcome},
         config::{CheckKind, Config, Vip},
         desired::DesiredState,
-        health::{HealthMap, RipId, Target, Targets},
+        health::{HealthMap, PathTarget, RipId, SynRepeatCounts, Target, Targets},
         history::{Cause, Version, VersionHead},
         net::{NetFacts, Watched},
         operator::Words,
@@ -191,6 +191,8 @@ pub struct Connections {
     pub watched: watch::Sender<Watched>,
     /// To the API.
     pub view: watch::Sender<Arc<View>>,
+    /// To checks.
+    pub syn_repeats: watch::Sender<Arc<SynRepeatCounts>>,
 }
 
 /// The task.
@@ -537,6 +539,8 @@ fn check_targets(config: &Config) -> Targets {
                 id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
                 addr: SocketAddr::new(rip.ip, port),
                 check: vip.check.clone(),
+                vip: SocketAddr::new(vip.ip, vip.ports.first().unwrap_or(0)),
+                path: PathTarget::Off,
             })
         }));
     }

@@ -117,6 +117,7 @@ impl Desk {
                 targets: watch::channel(Targets::default()).0,
                 watched: watch::channel(Watched::default()).0,
                 view: publish,
+                syn_repeats: watch::channel(Arc::default()).0,
             },
         );
         let task = tokio::spawn(controller.run(shutdown));
@@ -124,7 +125,7 @@ impl Desk {
     }
 
     fn verdicts(&self, verdict: Verdict) {
-        let health = Health { verdict, since: UNIX_EPOCH, last: None };
+        let health = Health::new(verdict, UNIX_EPOCH);
         self.health.send_replace(["R1", "R2"].map(|rip| (id(rip), health.clone())).into());
     }
 

@@ -6,20 +6,23 @@ use std::{
     future::Future,
     hash::{BuildHasher, Hasher, RandomState},
     pin::pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    probe,
+    probe::{self, Tools},
     roster::{QuestionId, Roster},
 };
-use crate::model::health::{CheckResult, Failure, FailureReason, HealthMap, Targets};
+use crate::model::health::{
+    CheckResult, Failure, FailureReason, HealthMap, RipId, RunResults, SynRepeatCounts, Targets, Transition,
+};
 
 /// Checks in flight at most, a descriptor each: half of the 1024 that a service has by default. With more due than
 /// that, intervals grow; the one that has waited longest goes first.
@@ -29,11 +32,35 @@ const COALESCE: Duration = Duration::from_millis(100);
 /// Time that running checks have at the end to release their associations.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Asks for checks to be run now, beside their intervals; they count like others.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// Of which servers.
+    pub rips: Vec<RipId>,
+    /// Gets what they found; a server that is not checked has no result.
+    pub reply: oneshot::Sender<RunResults>,
+}
+
+/// What the engine is connected to.
+#[derive(Debug)]
+pub struct Connections {
+    /// What to check.
+    pub targets: watch::Receiver<Targets>,
+    /// Verdict changes at once, the rest at most every 100 ms.
+    pub health: watch::Sender<HealthMap>,
+    /// From the packet path.
+    pub syn_repeats: watch::Receiver<Arc<SynRepeatCounts>>,
+    /// Checks to run now.
+    pub runs: mpsc::Receiver<RunRequest>,
+    /// To the history.
+    pub transitions: mpsc::Sender<Transition>,
+}
+
 /// The check engine: an actor to be spawned once.
 #[derive(Debug)]
 pub struct Engine {
-    targets: watch::Receiver<Targets>,
-    health: watch::Sender<HealthMap>,
+    to: Connections,
+    tools: Arc<Tools>,
     roster: Roster,
     running: JoinSet<CheckResult>,
     asked: HashMap<Id, QuestionId>,
@@ -41,20 +68,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Checks what `targets` says, and publishes into `health`: verdict changes at once, the rest at most every
-    /// 100 ms. Entries of targets that it was never told of are left alone.
+    /// Checks what `targets` says. Entries of targets that it was never told of are left alone.
     #[must_use]
-    pub fn new(targets: watch::Receiver<Targets>, health: watch::Sender<HealthMap>) -> Self {
+    pub fn new(to: Connections) -> Self {
         // The hasher's keys are random: the standard library's way to a random number.
-        Self::with_seed(targets, health, RandomState::new().build_hasher().finish())
+        Self::with_seed(to, RandomState::new().build_hasher().finish())
     }
 
     /// As [`Engine::new`]; the seed decides by how much each interval is spread.
     #[must_use]
-    pub fn with_seed(targets: watch::Receiver<Targets>, health: watch::Sender<HealthMap>, seed: u64) -> Self {
+    pub fn with_seed(to: Connections, seed: u64) -> Self {
         Self {
-            targets,
-            health,
+            tools: Arc::new(Tools::new(to.health.subscribe())),
+            to,
             roster: Roster::new(seed),
             running: JoinSet::new(),
             asked: HashMap::new(),
@@ -72,7 +98,7 @@ impl Engine {
             let wake = self.wake();
             tokio::select! {
                 () = &mut shutdown => break,
-                changed = self.targets.changed() => match changed {
+                changed = self.to.targets.changed() => match changed {
                     Ok(()) => self.follow(),
                     Err(_sender_gone) => break,
                 },
@@ -88,7 +114,7 @@ impl Engine {
     }
 
     fn follow(&mut self) {
-        let targets = self.targets.borrow_and_update().clone();
+        let targets = self.to.targets.borrow_and_update().clone();
         self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
         self.publish();
     }
@@ -98,7 +124,8 @@ impl Engine {
             let Some((id, question)) = self.roster.start_due(Instant::now().into_std()) else {
                 break;
             };
-            let check = async move { probe::ask(question.addr, &question.kind, question.timeout).await };
+            let tools = Arc::clone(&self.tools);
+            let check = async move { probe::ask(&question.subject, question.timeout, &tools).await };
             self.asked.insert(self.running.spawn(check).id(), id);
         }
     }
@@ -133,7 +160,7 @@ impl Engine {
     fn publish(&mut self) {
         self.publish_at = None;
         if !self.roster.is_published() {
-            self.health.send_modify(|map| self.roster.publish(map));
+            self.to.health.send_modify(|map| self.roster.publish(map));
         }
     }
 }
@@ -141,13 +168,9 @@ impl Engine {
 /// The result of a check that panicked: a defect of ours, and never the server's fault.
 fn broken(error: &JoinError) -> CheckResult {
     tracing::error!(%error, "a health check panicked; please report this");
-    CheckResult {
-        at: SystemTime::now(),
-        took: Duration::ZERO,
-        steps: Vec::new(),
-        failure: Some(Failure {
-            reason: FailureReason::Local,
-            text: format!("check: not tried, a defect in lbd: {error}; please report this"),
-        }),
-    }
+    let failure = Failure {
+        reason: FailureReason::Local,
+        text: format!("check: not tried, a defect in lbd: {error}; please report this"),
+    };
+    CheckResult::new(SystemTime::now(), Duration::ZERO, Vec::new(), Some(failure))
 }

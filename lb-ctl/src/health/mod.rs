@@ -17,8 +17,9 @@
 mod engine;
 pub mod fall_rise;
 mod jitter;
+pub mod journal;
 mod probe;
 mod roster;
 
-pub use engine::Engine;
+pub use engine::{Connections, Engine, RunRequest};
 pub use probe::run_once;

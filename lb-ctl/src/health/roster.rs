@@ -3,11 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{fall_rise::FallRise, jitter::Jitter};
+use super::{
+    fall_rise::FallRise,
+    jitter::Jitter,
+    probe::{self, Peer},
+};
 use crate::model::{
     config::{Check, CheckKind},
     health::{CheckResult, FailureReason, Health, HealthMap, RipId, Target, Verdict},
@@ -20,8 +23,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// counted for each on its own.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Question {
-    pub(super) addr: SocketAddr,
-    pub(super) kind: CheckKind,
+    pub(super) subject: probe::Subject,
     pub(super) timeout: Duration,
     interval: Duration,
 }
@@ -29,10 +31,9 @@ pub(super) struct Question {
 impl Question {
     /// `None` for a check that is off.
     fn of(target: &Target) -> Option<Self> {
-        let Check { kind, port: _, interval, timeout, rise: _, fall: _ } = &target.check;
+        let Check { kind, interval, timeout, .. } = &target.check;
         (*kind != CheckKind::Off).then(|| Self {
-            addr: target.addr,
-            kind: kind.clone(),
+            subject: probe::Subject::Server(Peer::of(target), kind.clone()),
             timeout: *timeout,
             interval: *interval,
         })
@@ -263,12 +264,14 @@ impl Subject {
     }
 
     fn health(&self) -> Health {
-        Health { verdict: self.count.verdict(), since: self.since, last: self.last.clone() }
+        Health { last: self.last.clone(), ..Health::new(self.count.verdict(), self.since) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -277,27 +280,23 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn target(rip: &str, ip: [u8; 4]) -> Target {
-        Target {
-            id: RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
-            addr: SocketAddr::from((ip, 104)),
-            check: Check {
+        Target::new(
+            RipId { vip: "PACS".to_owned(), rip: rip.to_owned() },
+            SocketAddr::from((ip, 104)),
+            Check {
                 kind: CheckKind::Connect,
-                port: None,
                 interval: INTERVAL,
                 timeout: Duration::from_secs(2),
                 rise: 2,
                 fall: 2,
+                ..Check::default()
             },
-        }
+        )
     }
 
     fn result(reason: Option<FailureReason>) -> CheckResult {
-        CheckResult {
-            at: SystemTime::now(),
-            took: Duration::from_millis(1),
-            steps: Vec::new(),
-            failure: reason.map(|reason| Failure { reason, text: String::new() }),
-        }
+        let failure = reason.map(|reason| Failure { reason, text: String::new() });
+        CheckResult::new(SystemTime::now(), Duration::from_millis(1), Vec::new(), failure)
     }
 
     /// A roster, its clock, and what it has published.

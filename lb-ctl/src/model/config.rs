@@ -10,6 +10,9 @@ use std::{
 use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN};
 use serde::{Deserialize, Serialize};
 
+pub use super::check::{Check, CheckKind};
+use super::{alerts::Alerts, check::Pki};
+
 /// A whole, valid configuration. The default is that of an empty file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Config {
@@ -17,6 +20,10 @@ pub struct Config {
     pub node: Node,
     /// What the machine is to the servers behind it.
     pub gateway: Gateway,
+    /// Certificates and authorities.
+    pub pki: Pki,
+    /// Who is told when something fails.
+    pub alerts: Alerts,
     /// VIPs in the order of the files.
     pub vips: Vec<Vip>,
 }
@@ -89,6 +96,8 @@ pub struct Vip {
     pub persist: Persist,
     /// How servers are checked.
     pub check: Check,
+    /// Mail addresses that get what concerns this VIP, in place of those of `[alerts]` (R14); empty = those.
+    pub alert_to: Vec<String>,
     /// How long an established flow may be idle.
     pub idle_timeout: Duration,
     /// What becomes of new flows when no server is up.
@@ -123,6 +132,7 @@ impl Vip {
             scheduler: Scheduler::default(),
             persist: Persist::default(),
             check: Check::default(),
+            alert_to: Vec::new(),
             idle_timeout: Duration::from_secs(3600),
             fallback: Fallback::default(),
             slow_start: Duration::ZERO,
@@ -166,6 +176,8 @@ pub struct Rip {
     pub max_connections: u16,
     /// Once full, the server takes new flows again when it has fewer than this; 0 = as soon as it has room.
     pub min_connections: u16,
+    /// How this server is checked, when otherwise than the VIP's others; whole, with what it takes from the VIP's.
+    pub check: Option<Check>,
 }
 
 impl Rip {
@@ -182,6 +194,7 @@ impl Rip {
             weight: Self::WEIGHT,
             max_connections: 0,
             min_connections: 0,
+            check: None,
         }
     }
 }
@@ -480,54 +493,6 @@ impl Unattended {
             Self::Serve => "serve",
         }
     }
-}
-
-/// How the servers of a VIP are checked.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Check {
-    /// What is asked of the server.
-    pub kind: CheckKind,
-    /// Port asked; `None` = the server's own port, or the VIP's first.
-    pub port: Option<u16>,
-    /// Time from the start of one check to the start of the next.
-    pub interval: Duration,
-    /// Deadline over one whole check.
-    pub timeout: Duration,
-    /// Checks that must pass in a row before the server counts as up.
-    pub rise: u32,
-    /// Checks that must fail in a row before the server counts as down.
-    pub fall: u32,
-}
-
-/// The check of a VIP that names none (R40).
-impl Default for Check {
-    fn default() -> Self {
-        Self {
-            kind: CheckKind::default(),
-            port: None,
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(3),
-            rise: 2,
-            fall: 2,
-        }
-    }
-}
-
-/// What a check asks of the server.
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub enum CheckKind {
-    /// Nothing: the server always counts as up.
-    Off,
-    /// A TCP connection (R40).
-    #[default]
-    Connect,
-    /// A DICOM association, C-ECHO, release (R43).
-    DicomEcho {
-        /// Calling AE title, ours.
-        calling_aet: String,
-        /// Called AE title, the archive's.
-        called_aet: String,
-    },
 }
 
 /// Where a configuration is read from.

@@ -1,5 +1,7 @@
 //! Plain data that the rooms of the controller exchange. No I/O, no clocks, no async.
 
+pub mod alerts;
+pub mod check;
 pub mod command;
 pub mod config;
 pub mod desired;

@@ -112,3 +112,17 @@ pub struct VipAddress {
     /// Address; the prefix is 32 or 128.
     pub ip: IpAddr,
 }
+
+/// Another machine answers for an address of ours.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct ForeignAnswer {
+    /// The address: a VIP's.
+    pub ip: IpAddr,
+    /// Interface it was heard on.
+    pub ifindex: u32,
+    /// Who answers.
+    pub mac: Mac,
+}
+
+/// Everybody who answered for an address of ours of late.
+pub type ForeignAnswers = BTreeSet<ForeignAnswer>;

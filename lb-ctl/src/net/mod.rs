@@ -14,6 +14,7 @@
 pub mod addresses;
 pub mod arp;
 mod facts;
+pub mod foreign;
 pub mod ndp;
 mod netlink;
 mod packet_socket;

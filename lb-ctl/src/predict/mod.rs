@@ -65,7 +65,7 @@ pub fn suppose(from: &Config, to: &Config, facts: &NetFacts, health: &HealthMap)
                 failed: false,
             });
         }
-        let up = Health { verdict: Verdict::Up, since: SystemTime::UNIX_EPOCH, last: None };
+        let up = Health::new(Verdict::Up, SystemTime::UNIX_EPOCH);
         supposed.health.insert(id.clone(), up);
         supposed.new.insert(id);
     }

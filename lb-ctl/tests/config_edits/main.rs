@@ -8,6 +8,7 @@ mod translated;
 
 use std::{net::IpAddr, path::Path};
 
+use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{EditError, Edited, Loaded, Text, Texts, load_texts, plan_edit},
     model::{
@@ -283,7 +284,7 @@ fn an_added_vip_goes_to_the_end_of_the_only_file() {
 fn a_dicom_check_comes_with_the_titles_given() {
     let spec = VipSpec { check: Some("dicom-echo".into()), called_aet: Some("PACS".into()), ..dicom_spec() };
     let edited = plan(&start(), &vip_add(spec));
-    let kind = CheckKind::DicomEcho { calling_aet: "LOADBALANCER".into(), called_aet: "PACS".into() };
+    let kind = CheckKind::DicomEcho(DicomCheck::new("LOADBALANCER", "PACS"));
     assert_eq!(edited.loaded.config.vips.last().unwrap().check.kind, kind);
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{Texts, diff, load_texts, show},
     model::config::{
@@ -56,7 +57,7 @@ fn any_vip() -> impl Strategy<Value = Vip> {
         Just(CheckKind::Off),
         Just(CheckKind::Connect),
         ("[!-\\[\\]-~][ -\\[\\]-~]{0,14}[!-\\[\\]-~]", "[A-Z]{1,16}")
-            .prop_map(|(calling_aet, called_aet)| CheckKind::DicomEcho { calling_aet, called_aet }),
+            .prop_map(|(calling, called)| CheckKind::DicomEcho(DicomCheck::new(calling, called))),
     ];
     let check = (kind, prop::option::of(1u16..), 100u64..5000, 1u32..=100, 1u32..=100).prop_map(
         |(kind, port, interval, rise, fall)| {

@@ -126,7 +126,7 @@ impl Site {
         let all =
             || self.vips.iter().flat_map(|(vip, is)| is.servers.iter().map(move |server| (vip, server)));
         let id = |vip: &String, server: &Server| RipId { vip: vip.clone(), rip: rip_name(server.ip) };
-        let health = |verdict| Health { verdict, since: SystemTime::UNIX_EPOCH, last: None };
+        let health = |verdict| Health::new(verdict, SystemTime::UNIX_EPOCH);
         (
             all()
                 .map(|(vip, server)| (id(vip, server), Word { order: server.order, forced: None }))

@@ -194,7 +194,12 @@ impl World {
             book: self.lan.clone(),
             post: Unsent,
             network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
-            checks: |_targets, sender, shutdown| relay(verdicts, sender, shutdown),
+            checks: |connections: health::Connections, shutdown| {
+                relay(verdicts, connections.health, shutdown)
+            },
+            journal: Journal::open(self.dir.path()).unwrap(),
+            foreign: |_connections, shutdown| idle(shutdown),
+            alerts: |_connections, shutdown| idle(shutdown),
             routing: |_connections, shutdown| idle(shutdown),
         });
         let mut reconciled = app.reconciled.clone();
@@ -212,7 +217,7 @@ impl Post for Unsent {
     }
 }
 
-/// A machine that is never asked to be a router.
+/// A task that has nothing to do.
 async fn idle(shutdown: Shutdown) -> anyhow::Result<()> {
     shutdown.requested().await;
     Ok(())
@@ -237,7 +242,7 @@ async fn relay(
 impl Daemon {
     fn verdict(&self, vip: &str, rip: &str, verdict: Verdict) {
         let id = RipId { vip: vip.to_owned(), rip: rip.to_owned() };
-        let health = Health { verdict, since: SystemTime::now(), last: None };
+        let health = Health::new(verdict, SystemTime::now());
         self.health.send_modify(|map| drop(map.insert(id, health)));
     }
 

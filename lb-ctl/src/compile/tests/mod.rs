@@ -77,7 +77,7 @@ impl World {
     }
 
     fn verdict(&mut self, rip: &str, verdict: Verdict) {
-        let health = Health { verdict, since: SystemTime::UNIX_EPOCH, last: None };
+        let health = Health::new(verdict, SystemTime::UNIX_EPOCH);
         self.health.insert(id(rip), health);
     }
 

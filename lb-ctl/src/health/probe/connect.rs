@@ -1,12 +1,16 @@
 //! A TCP connection: opened as the first step of other checks, or as a check of its own (R40).
 #![forbid(unsafe_code)]
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Stopwatch, failure};
+use super::{Peer, Stopwatch, failure};
 use crate::model::health::{Failure, FailureReason};
 
 /// Passes when the server answers our SYN.
@@ -15,8 +19,8 @@ use crate::model::health::{Failure, FailureReason};
 /// server's kernel has said all there is to learn (a full accept queue does not answer), and its application never
 /// sees a connection: no line in the archive's log per check, no association slot taken, no thread started, and no
 /// TIME-WAIT here. A FIN would hand each probe to the application as a client that says nothing.
-pub(super) async fn probe(addr: SocketAddr, clock: &mut Stopwatch) -> Result<(), Failure> {
-    open(addr, Manner::Unseen, clock).await.map(drop)
+pub(super) async fn probe(peer: &Peer, clock: &mut Stopwatch) -> Result<(), Failure> {
+    open(peer, Manner::Unseen, clock).await.map(drop)
 }
 
 /// How a connection is opened.
@@ -29,16 +33,13 @@ pub(super) enum Manner {
 }
 
 /// Opens a connection: the step `connect` of a check.
-pub(super) async fn open(
-    addr: SocketAddr,
-    manner: Manner,
-    clock: &mut Stopwatch,
-) -> Result<TcpStream, Failure> {
-    let work = async { attempt(addr, manner).await.map_err(|error| classify(addr, &error)) };
+pub(super) async fn open(peer: &Peer, manner: Manner, clock: &mut Stopwatch) -> Result<TcpStream, Failure> {
+    let addr = peer.addr;
+    let work = async { attempt(addr, peer.source, manner).await.map_err(|error| classify(addr, &error)) };
     clock.step("connect", FailureReason::ConnectTimeout, &format!(" from {addr}"), work).await
 }
 
-async fn attempt(addr: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
+async fn attempt(addr: SocketAddr, source: Option<IpAddr>, manner: Manner) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if manner == Manner::Unseen {
         // Without quick ACKs the kernel holds the last ACK back for a moment; without lingering, dropping the
@@ -46,6 +47,9 @@ async fn attempt(addr: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
         let socket = SockRef::from(&socket);
         socket.set_tcp_quickack(false)?;
         socket.set_linger(Some(Duration::ZERO))?;
+    }
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
     }
     socket.connect(addr).await
 }

@@ -5,7 +5,7 @@
 //! it is aborted when the server has stopped answering or the deadline leaves no time to ask.
 #![forbid(unsafe_code)]
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use dicom_ul::pdu::{
     AbortRQSource, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
@@ -18,13 +18,16 @@ use tokio::{
 };
 
 use super::{
-    Stopwatch, command_set,
+    Peer, Stopwatch, Tools, command_set,
     command_set::VERIFICATION,
     connect::{self, Manner},
     failure,
     pdu::{self, Fault, Incoming},
 };
-use crate::model::health::{Failure, FailureReason};
+use crate::model::{
+    check::DicomCheck,
+    health::{Failure, FailureReason},
+};
 
 /// The DICOM application context (PS3.7 A.2.1).
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
@@ -47,12 +50,14 @@ const MAX_COMMAND_BYTES: usize = 16 * 1024;
 /// Associates, echoes, releases. The step `release` is there only when the echo passed, so that the last step is
 /// where a failed check failed.
 pub(super) async fn probe(
-    addr: SocketAddr,
-    calling_aet: &str,
-    called_aet: &str,
+    peer: &Peer,
+    check: &DicomCheck,
+    tools: &Tools,
     clock: &mut Stopwatch,
 ) -> Result<(), Failure> {
-    let mut stream = connect::open(addr, Manner::Ordinary, clock).await?;
+    let _ = tools;
+    let DicomCheck { calling_aet, called_aet, .. } = check;
+    let mut stream = connect::open(peer, Manner::Ordinary, clock).await?;
     match converse(&mut stream, calling_aet, called_aet, clock).await {
         Ok(()) => {
             release(&mut stream, clock).await;
@@ -97,16 +102,7 @@ const fn leave_after(reason: FailureReason) -> Leave {
         FailureReason::AssociateTimeout | FailureReason::EchoTimeout | FailureReason::ProtocolError => {
             Leave::Abort
         }
-        FailureReason::ConnectRefused
-        | FailureReason::ConnectTimeout
-        | FailureReason::Unreachable
-        | FailureReason::ConnectionClosed
-        | FailureReason::RejectedCallingAet
-        | FailureReason::RejectedCalledAet
-        | FailureReason::RejectedBusy
-        | FailureReason::Rejected
-        | FailureReason::Aborted
-        | FailureReason::Local => Leave::Gone,
+        _ => Leave::Gone,
     }
 }
 

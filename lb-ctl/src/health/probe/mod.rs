@@ -1,41 +1,151 @@
 //! One check of one server: the steps, the deadline over all of them, and what went wrong.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod command_set;
 mod connect;
 mod dicom_echo;
+mod http;
+mod mllp;
+pub(super) mod path;
 mod pdu;
+mod ping;
+mod script;
+pub(super) mod tls;
 
 use std::{
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, timeout_at};
-
-use crate::model::{
-    config::CheckKind,
-    health::{CheckResult, Failure, FailureReason, Step, Target},
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
 };
 
-/// Checks a target once, now, whatever its interval, rise and fall say. Takes no longer than its timeout. A target
-/// whose check is off passes without a step.
-pub async fn run_once(target: &Target) -> CheckResult {
-    ask(target.addr, &target.check.kind, target.check.timeout).await
+use crate::model::{
+    check::{CheckKind, Part},
+    health::{Advice, CheckResult, DirectPath, Failure, FailureReason, HealthMap, Step, Target, Verdict},
+};
+
+/// Whom a check asks.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Peer {
+    /// The server's address and the port to ask.
+    pub(super) addr: SocketAddr,
+    /// Address to ask from.
+    pub(super) source: Option<IpAddr>,
+    /// The VIP's address and first port: scripts get them, so for scripts alone the answer depends on the VIP.
+    pub(super) vip: Option<SocketAddr>,
 }
 
-/// Asks the server at `addr` once; everything together ends within `timeout`.
-pub(super) async fn ask(addr: SocketAddr, kind: &CheckKind, timeout: Duration) -> CheckResult {
+impl Peer {
+    pub(super) fn of(target: &Target) -> Self {
+        let vip = target.check.kind.runs_script().then_some(target.vip);
+        Self { addr: target.addr, source: target.check.source, vip }
+    }
+}
+
+/// What is asked on the wire.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Subject {
+    /// A server.
+    Server(Peer, CheckKind),
+    /// A VIP at a server.
+    Path(Arc<DirectPath>),
+}
+
+/// What all checks share.
+#[derive(Debug)]
+pub(super) struct Tools {
+    /// Certificates and authorities.
+    pub(super) tls: tls::Store,
+    /// Packet sockets.
+    pub(super) wires: path::Wires,
+    /// Verdicts, for checks that go by another VIP's.
+    pub(super) health: watch::Receiver<HealthMap>,
+}
+
+impl Tools {
+    pub(super) fn new(health: watch::Receiver<HealthMap>) -> Self {
+        Self { tls: tls::Store::default(), wires: path::Wires::default(), health }
+    }
+}
+
+/// Checks a target once, now, whatever its interval, rise and fall say. Takes no longer than its timeout. A target
+/// whose check is off passes without a step. The VIP's path is not tried.
+pub async fn run_once(target: &Target) -> CheckResult {
+    let peer = Peer::of(target);
+    let (_nobody, health) = watch::channel(HealthMap::new());
+    let subject = Subject::Server(peer, target.check.kind.clone());
+    ask(&subject, target.check.timeout, &Tools::new(health)).await
+}
+
+/// Asks once; everything together ends within `timeout`.
+pub(super) async fn ask(subject: &Subject, timeout: Duration, tools: &Tools) -> CheckResult {
     let mut clock = Stopwatch::start(timeout);
-    let outcome = match kind {
-        CheckKind::Off => Ok(()),
-        CheckKind::Connect => connect::probe(addr, &mut clock).await,
-        CheckKind::DicomEcho { calling_aet, called_aet } => {
-            dicom_echo::probe(addr, calling_aet, called_aet, &mut clock).await
-        }
+    let outcome = match subject {
+        Subject::Server(peer, kind) => server(peer, kind, tools, &mut clock).await,
+        Subject::Path(path) => path::probe(path, &tools.wires, &mut clock).await,
     };
     clock.finish(outcome.err())
+}
+
+async fn server(peer: &Peer, kind: &CheckKind, tools: &Tools, clock: &mut Stopwatch) -> Result<(), Failure> {
+    match kind {
+        CheckKind::Off => Ok(()),
+        CheckKind::Connect => connect::probe(peer, clock).await,
+        CheckKind::Http(http) => http::probe(peer, http, tools, clock).await,
+        CheckKind::DicomEcho(dicom) => dicom_echo::probe(peer, dicom, tools, clock).await,
+        CheckKind::Mllp(mllp) => mllp::probe(peer, mllp, tools, clock).await,
+        CheckKind::Ping => ping::probe(peer, clock).await,
+        CheckKind::Script(script) => script::probe(peer, script, tools, clock).await,
+        CheckKind::Agent => agent::probe(peer, clock).await,
+        CheckKind::Track { vip } => {
+            let outcome = tracked(vip, &tools.health.borrow());
+            clock.mark("track");
+            outcome
+        }
+        CheckKind::All(parts) => {
+            for part in parts {
+                one_part(peer, part, tools, clock).await?;
+            }
+            Ok(())
+        }
+        CheckKind::Any(parts) => {
+            let mut first = None;
+            for part in parts {
+                match one_part(peer, part, tools, clock).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => first = first.or(Some(failure)),
+                }
+            }
+            first.map_or(Ok(()), Err)
+        }
+    }
+}
+
+/// Boxed: parts may have parts.
+fn one_part<'a>(
+    peer: &'a Peer,
+    part: &'a Part,
+    tools: &'a Tools,
+    clock: &'a mut Stopwatch,
+) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+    let port = part.port.unwrap_or(peer.addr.port());
+    let peer = Peer { addr: SocketAddr::new(peer.addr.ip(), port), ..*peer };
+    Box::pin(async move { server(&peer, &part.kind, tools, clock).await })
+}
+
+fn tracked(vip: &str, health: &HealthMap) -> Result<(), Failure> {
+    let mut servers = health.iter().filter(|(id, _)| id.vip == vip);
+    if servers.any(|(_, health)| health.verdict == Verdict::Up) {
+        return Ok(());
+    }
+    Err(failure(FailureReason::TrackedDown, format!("track: no server of VIP {vip} is up")))
 }
 
 /// The time of a check: its one deadline, and what its steps took.
@@ -44,12 +154,24 @@ struct Stopwatch {
     step_started: Instant,
     timeout: Duration,
     steps: Vec<Step>,
+    /// What goes into the result beside steps and failure; a probe fills it in.
+    output: Option<String>,
+    note: Option<String>,
+    advice: Advice,
 }
 
 impl Stopwatch {
     fn start(timeout: Duration) -> Self {
         let now = Instant::now();
-        Self { started: now, step_started: now, timeout, steps: Vec::new() }
+        Self {
+            started: now,
+            step_started: now,
+            timeout,
+            steps: Vec::new(),
+            output: None,
+            note: None,
+            advice: Advice::default(),
+        }
     }
 
     fn deadline(&self) -> Instant {
@@ -88,7 +210,15 @@ impl Stopwatch {
     }
 
     fn finish(self, failure: Option<Failure>) -> CheckResult {
-        CheckResult { at: SystemTime::now(), took: self.started.elapsed(), steps: self.steps, failure }
+        CheckResult {
+            at: SystemTime::now(),
+            took: self.started.elapsed(),
+            steps: self.steps,
+            failure,
+            output: self.output,
+            note: self.note,
+            advice: self.advice,
+        }
     }
 }
 
