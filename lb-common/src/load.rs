@@ -18,8 +18,9 @@ pub struct Load {
     pub limits: u64,
     /// 1 = full: it reached its maximum, and has not come below its minimum since. The packet path writes it.
     pub full: u64,
-    /// Zero.
-    pub pad: u64,
+    /// SYNs that came again since a client last proved a new connection. The packet path counts them, and starts anew with
+    /// each connection that gets through.
+    pub syn_repeats: u64,
 }
 
 /// What the controller says of a backend. One word.

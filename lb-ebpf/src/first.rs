@@ -122,6 +122,7 @@ where
         Step::Keep | Step::Reopen => {}
         Step::Become(State::New) => {
             flow_table::update(half, &s.hit, State::New, s.now);
+            load::syn_repeated(env, Decision(s.hit.decision));
         }
         Step::Become(state) => confirm::<E, WORDS, KEY>(env, key, state, s),
         Step::End => {

@@ -13,6 +13,10 @@ use crate::{
 /// stays clean and expiry is still exact to a second or two.
 pub const TOUCH_TICKS: u32 = 8;
 
+/// A SYN that comes this many ticks (half a second at least) after the one before is the client's next try: TCP waits a
+/// second for an answer (RFC 6298, 2.1). What comes sooner is a duplicate of the network's.
+pub const REPEAT_TICKS: u32 = 4;
+
 /// Ticks from `last_seen` to `now`. A time ahead of this CPU's is now: another CPU wrote its tick after this one
 /// had read its own.
 #[inline(always)]
@@ -127,7 +131,7 @@ pub const fn pair(own: u8, from_client: bool, flags: Flags) -> PairStep {
     }
 }
 
-/// What a packet does to the half-open flow it belongs to.
+/// What a packet does to the half-open flow it belongs to. [`State::New`] again: the client tries once more.
 #[inline(always)]
 #[must_use]
 pub const fn half_open(flags: Option<Flags>, idle: u32) -> Step {
@@ -135,7 +139,7 @@ pub const fn half_open(flags: Option<Flags>, idle: u32) -> Step {
         None => Step::Become(State::Datagrams),
         Some(flags) if flags.is_rst() => Step::End,
         Some(flags) if flags.is_open() => {
-            if idle >= TOUCH_TICKS {
+            if idle >= REPEAT_TICKS {
                 Step::Become(State::New)
             } else {
                 Step::Keep
@@ -212,7 +216,8 @@ mod tests {
     fn half_open_flows_are_confirmed_by_anything_but_another_syn() {
         for (flags, idle, want) in [
             (SYN, 0, Step::Keep),
-            (SYN, TOUCH_TICKS, Step::Become(State::New)),
+            (SYN, REPEAT_TICKS - 1, Step::Keep),
+            (SYN, REPEAT_TICKS, Step::Become(State::New)),
             (ACK, 0, Step::Become(State::Established)),
             (FIN, 0, Step::Become(State::Closing)),
             (RST, 0, Step::End),

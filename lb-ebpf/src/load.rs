@@ -17,6 +17,7 @@ pub type Words = [SharedWord; 4];
 const ACTIVE: usize = 0;
 const LIMITS: usize = 1;
 const FULL: usize = 2;
+const SYN_REPEATS: usize = 3;
 
 /// True when nobody may be sent there who is not there already.
 #[inline(always)]
@@ -51,7 +52,20 @@ pub const NO_ROOM: u64 = u64::MAX;
 /// Counts a flow that its client has proved.
 #[inline(always)]
 pub fn begun<E: Env>(env: &E, decision: Decision) {
-    add(env, decision, 1);
+    let Some(words) = env.load(u32::from(decision.slot())) else { return };
+    words[ACTIVE].add(1);
+    // Read first: with servers that answer it is zero, and the line is another CPU's, too.
+    if words[SYN_REPEATS].load() != 0 {
+        words[SYN_REPEATS].store(0);
+    }
+}
+
+/// Counts a SYN that came again: the client has no answer yet.
+#[inline(always)]
+pub fn syn_repeated<E: Env>(env: &E, decision: Decision) {
+    if let Some(words) = env.load(u32::from(decision.slot())) {
+        words[SYN_REPEATS].add(1);
+    }
 }
 
 /// Takes a flow off the count that was in `before`, and is not active any more. Only the client's entry counts.

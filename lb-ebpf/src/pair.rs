@@ -425,6 +425,9 @@ where
         Step::Keep | Step::Reopen => {}
         Step::Become(State::New) => {
             flow_table::update(half, &s.hit, State::New, s.now);
+            if decision.kind() != kind::REPLY {
+                load::syn_repeated(env, decision);
+            }
         }
         Step::Become(state) => {
             s.state = state as u32;

@@ -15,6 +15,7 @@ use lb_common::{
 };
 use lb_tests::{
     lab::require_root,
+    model::{REPEAT_TICKS, TOUCH_TICKS},
     packet::{
         bench::{Bench, Op},
         case::{at, bench, ip, slot_of},
@@ -23,7 +24,7 @@ use lb_tests::{
             Frame,
             flags::{ACK, FIN, PSH, RST, SYN},
         },
-        talk::{every_routed, routed},
+        talk::{Talk, every_routed, routed},
     },
 };
 
@@ -109,6 +110,50 @@ fn equals_take_turns_though_none_has_proved_a_connection() {
     let slots: Vec<u16> = (0..8).map(|n| slot_of(&bench.run(&segment(&client(n), SYN)))).collect();
     assert_eq!(slots, [0, 1, 2, 3, 0, 1, 2, 3]);
     assert_eq!((0..4).map(|slot| active(&bench, slot)).sum::<i64>(), 0, "a SYN is no connection");
+}
+
+#[test]
+fn syns_that_come_again_count_until_a_connection_gets_through() {
+    if !require_root("packet_load") {
+        return;
+    }
+    let mut bench = serving(1, by(pick::LEAST));
+    let repeats = |bench: &Bench| bench.dut.load_of(0).syn_repeats;
+    let (one, other) = (client(1), client(2));
+    bench.run(&segment(&one, SYN));
+    bench.run(&segment(&one, SYN));
+    assert_eq!(repeats(&bench), 0, "at once again: the network's duplicate");
+    for tries in 1..=3 {
+        bench.set(&Op::Age(REPEAT_TICKS as u32));
+        bench.run(&segment(&one, SYN));
+        assert_eq!(repeats(&bench), tries);
+    }
+    bench.run(&segment(&other, SYN));
+    assert_eq!(repeats(&bench), 3, "a first try proves nothing");
+    bench.run(&segment(&other, ACK));
+    assert_eq!(repeats(&bench), 0, "the server answers");
+    bench.agree();
+}
+
+#[test]
+fn syns_that_come_again_count_once_for_the_two_entries_of_a_pair() {
+    if !require_root("packet_load") {
+        return;
+    }
+    for (name, mode, net) in every_routed() {
+        let mut bench = routed(Options::default(), mode, 0);
+        let talk = Talk::begin(&mut bench, &Frame::tcp(at(net.client), at(net.vip), SYN));
+        let slot = talk.slot;
+        for (frame, repeats) in [(talk.segment(SYN), 1), (talk.answer(SYN | ACK), 1), (talk.segment(SYN), 2)]
+        {
+            bench.set(&Op::Age(TOUCH_TICKS as u32));
+            bench.run(&frame.bytes());
+            assert_eq!(bench.dut.load_of(slot).syn_repeats, repeats, "{name}: {frame:?}");
+        }
+        bench.run(&talk.segment(ACK).bytes());
+        assert_eq!(bench.dut.load_of(slot).syn_repeats, 0, "{name}");
+        bench.agree();
+    }
 }
 
 #[test]

@@ -71,10 +71,13 @@ pub(super) fn share_out(active: &[&Rip], vip: &Vip, service: &mut DesiredService
     }
 }
 
-/// The weight that a server has now: it works its way to the whole of it after it came up.
+/// The weight that a server has now: it works its way to the whole of it after it came up, and may ask for less by its
+/// agent.
 fn ramped(rip: &Rip, vip: &Vip, inputs: &Inputs<'_>) -> u16 {
     let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
     let percent = inputs.ramps.get(&id).map_or(100, |&percent| u32::from(percent.min(100)));
-    let weight = u32::from(rip.weight) * percent / 100;
+    let advised = inputs.health.get(&id).and_then(|health| health.advice.percent);
+    let advised = advised.map_or(100, |percent| u32::from(percent.min(100)));
+    let weight = u32::from(rip.weight) * percent * advised / 10_000;
     u16::try_from(weight).unwrap_or(rip.weight).max(1)
 }

@@ -25,7 +25,7 @@ use crate::{
     model::{
         config::{Config, Fallback, Mode, Persist, ReturnPath, Rip, Scheduler, Unattended, Vip},
         desired::{DesiredBackend, DesiredService, DesiredState, FALLBACK, Forward},
-        health::{HealthMap, RipId, Verdict},
+        health::{Advice, AdvisedState, Health, HealthMap, RipId, Verdict},
         net::NetFacts,
         operator::{Forced, Order, Word, Words},
         status::RipState,
@@ -324,7 +324,8 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
         (paths::Way::Unknown(why), None) => return dead(RipState::Checking, Some(why)),
     };
     if verdict == Verdict::Unknown && was.is_none() {
-        return dead(RipState::Checking, Some("not checked yet".to_owned()));
+        let waiting = inputs.health.get(id).and_then(|health| health.waiting.clone());
+        return dead(RipState::Checking, waiting.or_else(|| Some("not checked yet".to_owned())));
     }
     let live = |state, detail, flags| Fate { forward: Some(forward), flags, note: note(state, detail) };
     match order {
@@ -334,11 +335,32 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
             live(RipState::Drain, Some("weight 0: takes no new flows".to_owned()), 0)
         }
         Order::Online => {
+            if forced.is_none()
+                && let Some((state, says, flags)) = advised(inputs.health.get(id))
+            {
+                return if flags & CLOSED != 0 && was.is_none() {
+                    dead(state, Some(says))
+                } else {
+                    live(state, Some(says), flags)
+                };
+            }
             let slow = || inputs.ramps.get(id).map(|percent| format!("slow start {percent} %"));
             let mut fate = live(RipState::Active, concern.or_else(slow), 0);
             fate.note.fresh = was.is_none();
             fate
         }
+    }
+}
+
+/// What a server wants to be by its own word, if that is anything else than in service: how it is shown, why, and what
+/// becomes of new flows. Connections in progress stay whatever it says.
+fn advised(health: Option<&Health>) -> Option<(RipState, String, u16)> {
+    let Advice { percent, state } = health?.advice;
+    match (state, percent) {
+        (Some(AdvisedState::Maint), _) => Some((RipState::Halt, "its agent says maint".to_owned(), CLOSED)),
+        (Some(AdvisedState::Drain), _) => Some((RipState::Drain, "its agent says drain".to_owned(), 0)),
+        (None, Some(0)) => Some((RipState::Drain, "its agent says 0 %".to_owned(), 0)),
+        (None, Some(_) | None) => None,
     }
 }
 

@@ -1,15 +1,21 @@
 //! The operator's word: what is asked of it, and what time makes of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::time::Instant;
 
 use super::{Controller, Refused};
-use crate::model::{
-    command::Outcome,
-    config::{Config, Persist},
-    health::RipId,
-    operator::{Forced, Left, Order, Word, utc},
+use crate::{
+    dataplane::{FlowCensus, Installed},
+    model::{
+        command::Outcome,
+        config::{Config, Persist},
+        health::{RipId, SynRepeatCounts},
+        operator::{Forced, Left, Order, Word, utc},
+    },
 };
 
 /// Pause before a change that the disk refused is tried again.
@@ -96,6 +102,14 @@ impl Controller {
         } else {
             self.drains.count(self.operator.words(), &reconciled.installed, &census);
         }
+        let repeats = syn_repeats(&reconciled.installed, &census);
+        self.to.syn_repeats.send_if_modified(|published| {
+            let differs = **published != repeats;
+            if differs {
+                *published = Arc::new(repeats);
+            }
+            differs
+        });
     }
 
     /// Puts into force what time has made of the operator's word. True when that is anything; on disk then.
@@ -147,6 +161,16 @@ impl Controller {
     fn left(&self, id: &RipId) -> Left {
         self.drains.left(id, persists(&self.config, id))
     }
+}
+
+/// By name: whose SYNs came again in vain.
+fn syn_repeats(installed: &Installed, census: &FlowCensus) -> SynRepeatCounts {
+    let named = |(slot, &count): (&u16, &u64)| {
+        let (who, _) = installed.backends.get(slot)?;
+        let (service, _) = installed.services.get(&who.service)?;
+        Some((RipId { vip: service.name.clone(), rip: who.name.clone() }, count))
+    };
+    census.syn_repeats_by_slot.iter().filter_map(named).collect()
 }
 
 /// True when a server's VIP sends clients back to their server.

@@ -490,6 +490,8 @@ pub struct FlowCensus {
     pub persistent_by_slot: BTreeMap<u16, u64>,
     /// Room for flows: IPv4, IPv6, half-open of each family.
     pub capacity: [u64; 3],
+    /// SYNs that came again since a client last proved a connection, per backend slot; none where there were none.
+    pub syn_repeats_by_slot: BTreeMap<u16, u64>,
 }
 
 impl FlowCensus {

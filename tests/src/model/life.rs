@@ -8,7 +8,7 @@ use lb_common::{
 };
 
 use super::{
-    Busy, Model, TOUCH_TICKS, family,
+    Busy, Model, REPEAT_TICKS, TOUCH_TICKS, family,
     flows::{Choice, Entry, FlowTable, Rewrite},
     parse::Flow,
 };
@@ -213,8 +213,12 @@ impl Model {
         }
         if packet.opens() || entry.choice.is_reply() {
             // The opening segment once more, or the server's answer: the flow is as young as before.
-            if self.now - entry.last_seen >= TOUCH_TICKS {
+            let reply = entry.choice.is_reply();
+            if self.now - entry.last_seen >= if reply { TOUCH_TICKS } else { REPEAT_TICKS } {
                 self.refresh(entry);
+                if !reply {
+                    self.busy(entry.choice).syn_repeats += 1;
+                }
             }
             return Step::Go;
         }
@@ -278,7 +282,9 @@ impl Model {
                 self.table(Which::HalfOpen, &sibling).remove(&sibling);
             }
             if is_active(state) {
-                self.busy(entry.choice).active += 1;
+                let busy = self.busy(entry.choice);
+                busy.active += 1;
+                busy.syn_repeats = 0;
             }
             self.stick(entry.choice, &entry.flow);
             return true;

@@ -39,6 +39,8 @@ use crate::packet::dut::{INGRESS, OTHER, Options, Ran, XDP_DROP, XDP_PASS, XDP_R
 
 /// Ticks between two writes of an entry's time.
 pub const TOUCH_TICKS: u64 = 8;
+/// A SYN this many ticks after the one before is another try.
+pub const REPEAT_TICKS: u64 = 4;
 /// A half-open bucket full of flows younger than this is being flooded.
 pub const FLOOD_TICKS: u64 = 24;
 
@@ -62,6 +64,8 @@ pub struct Busy {
     pub limits: Limits,
     /// It was full, and has not come below its minimum since.
     pub full: bool,
+    /// SYNs that came again since a client last proved a connection.
+    pub syn_repeats: u64,
 }
 
 /// Group and client network.

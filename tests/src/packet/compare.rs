@@ -9,7 +9,7 @@ use lb_common::{
     },
     fragment::{FragmentEntry, FragmentKey},
     limits::map,
-    load::Limits,
+    load::{Limits, Load},
     net::{host_port, ip4, ip6},
     persist::{PersistEntry, PersistKey},
 };
@@ -53,7 +53,8 @@ impl Bench {
         let is = self.model.loads.keys().map(|&slot| {
             let load = self.dut.load_of(slot);
             let limits = Limits::of(load.limits);
-            (slot, Busy { active: load.active as i64, limits, full: load.full != 0 })
+            let Load { active, full, syn_repeats, .. } = load;
+            (slot, Busy { active: active as i64, limits, full: full != 0, syn_repeats })
         });
         differences("loads", &is.collect(), &self.model.loads)?;
         let is = self.dut.fragments().into_iter().map(|(key, entry)| datagram(&key, &entry, now)).collect();

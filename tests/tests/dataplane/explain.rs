@@ -210,9 +210,9 @@ root_tests! {
 
     limits_and_connections_are_those_in_use {
         let mut bench = Bench::new(direct());
-        let load = Load { active: 12, limits: 0, full: 1, pad: 0 };
+        let load = Load { active: 12, limits: 0, full: 1, syn_repeats: 0 };
         let mut loads: Array<MapData, [u64; 4]> = bench.fs.array(map::LOADS);
-        loads.set(u32::from(OTHER), [load.active, load.limits, load.full, load.pad], 0).unwrap();
+        loads.set(u32::from(OTHER), [load.active, load.limits, load.full, load.syn_repeats], 0).unwrap();
         let rehearsal = bench.rehearse("192.168.0.9:0", dicom());
         assert_eq!((rehearsal.loads[&OTHER].active, rehearsal.loads[&OTHER].full), (12, true));
         assert_eq!((rehearsal.loads[&SLOT].active, rehearsal.loads[&SLOT].full), (0, false));

@@ -8,7 +8,7 @@ use lb_common::net::{Mac, ip4};
 use super::*;
 use crate::model::{
     config::{GatewayAddress, Mode, Ports, Protocol, Protocols, ReturnPath, Source, SourceAddresses},
-    health::Health,
+    health::{Advice, AdvisedState, Health},
     net::{Address, Link, Path, VipAddress, VlanTag},
 };
 
@@ -199,6 +199,47 @@ fn a_forced_verdict_counts_in_place_of_the_checks_but_finds_no_way() {
     world.operator.insert(id("R1"), force(true));
     world.facts.paths.get_mut(&ip("10.12.1.110")).unwrap().mac = None;
     assert_ne!(world.fate("R1").0, RipState::Active);
+}
+
+#[test]
+fn a_server_may_ask_for_no_new_connections_and_keeps_those_it_has() {
+    let mut world = World::new();
+    let advise = |world: &mut World, state, percent| {
+        let health = world.health.get_mut(&id("R1")).unwrap();
+        health.advice = Advice { percent, state };
+    };
+    let flags = |world: &World| world.compile().desired.services["PACS"].backends["R1"].limits.flags;
+    let says = |text: &str| Some(format!("its agent says {text}"));
+    advise(&mut world, Some(AdvisedState::Drain), Some(50));
+    assert_eq!(world.fate("R1"), (RipState::Drain, true, false, says("drain")));
+    advise(&mut world, None, Some(0));
+    assert_eq!(world.fate("R1"), (RipState::Drain, true, false, says("0 %")));
+    advise(&mut world, Some(AdvisedState::Maint), None);
+    assert_eq!(
+        world.fate("R1"),
+        (RipState::Halt, false, false, says("maint")),
+        "nothing was there to be kept"
+    );
+    advise(&mut world, None, Some(40));
+    world.before = world.compile().desired;
+    assert_eq!(world.fate("R1"), (RipState::Active, true, true, None));
+    advise(&mut world, Some(AdvisedState::Maint), None);
+    assert_eq!((world.fate("R1"), flags(&world)), ((RipState::Halt, true, false, says("maint")), CLOSED));
+    world.operator.insert(
+        id("R1"),
+        Word { order: Order::Online, forced: Some(Forced { up: true, until_epoch_secs: None }) },
+    );
+    assert_eq!(world.fate("R1").0, RipState::Active, "the operator stands above the server");
+}
+
+#[test]
+fn what_a_server_waits_for_before_its_first_verdict_is_said() {
+    let mut world = World::new();
+    let mut health = Health::new(Verdict::Unknown, SystemTime::UNIX_EPOCH);
+    health.waiting = Some("the VIP is not on an interface yet".to_owned());
+    let why = health.waiting.clone();
+    world.health.insert(id("R1"), health);
+    assert_eq!(world.fate("R1"), (RipState::Checking, false, false, why));
 }
 
 #[test]

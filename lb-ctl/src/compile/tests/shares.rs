@@ -282,6 +282,12 @@ fn a_server_that_came_up_has_a_part_of_its_weight() {
         }
     }
     let mut world = World::new();
+    let advised = &mut world.health.get_mut(&id("R1")).unwrap().advice;
+    advised.percent = Some(30);
+    assert_eq!(world.limits("R1").weight, 30, "what its agent asks for");
+    world.ramps.insert(id("R1"), 50);
+    assert_eq!(world.limits("R1").weight, 15, "while it works its way up");
+    let mut world = World::new();
     world.config.vips[0].rips[0].weight = 0;
     world.ramps.insert(id("R1"), 50);
     assert_eq!((world.order().as_str(), world.limits("R1").weight), ("R2", 0), "nothing of nothing");

@@ -58,10 +58,17 @@ impl Loads {
 
     /// Counts a slot's flows from zero: those that it had do not count any more.
     pub(super) fn start_anew(&self, slot: u16) -> Result<(), Error> {
-        let [active, _, full, _] = self.at(slot)?;
+        let [active, _, full, syn_repeats] = self.at(slot)?;
         active.fetch_sub(active.load(Acquire), AcqRel);
         full.store(0, Release);
+        syn_repeats.store(0, Release);
         Ok(())
+    }
+
+    /// SYNs that came again since a client last proved a connection with a slot's backend.
+    pub(super) fn syn_repeats(&self, slot: u16) -> Result<u64, Error> {
+        let [.., syn_repeats] = self.at(slot)?;
+        Ok(syn_repeats.load(Acquire))
     }
 
     fn at(&self, slot: u16) -> Result<&[AtomicU64; WORDS], Error> {

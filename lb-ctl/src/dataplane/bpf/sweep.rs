@@ -1,6 +1,8 @@
 //! The writer's round through flows, loads and persistence entries.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use lb_common::{backend::state, service::flags, settings::Settings};
 
 use super::{Error, flows::Rules, loads::Loads};
@@ -26,6 +28,18 @@ pub(super) fn rules(installed: &Installed, settings: &Settings, now: u32) -> Rul
 /// Active flows of every slot with a backend, as the packet path counts them now.
 pub(super) fn counted(installed: &Installed, loads: &Loads) -> Result<Vec<(u16, u64)>, Error> {
     installed.backends.keys().map(|&slot| Ok((slot, loads.active(slot)?))).collect()
+}
+
+/// SYNs that came again in vain, of every slot with a backend that had some.
+pub(super) fn syn_repeats(installed: &Installed, loads: &Loads) -> Result<BTreeMap<u16, u64>, Error> {
+    let mut repeats = BTreeMap::new();
+    for &slot in installed.backends.keys() {
+        match loads.syn_repeats(slot)? {
+            0 => {}
+            some => drop(repeats.insert(slot, some)),
+        }
+    }
+    Ok(repeats)
 }
 
 /// Corrects these counts, which were read before the tables were, by what was found in the tables.

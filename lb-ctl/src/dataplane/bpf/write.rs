@@ -507,6 +507,7 @@ impl Writer for BpfWriter {
         census.persistent_by_slot = persisted.kept;
         census.retired += persisted.retired;
         census.capacity = self.settings.flows.map(u64::from);
+        census.syn_repeats_by_slot = sweep::syn_repeats(&self.installed, &self.memory.loads)?;
         Ok(census)
     }
 
