@@ -106,7 +106,7 @@ fn surroundings(config: &Config) -> (NetFacts, HealthMap) {
                 Path { ifindex: Some(LINK), gateway: None, local: false, mac: Some(mac), failed: false };
             facts.paths.insert(rip.ip, path);
             let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
-            health.insert(id, Health { verdict: Verdict::Up, since: SystemTime::UNIX_EPOCH, last: None });
+            health.insert(id, Health::new(Verdict::Up, SystemTime::UNIX_EPOCH));
         }
     }
     (facts, health)
@@ -311,6 +311,21 @@ fn install_and_reload() {
     };
     assert!(expected(&ops), "{ops:?}");
     assert_eq!(predicted[0], format!("V{CHANGED}: 0 connections with R4 end"));
+    // A switch fails: two servers of each VIP are down at once, and connections go on by the others.
+    for (id, health) in &mut scene.health {
+        if matches!(id.rip.as_str(), "R0" | "R1") {
+            health.verdict = Verdict::Down;
+        }
+    }
+    let (failure, ops, _) = scene.reload(&text(REMOVED));
+    let tables = ops.iter().filter(|op| matches!(op, Op::PutTable { .. })).count();
+    let records = ops.iter().filter(|op| matches!(op, Op::PutBackend { .. })).count();
+    let limits = ops.iter().filter(|op| matches!(op, Op::PutLoad { .. })).count();
+    assert_eq!(
+        (tables, records, limits, ops.len()),
+        (VIPS, 2 * VIPS, 2 * VIPS, 5 * VIPS),
+        "each VIP's table once, and each server's record and share"
+    );
     let sent = traffic.stop();
     assert!(sent > 0, "nobody sent anything meanwhile");
 
@@ -320,8 +335,9 @@ fn install_and_reload() {
         ("nothing changed", &same),
         ("one weight", &weight),
         ("one server gone", &removal),
+        ("1,000 servers down", &failure),
     ] {
-        eprintln!("{what:>18}: {:?} in all; {times:?}", times.whole());
+        eprintln!("{what:>20}: {:?} in all; {times:?}", times.whole());
     }
     // The machine may be busy with something else for one of them, and less likely for all.
     let fastest = [same, weight, removal].iter().map(Times::whole).min().unwrap_or(Duration::MAX);
