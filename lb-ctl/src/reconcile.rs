@@ -25,7 +25,7 @@ use crate::{
         desired::DesiredState,
         net::{NetFacts, VipAddress},
     },
-    plan::{self, Plan},
+    plan::{self, Plan, Step},
     reset::{self, Death, Ended},
     shutdown::Shutdown,
 };
@@ -350,7 +350,17 @@ fn reach(writer: &mut dyn Writer, desired: &DesiredState) -> Applied {
 fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool {
     let mut failed = BTreeSet::new();
     let mut all = true;
-    for step in plan.steps {
+    let mut steps = plan.steps.as_slice();
+    while let Some((step, rest)) = steps.split_first() {
+        let is_table = |step: &Step| matches!(step.op, Op::PutTable { .. });
+        if is_table(step) {
+            let (tables, rest) =
+                steps.split_at(steps.iter().position(|step| !is_table(step)).unwrap_or(steps.len()));
+            steps = rest;
+            all &= put_tables(writer, tables, &mut failed, applied);
+            continue;
+        }
+        steps = rest;
         if step.vip.as_ref().is_some_and(|vip| failed.contains(vip)) {
             continue;
         }
@@ -361,22 +371,50 @@ fn carry_out(writer: &mut dyn Writer, plan: Plan, applied: &mut Applied) -> bool
             continue;
         }
         let death = reset::death(&step.op, writer.installed());
-        let Err(error) = writer.apply(&step.op) else {
-            applied.deaths.extend(death);
-            continue;
-        };
-        all = false;
-        applied.failures.push(error.line());
-        match (step.vip, step.op) {
-            (Some(vip), _) => {
-                applied.vips.insert(vip.clone(), error.line());
-                failed.insert(vip);
+        match writer.apply(&step.op) {
+            Ok(()) => applied.deaths.extend(death),
+            Err(error) => {
+                all = false;
+                note_failure(step, &error, &mut failed, applied);
+                if step.vip.is_none() && matches!(step.op, Op::SetFilter { .. }) {
+                    break;
+                }
             }
-            (None, Op::SetFilter { .. }) => break,
-            (None, _) => {}
         }
     }
     all
+}
+
+/// Takes steps that replace look-up tables together. False when one failed.
+fn put_tables(
+    writer: &mut dyn Writer,
+    steps: &[Step],
+    failed: &mut BTreeSet<String>,
+    applied: &mut Applied,
+) -> bool {
+    let sound = |step: &&Step| step.vip.as_ref().is_none_or(|vip| !failed.contains(vip));
+    let steps: Vec<&Step> = steps.iter().filter(sound).collect();
+    let tables = steps.iter().filter_map(|step| match &step.op {
+        Op::PutTable { service, table } => Some((*service, table)),
+        _ => None,
+    });
+    let done = writer.put_tables(&tables.collect::<Vec<_>>());
+    let mut all = true;
+    for (step, outcome) in steps.into_iter().zip(done) {
+        if let Err(error) = outcome {
+            all = false;
+            note_failure(step, &error, failed, applied);
+        }
+    }
+    all
+}
+
+fn note_failure(step: &Step, error: &Error, failed: &mut BTreeSet<String>, applied: &mut Applied) {
+    applied.failures.push(error.line());
+    if let Some(vip) = &step.vip {
+        applied.vips.insert(vip.clone(), error.line());
+        failed.insert(vip.clone());
+    }
 }
 
 /// True when what is installed needs an address that is not among these.

@@ -272,6 +272,14 @@ pub trait Writer: Send {
     /// repeat.
     fn apply(&mut self, op: &Op) -> Result<(), Error>;
 
+    /// Replaces several look-up tables: each at once, and one after the other. Gives what came of each, in their order.
+    fn put_tables(&mut self, tables: &[(u16, &TableSpec)]) -> Vec<Result<(), Error>> {
+        let put = |&(service, table): &(u16, &TableSpec)| {
+            self.apply(&Op::PutTable { service, table: table.clone() })
+        };
+        tables.iter().map(put).collect()
+    }
+
     /// What the kernel holds now.
     fn installed(&self) -> &Installed;
 

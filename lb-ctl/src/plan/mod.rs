@@ -5,10 +5,11 @@
 //!
 //! 1. links are attached, and it is said how replies leave by them;
 //! 2. the filter gains addresses;
-//! 3. per VIP: its source addresses, servers that come alive or change their MAC (and those that are dead anyway), what
-//!    those of the new table may take, which slots its servers have in other VIPs, the table, what those outside it may
-//!    take, servers that die (they have left the table by then), the service's record, source addresses that it needs no
-//!    more;
+//! 3. of every VIP: its source addresses, servers that come alive or change their MAC (and those that are dead anyway),
+//!    what those of the new table may take, which slots its servers have in other VIPs; then the tables of all VIPs, next
+//!    to each other, since the kernel takes many at once for the time of one; then, again of every VIP, what servers
+//!    outside the table may take, servers that die (they have left the table by then), the service's record, source
+//!    addresses that it needs no more;
 //! 4. keys lead to services, keys are removed;
 //! 5. servers that no VIP shares any more are forgotten as such, services and servers that nothing leads to are cleared,
 //!    the filter loses addresses;
@@ -101,9 +102,11 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
         placed.insert(*name, there);
     }
     let shared = Shared::of(desired, &ids, &placed, &mut plan.problems);
+    let mut phases = Phases::default();
     for (name, there) in &placed {
-        plan_service(name, &desired.services[*name], ids[name], there, &shared, installed, &mut plan);
+        plan_service(name, &desired.services[*name], ids[name], there, &shared, installed, &mut phases);
     }
+    plan.steps.extend(phases.before.into_iter().chain(phases.tables).chain(phases.after));
     plan_keys(desired, installed, &ids, &mut plan);
     for (slot, service) in shared.ended(installed) {
         plan.push(owner(service, installed, &ids), Op::RemoveTwin { slot, service });
@@ -123,9 +126,22 @@ pub fn plan(desired: &DesiredState, installed: &Installed) -> Plan {
 
 impl Plan {
     fn push(&mut self, vip: Option<&str>, op: Op) {
-        let vip = vip.map(str::to_owned);
-        self.steps.push(Step { vip, op });
+        self.steps.push(Step::new(vip, op));
     }
+}
+
+impl Step {
+    fn new(vip: Option<&str>, op: Op) -> Self {
+        Self { vip: vip.map(str::to_owned), op }
+    }
+}
+
+/// Steps of services, before their tables change and after.
+#[derive(Default)]
+struct Phases {
+    before: Vec<Step>,
+    tables: Vec<Step>,
+    after: Vec<Step>,
 }
 
 /// Ids of the desired services: the one that already has the name, else (a renamed VIP) one that holds a key of
@@ -287,9 +303,9 @@ fn plan_service(
     placed: &BTreeMap<&str, Placed<'_>>,
     shared: &Shared<'_>,
     installed: &Installed,
-    plan: &mut Plan,
+    phases: &mut Phases,
 ) {
-    let vip = Some(name);
+    let step = |op| Step::new(Some(name), op);
     let identity = ServiceIdentity { name: name.to_owned(), idle_timeout_secs: service.idle_timeout_secs };
     let record = shared.record(name, id, service);
     let current = installed.services.get(&id);
@@ -300,7 +316,7 @@ fn plan_service(
     if sources != Sources::default()
         && let Some(op) = put_sources.take()
     {
-        plan.push(vip, op);
+        phases.before.push(step(op));
     }
     // Any table can be walked by round robin, but only a table filled for it can be picked from by hash. So a
     // service that turns to round robin changes its record first, one that turns to hashing its table first. An empty
@@ -316,7 +332,7 @@ fn plan_service(
         let first = (who.clone(), Service { flags, persist_group: sharing.persist_group, ..base });
         if known.as_ref() != Some(&first) {
             let (identity, record) = first.clone();
-            plan.push(vip, Op::PutService { service: id, identity, record });
+            phases.before.push(step(Op::PutService { service: id, identity, record }));
             known = Some(first);
         }
     }
@@ -367,9 +383,9 @@ fn plan_service(
     });
     let before_table = rising.into_iter().chain(opening).chain(shared.begun(id, installed));
     let after_table = closing.into_iter().chain(dying).chain(put_service).chain(put_sources);
-    for op in before_table.chain(put_table).chain(after_table) {
-        plan.push(vip, op);
-    }
+    phases.before.extend(before_table.map(step));
+    phases.tables.extend(put_table.map(step));
+    phases.after.extend(after_table.map(step));
 }
 
 /// Addresses that the packet path looks for: those that have keys, and servers whose packets come through here.

@@ -22,8 +22,16 @@ use zerocopy::FromZeros;
 const BPF_OBJ_GET: libc::c_long = 7;
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_CREATE` of `enum bpf_cmd`.
+const BPF_MAP_CREATE: libc::c_long = 0;
+/// `BPF_MAP_UPDATE_ELEM` of `enum bpf_cmd`.
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+/// `BPF_MAP_UPDATE_BATCH` of `enum bpf_cmd`.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 /// `BPF_LINK_DETACH` of `enum bpf_cmd`.
 const BPF_LINK_DETACH: libc::c_long = 34;
+/// `BPF_MAP_TYPE_ARRAY` of `enum bpf_map_type`.
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 /// `BPF_F_RDONLY` (linux/bpf.h).
 const BPF_F_RDONLY: u32 = 1 << 3;
 
@@ -108,6 +116,88 @@ pub(super) enum Cursor {
     End,
 }
 
+/// Layout of `bpf_attr.batch`.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Puts maps into an array of maps, by one system call. Whether the kernel waits for packets that are on their way
+/// depends on its version.
+///
+/// # Errors
+///
+/// What the kernel says; some may have been put then. `ENOTSUPP` (524): it does not know how to.
+pub(super) fn update_inner_maps(outer: &impl AsFd, indexes: &[u32], inner: &[OwnedFd]) -> io::Result<()> {
+    let inner: Vec<u32> = inner.iter().map(fd_number).collect();
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: indexes.as_ptr() as u64,
+        values: inner.as_ptr() as u64,
+        count: indexes.len().min(inner.len()) as u32,
+        map_fd: fd_number(outer),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `BatchAttr` is the layout of `bpf_attr.batch`; the kernel reads `count` keys and values, u32 both, as an
+    // array of maps has them, which the slices hold.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// An array of one value, as an inner map of an array of maps.
+pub(super) fn array_of_one<V: Pod>(value: &V) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        map_flags: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        map_fd: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut create = Create {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<V>() as u32,
+        max_entries: 1,
+        map_flags: 0,
+    };
+    // SAFETY: `Create` is the first part of `bpf_attr` for `BPF_MAP_CREATE`; what is not given is zero.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut create) }?;
+    // SAFETY: the kernel has just opened this descriptor for us; nobody else knows it.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let first = 0_u32;
+    let mut update = Update {
+        map_fd: fd_number(&map),
+        key: std::ptr::from_ref(&first) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: 0,
+    };
+    // SAFETY: `Update` is the layout of `bpf_attr` for `BPF_MAP_UPDATE_ELEM`; the kernel reads a u32 and a `V`, which are
+    // the sizes that the map was made with.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut update) }?;
+    Ok(map)
+}
+
+/// Opens a pinned map.
+pub(super) fn open_writable(path: &Path) -> io::Result<OwnedFd> {
+    open_pinned(path, 0)
+}
+
 /// Reads the next entries of a hash map, at most `keys.len()` of them, and moves the cursor. Returns how many.
 ///
 /// # Errors
@@ -119,24 +209,13 @@ pub(super) fn lookup_batch<K: Pod + FromZeros, V: Pod + FromZeros>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<usize> {
-    #[repr(C)]
-    struct Attr {
-        in_batch: u64,
-        out_batch: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map_fd: u32,
-        elem_flags: u64,
-        flags: u64,
-    }
     let from = match *cursor {
         Cursor::Start => None,
         Cursor::At(bucket) => Some(bucket),
         Cursor::End => return Ok(0),
     };
     let mut to = 0u32;
-    let mut attr = Attr {
+    let mut attr = BatchAttr {
         in_batch: from.as_ref().map_or(0, |f| std::ptr::from_ref(f) as u64),
         out_batch: std::ptr::from_mut(&mut to) as u64,
         keys: keys.as_mut_ptr() as u64,
@@ -146,7 +225,7 @@ pub(super) fn lookup_batch<K: Pod + FromZeros, V: Pod + FromZeros>(
         elem_flags: 0,
         flags: 0,
     };
-    // SAFETY: `Attr` is the layout of `bpf_attr.batch`; the kernel writes at most `count` keys and values, which
+    // SAFETY: `BatchAttr` is the layout of `bpf_attr.batch`; the kernel writes at most `count` keys and values, which
     // the slices hold and for which any bytes are a value (`Pod`); a hash map's batch position is a u32. The
     // caller's types have the map's key and value size: they come from the same typed handle.
     let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Release},
 };
@@ -42,7 +43,7 @@ use super::{
     pins::{self, PinDir},
     read::{self, InUse},
     sweep,
-    sys::SharedMemory,
+    sys::{SharedMemory, array_of_one, open_writable, update_inner_maps},
 };
 use crate::{
     dataplane::{
@@ -97,6 +98,9 @@ pub struct BpfWriter {
     watch: Watch,
     in_use: watch::Sender<InUse>,
 }
+
+/// Look-up tables replaced by one system call: 8 MiB of them wait to be taken.
+const TABLES_AT_ONCE: usize = 64;
 
 impl BpfWriter {
     /// A writer over open maps; reads back what is installed.
@@ -414,6 +418,20 @@ impl BpfWriter {
         Ok(())
     }
 
+    /// Replaces several tables by one system call.
+    fn put_at_once(&mut self, tables: &[(u16, &TableSpec)]) -> io::Result<()> {
+        let mut inner = Vec::with_capacity(tables.len());
+        for (_, spec) in tables {
+            table::fill(&mut self.scratch, spec);
+            inner.push(array_of_one(&*self.scratch)?);
+        }
+        let indexes: Vec<u32> = tables.iter().map(|(service, _)| u32::from(*service)).collect();
+        let outer = open_writable(&self.pin_dir.path.join(map::TABLES))?;
+        update_inner_maps(&outer, &indexes, &inner)?;
+        self.installed.tables.extend(tables.iter().map(|&(service, spec)| (service, spec.clone())));
+        Ok(())
+    }
+
     fn set_filter(&mut self, addresses: &BTreeSet<IpAddr>, servers: &BTreeSet<IpAddr>) {
         let destinations = addresses.iter().map(|ip| match ip {
             IpAddr::V4(v4) => filter_bit4(addr4(*v4)),
@@ -461,6 +479,24 @@ impl Writer for BpfWriter {
                 Ok(())
             }
         }
+    }
+
+    /// The kernel waits for packets that are on their way each time that one table is replaced, some 14 ms. Of many at
+    /// once only the last is replaced so: when that is done, no packet reads any of the old ones, whatever a kernel does
+    /// about the others.
+    fn put_tables(&mut self, tables: &[(u16, &TableSpec)]) -> Vec<Result<(), Error>> {
+        let mut done = Vec::with_capacity(tables.len());
+        for chunk in tables.chunks(TABLES_AT_ONCE) {
+            let first = chunk.len() - 1;
+            // What keeps it from being done at once is said of the table that it is done to alone.
+            let at_once = first > 1 && self.put_at_once(&chunk[..first]).is_ok();
+            if at_once {
+                done.extend((0..first).map(|_| Ok(())));
+            }
+            let rest = if at_once { &chunk[first..] } else { chunk };
+            done.extend(rest.iter().map(|(service, spec)| self.put_table(*service, spec)));
+        }
+        done
     }
 
     fn installed(&self) -> &Installed {
