@@ -262,3 +262,99 @@ fn recipients(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Loaded, Texts, load_texts};
+
+    fn load(text: &str) -> Loaded {
+        load_texts(Texts::single("/etc/lbd/lbd.toml", text)).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// `[alerts]` with these keys, and a family to name.
+    fn alerts(keys: &str) -> Alerts {
+        load(&format!("[pki]\nca.own.members.root = '/p/root.pem'\n[alerts]\n{keys}\n")).config.alerts
+    }
+
+    fn route(keys: &str) -> MailRoute {
+        alerts(&format!("from = 'lb@example.org'\n{keys}")).mail.unwrap().route
+    }
+
+    fn relay(host: &str, port: u16, tls: RelayTls) -> MailRoute {
+        MailRoute::Relay { host: host.to_owned(), port, tls, login: None }
+    }
+
+    #[test]
+    fn nobody_is_told_unless_said_and_then_soon_and_once_a_day() {
+        for text in ["", "[alerts]"] {
+            assert_eq!(load(text).config.alerts, Alerts::default());
+        }
+        let alerts = alerts("syslog = true\ngroup = '500ms'\nrepeat = '0s'");
+        let expected = Alerts {
+            syslog: true,
+            group: Duration::from_millis(500),
+            repeat: Duration::ZERO,
+            ..Alerts::default()
+        };
+        assert_eq!(alerts, expected);
+    }
+
+    #[test]
+    fn mail_goes_to_the_recipients_servers_or_to_a_relay() {
+        assert_eq!(route(""), MailRoute::Mx);
+        assert_eq!(route("relay = 'mail'"), relay("mail", 25, RelayTls::Starttls));
+        assert_eq!(route("relay = 'mail'\ntls = 'off'"), relay("mail", 25, RelayTls::Off));
+        assert_eq!(route("relay = 'mail'\ntls = 'tls'"), relay("mail", 465, RelayTls::Tls));
+        assert_eq!(route("relay = 'mail:587'\ntls = 'tls'"), relay("mail", 587, RelayTls::Tls));
+        assert_eq!(route("relay = '[2001:db8::25]:26'"), relay("2001:db8::25", 26, RelayTls::Starttls));
+        assert_eq!(route("relay = '2001:db8::25'"), relay("2001:db8::25", 25, RelayTls::Starttls));
+    }
+
+    #[test]
+    fn a_password_stands_in_a_file_and_is_not_sent_in_the_clear_unnoticed() {
+        let keys = "from = 'lb@example.org'\nto = ['a@example.org']\nrelay = 'mail'\nuser = 'lb'\npassword_file = \
+                    'secrets/mail'\n";
+        let loaded = load(&format!("[alerts]\n{keys}tls = 'off'\n"));
+        let Some(Mail { route: MailRoute::Relay { login: Some(login), .. }, .. }) = loaded.config.alerts.mail
+        else {
+            panic!("no login")
+        };
+        assert_eq!(login.user, "lb");
+        assert_eq!(login.password_file, std::path::Path::new("/etc/lbd/secrets/mail"));
+        let codes: Vec<_> = loaded.warnings.iter().map(|warning| warning.code).collect();
+        assert_eq!(codes, [Code::Cleartext, Code::Unreadable]);
+    }
+
+    #[test]
+    fn authorities_count_on_every_way_that_is_encrypted() {
+        let keys = "ca = 'own'\nwebhooks = ['https://a.example/x', 'http://b.example']\nfrom = 'lb@example.org'\nto = \
+                    ['a@example.org']\n";
+        let told = alerts(keys);
+        let names = |alerts: &Alerts| alerts.authorities().map(|ca| ca.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&told), ["own", "own"]);
+        assert!(told.webhooks[0].ca.is_some() && told.webhooks[1].ca.is_none());
+        let clear = alerts(&format!("{keys}relay = 'mail'\ntls = 'off'"));
+        assert!(clear.mail.unwrap().ca.is_none());
+    }
+
+    #[test]
+    fn mail_that_nobody_gets_is_warned_of() {
+        let from = "[alerts]\nfrom = 'lb@example.org'\n";
+        let said = |text: &str| load(text).warnings.into_iter().map(|w| w.message).collect::<Vec<_>>();
+        assert_eq!(said(from), ["nobody gets the mail of `[alerts]`"]);
+        let own = "[vip.V]\nmode = 'l4-dr'\nip = '10.0.0.100'\nports = [1]\nservers = { A = '10.0.0.1' }\nalert_to = \
+                   ['a@example.org']\n";
+        let none: [&str; 0] = [];
+        assert_eq!(said(&format!("{from}{own}")), none);
+        assert_eq!(load(&format!("{from}{own}")).config.vips[0].alert_to, ["a@example.org"]);
+    }
+
+    #[test]
+    fn certificates_that_nothing_names_are_warned_of() {
+        let text = "[pki]\ncert.lb.pem = '/dev/null'\nca.own.members.root = '/dev/null'\n";
+        let codes = |text: &str| load(text).warnings.iter().map(|w| w.message.clone()).collect::<Vec<_>>();
+        let unread = "cannot use /dev/null: not a regular file";
+        assert_eq!(codes(text), ["pki.cert `lb` is not used", unread, "pki.ca `own` is not used", unread]);
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
 mod any_check;
+mod checks;
 mod shares;
 mod shown;
 mod translated;

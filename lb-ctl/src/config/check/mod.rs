@@ -4,6 +4,8 @@ mod dicom;
 mod http;
 mod parts;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{net::IpAddr, path::Path, time::Duration};

@@ -179,14 +179,12 @@ fn ring_from(start: usize, edges: &BTreeMap<usize, Vec<(usize, Span)>>) -> Optio
         for vip in next {
             for (tracked, _) in edges.get(&vip).into_iter().flatten() {
                 if *tracked == start {
-                    let mut ring = vec![start, vip];
+                    let mut ring = vec![vip];
                     while let Some(before) = ring.last().and_then(|last| from.get(last)) {
                         ring.push(*before);
                     }
-                    if vip == start {
-                        ring.truncate(1);
-                    }
-                    let ring: Vec<_> = ring.into_iter().rev().chain([start]).collect();
+                    ring.reverse();
+                    ring.push(start);
                     let second = ring.get(1)?;
                     let first_step = edges.get(&start)?.iter().find(|(tracked, _)| tracked == second)?;
                     return Some((ring, first_step.1));
