@@ -9,14 +9,19 @@
 //!
 //! **Merging.** A VIP takes from its `profile` what it does not say itself, key by key into tables; a profile may rest
 //! on another. `check = "connect"` is short for `check = { type = "connect" }`; where the types of VIP and profile
-//! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`.
+//! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`. What a
+//! server says of its `check` is laid upon the VIP's in the same way.
+//!
+//! **Names.** Checks name certificates and families of `[pki]`, scripts and VIPs; a name that leads nowhere is a fault. A
+//! file that cannot be read is a warning: it may come later, and the check that needs it says so again.
 //!
 //! **Modes.** One word moves a deployment from direct routing to NAT to SNAT. Keys that mean nothing in a VIP's mode
 //! are checked and then left alone, with a warning; only ports of servers are refused with direct routing (R01).
 //!
 //! **Defaults.** `protocol` tcp, `scheduler` wlc, `persist` none (`source-ip`: 300 s, whole address), `check` connect
-//! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2,
-//! calling AE title LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
+//! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2, of
+//! `track` 1 and 1; `dr_path` true, `syn_repeats` show; calling AE title LOADBALANCER; method GET, path `/`, status
+//! 200-299, 65536 bytes of body; certificates not verified), `alerts` none (group 3 s, repeat 24 h), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
 //! `source` interface, `source_ports` 10240-32767, `return` last-hop, `reset` true, `enabled` true; of a server `weight`
 //! 100, `max_connections` and `min_connections` 0 (no limit).
 
