@@ -126,7 +126,7 @@ fn read_login(
             return None;
         }
     };
-    let path = read::file(file, scope.directory, "\"secrets/mail\"", report);
+    let path = files::read_path(file, scope.directory, "\"secrets/mail\"", report);
     if let Some(path) = &path {
         files::advise(path, Purpose::Password, file.node.span, report);
     }

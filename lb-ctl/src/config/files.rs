@@ -11,7 +11,8 @@ use std::{
 use super::{
     Texts,
     diag::{Code, Report},
-    file::Span,
+    file::{Entry, Span},
+    read,
 };
 
 /// What a file is for.
@@ -29,6 +30,27 @@ pub(super) fn directory(texts: &Texts) -> PathBuf {
     // Without a working directory a relative name leads nowhere, and stays what it is.
     let main = std::path::absolute(main).unwrap_or_else(|_no_directory| main.to_owned());
     main.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// The path of a file, relative to `directory`.
+pub(super) fn read_path(
+    entry: &Entry,
+    directory: &Path,
+    example: &str,
+    report: &mut Report<'_>,
+) -> Option<PathBuf> {
+    let text = read::string(entry, example, report)?;
+    if text.is_empty() || text.ends_with('/') || text.contains('\0') {
+        let key = &entry.key.value;
+        report.error(
+            Code::BadName,
+            entry.node.span,
+            format!("`{key}` is \"{text}\", which is not the name of a file"),
+            format!("write `{key} = {example}`"),
+        );
+        return None;
+    }
+    Some(directory.join(text))
 }
 
 /// Warns when the file cannot be read, or a script not be run.

@@ -84,7 +84,7 @@ fn read_members(members: &Table, directory: &Path, report: &mut Report<'_>) -> B
 
 /// The PEM file that an entry names.
 fn read_path(entry: &Entry, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
-    let path = read::file(entry, directory, "\"pki/ca.pem\"", report)?;
+    let path = files::read_path(entry, directory, "\"pki/ca.pem\"", report)?;
     files::advise(&path, Purpose::Certificate, entry.node.span, report);
     Some(path)
 }

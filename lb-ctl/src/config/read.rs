@@ -1,11 +1,6 @@
 //! Typed readers of single values. Each says what is wrong, where, and what to write instead, and gives `None`.
 
-use std::{
-    net::IpAddr,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use lb_common::limits::MAX_NAME;
 
@@ -97,27 +92,6 @@ pub(super) fn table<'e>(entry: &'e Entry, example: &str, report: &mut Report<'_>
     }
     wrong_type(entry, "a table", example, report);
     None
-}
-
-/// The path of a file, relative to `directory`.
-pub(super) fn file(
-    entry: &Entry,
-    directory: &Path,
-    example: &str,
-    report: &mut Report<'_>,
-) -> Option<PathBuf> {
-    let text = string(entry, example, report)?;
-    if text.is_empty() || text.ends_with('/') || text.contains('\0') {
-        let key = &entry.key.value;
-        report.error(
-            Code::BadName,
-            entry.node.span,
-            format!("`{key}` is \"{text}\", which is not the name of a file"),
-            format!("write `{key} = {example}`"),
-        );
-        return None;
-    }
-    Some(directory.join(text))
 }
 
 /// Texts of a list, none twice, each as `item` takes it.

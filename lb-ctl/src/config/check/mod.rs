@@ -2,6 +2,7 @@
 
 mod dicom;
 mod http;
+mod mllp;
 mod parts;
 mod rules;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 pub(super) use self::rules::{advise_meaningless, check, tries_path};
 use super::{
     diag::{Code, Report},
-    file::{At, Entry, Span, Table, Value},
+    file::{At, Span, Table},
     files::{self, Purpose},
     keys::{COMBINATIONS, refuse_meaningless},
     read::{self, Times, missing},
@@ -21,7 +22,7 @@ use super::{
     service::Part,
 };
 use crate::model::{
-    check::{HttpCheck, MllpCheck, Pki, ScriptCheck, SynRepeats},
+    check::{HttpCheck, Pki, ScriptCheck, SynRepeats},
     config::{Check, CheckKind},
 };
 
@@ -77,8 +78,6 @@ const TYPES: [(&str, Type); 10] = [
 ];
 const TYPES_LATER: [&str; 2] = ["negotiate", "smtp"];
 const SYN_REPEATS: [(&str, SynRepeats); 2] = [("show", SynRepeats::Show), ("count", SynRepeats::Count)];
-/// Acknowledgment codes (HL7 table 0008).
-const ACKNOWLEDGMENTS: [&str; 6] = ["AA", "AE", "AR", "CA", "CE", "CR"];
 /// Directory of scripts, beside the main file.
 const SCRIPTS: &str = "scripts";
 
@@ -174,7 +173,7 @@ fn read_kind(
             let http = HttpCheck { tls: Some(tls?), ..http? };
             Some(CheckKind::Http(Box::new(http)))
         }
-        Type::Mllp => read_mllp(table, scope, report).map(CheckKind::Mllp),
+        Type::Mllp => mllp::read_mllp(table, scope, report).map(CheckKind::Mllp),
         Type::Off => Some(CheckKind::Off),
         Type::Ping => Some(CheckKind::Ping),
         Type::Script => read_script(table, place, scope, report).map(CheckKind::Script),
@@ -200,64 +199,6 @@ fn demand(part: Part, kind: &str, key: &str, example: &str, place: Span, report:
 fn read_port(table: &Table, report: &mut Report<'_>) -> Option<Option<u16>> {
     table.get("port").map_or(Some(None), |port| read::port_of(port, report).map(Some))
 }
-
-fn read_mllp(table: &Table, scope: Scope<'_>, report: &mut Report<'_>) -> Option<MllpCheck> {
-    let Some(entry) = table.get("message") else {
-        if let (Some(Entry { key, .. }), Part::Whole) = (table.get("accept"), scope.part) {
-            report.error(
-                Code::MisplacedKey,
-                key.span,
-                "`accept` means nothing without `message`: nothing is sent, so nothing is acknowledged",
-                "write the `message` that is sent, or remove `accept`",
-            );
-        }
-        return Some(MllpCheck::default());
-    };
-    let accept = match table.get("accept") {
-        Some(accept) => {
-            let example = "[\"AA\"]";
-            let codes =
-                read::list_of(accept, "an acknowledgment code", example, report, |code, span, report| {
-                    let known = ACKNOWLEDGMENTS.contains(&code);
-                    if !known {
-                        let message = format!("\"{code}\" is no acknowledgment code");
-                        let help = format!("write one of {}", ACKNOWLEDGMENTS.join(", "));
-                        report.error(Code::BadCheck, span, message, help);
-                    }
-                    known.then(|| code.to_owned())
-                });
-            if matches!(&accept.node.value, Value::Array(items) if items.is_empty()) {
-                let message = "`accept` is an empty list: no answer would pass";
-                report.error(
-                    Code::BadCheck,
-                    accept.node.span,
-                    message,
-                    format!("write `accept = {example}`"),
-                );
-            }
-            codes
-        }
-        None => vec!["AA".to_owned()],
-    };
-    let example = r#""MSH|^~\\&|LBD|LBD|RECEIVER|SITE|{time}||ADT^A08|{id}|P|2.3""#;
-    let message = read::string(entry, example, report)?;
-    let fault = if !message.starts_with("MSH") || message.chars().count() < MSH_CHARACTERS {
-        Some("does not begin with a segment MSH and its separators")
-    } else if message.contains(['\u{b}', '\u{1c}']) {
-        Some("contains a character that MLLP begins or ends messages with")
-    } else {
-        None
-    };
-    if let Some(fault) = fault {
-        let help = format!("write one HL7 message: `message = {example}`");
-        report.error(Code::BadCheck, entry.node.span, format!("`message` {fault}"), help);
-        return None;
-    }
-    Some(MllpCheck { message: Some(message.to_owned()), accept })
-}
-
-/// `MSH`, the field separator, and the four encoding characters (HL7 2.x, 2.5.4).
-const MSH_CHARACTERS: usize = 8;
 
 fn read_script(table: &Table, place: Span, scope: Scope<'_>, report: &mut Report<'_>) -> Option<ScriptCheck> {
     let example = "\"check-archive.sh\"";
