@@ -11,16 +11,60 @@ use lb_ctl::{
 #[rustfmt::skip]
 const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("aet-backslash", 7, Code::BadAeTitle, "use letters, digits and signs of ASCII, but no backslash"),
+    ("aet-beside-any", 5, Code::MisplacedKey, "write `type = \"dicom-echo\"` beside it, or remove `called_aet`"),
     ("aet-of-connect", 5, Code::MisplacedKey, "write `type = \"dicom-echo\"` beside it, or remove `called_aet`"),
     ("aet-too-long", 5, Code::BadAeTitle, "shorten it to 16 characters, as the archive has it"),
+    ("alert-to-address", 7, Code::BadMail, "write the address alone, such as \"pacs@hospital.example\""),
+    ("alert-to-without-mail", 5, Code::MissingKey, "add `from = \"lb@hospital.example\"` to `[alerts]`, or remove `alert_to`"),
+    ("alerts-ca-of-nothing", 3, Code::MisplacedKey, "write where to send to, or remove `ca`"),
+    ("alerts-ca-unknown", 3, Code::UnknownName, "define `[pki.ca.hospital]`, or remove the reference"),
+    ("alerts-from", 2, Code::MissingKey, "add `from = \"lb@hospital.example\"`"),
+    ("alerts-from-address", 2, Code::BadMail, "write the address alone, such as \"pacs@hospital.example\""),
+    ("alerts-group", 2, Code::OutOfRange, "write a time from \"0s\" to \"10m\""),
+    ("alerts-key", 2, Code::UnknownKey, "did you mean `from`?"),
+    ("alerts-password-alone", 4, Code::MissingKey, "add `user = \"lb\"`"),
+    ("alerts-relay", 3, Code::BadMail, "write its name or address, with the port if need be: `relay = \"mail.hospital.example:587\"`"),
+    ("alerts-repeat", 2, Code::OutOfRange, "write at least \"1m\", or \"off\" to be told once"),
+    ("alerts-repeat-word", 2, Code::BadDuration, "write a number and a unit (ms, s, m, h, d): `repeat = \"24h\"`"),
+    ("alerts-tls-without-relay", 3, Code::MisplacedKey, "write `relay = \"mail.hospital.example:587\"`, or remove `tls`"),
+    ("alerts-tls-word", 4, Code::UnknownValue, "write `tls = \"starttls\"` or `\"tls\"` or `\"off\"`"),
+    ("alerts-to-address", 3, Code::BadMail, "write the address alone, such as \"pacs@hospital.example\""),
+    ("alerts-to-item", 3, Code::WrongType, "write `to = [\"pacs@hospital.example\"]`"),
+    ("alerts-to-twice", 3, Code::DuplicateName, "remove one of them"),
+    ("alerts-to-type", 3, Code::WrongType, "write `to = [\"pacs@hospital.example\"]`"),
+    ("alerts-user-alone", 4, Code::MissingKey, "add `password_file = \"secrets/mail\"`"),
+    ("alerts-user-empty", 4, Code::BadMail, "write the name that the relay knows"),
+    ("alerts-webhook", 2, Code::BadUrl, "write `http://` or `https://`, a name or address and a path: \"https://hooks.example/lb\""),
+    ("all-ports-any", 5, Code::CheckPort, "write it, `check = { any = [..], port = 104 }`, or `check = \"off\"`"),
     ("all-ports-check", 1, Code::CheckPort, "write it, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`"),
     ("all-ports-in-list", 4, Code::BadPort, "write `ports = \"all\"` alone"),
     ("all-ports-overlap", 11, Code::VipOverlap, "give one of them another address or port, or write `enabled = false` for it"),
+    ("all-ports-own-check", 6, Code::CheckPort, "write it, `check = { type = \"http\", port = 104 }`, or `check = \"off\"`"),
     ("all-ports-rip-port", 6, Code::AllPorts, "remove the port, or write the ports that are meant: `ports = [80]`"),
     ("all-ports-server-port", 6, Code::AllPorts, "remove the port, or write the ports that are meant: `ports = [80]`"),
+    ("any-deep", 5, Code::BadCheck, "write fewer lists in each other, or a script"),
+    ("any-empty", 5, Code::BadCheck, "write `any = [\"connect\", { type = \"http\", port = 8080 }]`, or `type = \"off\"`"),
+    ("any-interval", 5, Code::MisplacedKey, "move `interval` out of the list, beside the outermost `any` or `all`"),
+    ("any-item", 5, Code::WrongType, "write `any = [\"connect\", { type = \"http\", port = 8080 }]`"),
+    ("any-key", 5, Code::UnknownKey, "did you mean `path`?"),
+    ("any-many", 5, Code::TooMany, "remove some, or write a script"),
+    ("any-misplaced", 5, Code::MisplacedKey, "remove `port`"),
+    ("any-off", 5, Code::BadCheck, "remove it, or write `type = \"off\"` for the whole check"),
+    ("any-type", 5, Code::WrongType, "write `any = [\"connect\", { type = \"http\", port = 8080 }]`"),
+    ("any-without-type", 5, Code::MissingKey, "add `type = \"connect\"`"),
     ("bad-duration", 5, Code::BadDuration, "write a number and a unit (ms, s, m, h, d): `idle_timeout = \"1h\"`"),
     ("bad-ip", 3, Code::BadAddress, "write an address such as \"10.12.1.100\" or \"2001:db8::100\"; host names are not looked up"),
+    ("check-any-and-all", 5, Code::MisplacedKey, "keep one of them; what \"any\" or \"all\" lists may have lists of its own, not `any` and `all`"),
+    ("check-later", 5, Code::NotSupported, "write `type = \"connect\"` or `\"http\"` or `\"https\"` or `\"dicom-echo\"` or `\"mllp\"` or `\"ping\"` or `\"script\"` or `\"agent\"` or `\"track\"` or `\"off\"`"),
+    ("check-list", 5, Code::WrongType, "write `check = \"connect\"`"),
+    ("check-source", 5, Code::BadAddress, "write a unicast address of your network"),
+    ("check-source-family", 5, Code::FamilyMismatch, "write an address of the same family: checks go to the servers"),
+    ("check-source-of-script", 5, Code::MisplacedKey, "remove `source`"),
     ("check-timeout", 5, Code::CheckTimeout, "write a `timeout` of at most \"2s\", or an `interval` of at least \"5s\""),
+    ("check-type-and-any", 5, Code::MisplacedKey, "keep one of them; what \"any\" or \"all\" lists may have lists of its own, not `type` and `any`"),
+    ("check-word", 5, Code::UnknownValue, "did you mean \"connect\"?"),
+    ("dicom-find", 5, Code::UnknownValue, "write `find = \"study\"` or `\"patient\"` or `\"worklist\"`"),
+    ("dr-path-type", 5, Code::WrongType, "write `dr_path = true`"),
     ("dr-rip-port", 5, Code::DrPort, "remove `rip_port` and let the servers listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""),
     ("dr-server-port", 5, Code::DrPort, "write \"10.0.0.1\" and let the server listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""),
     ("dr-server-port-key", 6, Code::DrPort, "remove `port` and let the server listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""),
@@ -54,6 +98,27 @@ const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("group-timeout", 11, Code::GroupMismatch, "write the same `timeout` for both, or another `group`"),
     ("group-type", 5, Code::WrongType, "write `group = \"1\"`"),
     ("group-without-addresses", 6, Code::MisplacedKey, "remove `group`"),
+    ("http-body-bytes", 5, Code::OutOfRange, "write a number from 1 to 1048576"),
+    ("http-body-empty", 5, Code::BadCheck, "write what must be in it, or remove `body`"),
+    ("http-body-key", 5, Code::UnknownKey, "did you mean `contains`?"),
+    ("http-body-none", 5, Code::MissingKey, "add `contains = \"allServicesOperative\"`"),
+    ("http-body-of-head", 5, Code::MisplacedKey, "write `method = \"GET\"`, or remove `body`"),
+    ("http-body-regex", 5, Code::BadRegex, "correct it, with `\\` before signs that stand for themselves and in single quotes: `regex = 'v\\.1'`; plain text is `contains`"),
+    ("http-body-two", 5, Code::MisplacedKey, "keep one of them; a `regex` can say both"),
+    ("http-body-type", 5, Code::WrongType, "write `body = { contains = \"allServicesOperative\" }`"),
+    ("http-host", 5, Code::BadCheck, "write a name or an address, with a port if need be: \"pacs.hospital.example:8080\""),
+    ("http-method", 5, Code::UnknownValue, "write `method = \"GET\"` or `\"HEAD\"` or `\"OPTIONS\"` or `\"POST\"`"),
+    ("http-path", 5, Code::BadCheck, "write path and query alone, beginning with `/`; the machine is the server, its name goes into `host`"),
+    ("http-path-space", 5, Code::BadCheck, "write other characters as `%` and two hexadecimal digits, a space as `%20`, and no `#`"),
+    ("http-path-url", 5, Code::BadCheck, "write path and query alone, beginning with `/`; the machine is the server, its name goes into `host`"),
+    ("http-status", 5, Code::BadCheck, "write a status from 200 to 599, or a range in quotes: \"200-299\""),
+    ("http-status-empty", 5, Code::BadCheck, "write `status = \"200-299\"`"),
+    ("http-status-range", 5, Code::BadCheck, "write a status from 200 to 599, or a range in quotes: \"200-299\""),
+    ("http-status-type", 5, Code::WrongType, "write `status = [200, \"300-399\"]`"),
+    ("https-client-cert", 5, Code::UnknownName, "define `[pki.cert.lb]`, or remove the reference"),
+    ("https-sni", 5, Code::BadCheck, "write the name in the server's certificate, such as \"pacs.hospital.example\""),
+    ("https-verify", 7, Code::UnknownName, "did you mean \"hospital\"?"),
+    ("https-verify-unknown", 5, Code::UnknownName, "define `[pki.ca.hospital]`, or remove the reference"),
     ("interface-name", 2, Code::BadName, "write a name of at most 15 characters as `ip link` shows it"),
     ("ip-with-prefix", 3, Code::BadAddress, "write the address alone, without the prefix length"),
     ("last-successful-scheduler", 5, Code::MisplacedKey, "write `scheduler = \"first\"`, or `persist = \"source-ip\"`"),
@@ -69,13 +134,32 @@ const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("missing-mode", 2, Code::MissingKey, "add `mode = \"l4-dr\"`"),
     ("missing-ports", 1, Code::MissingKey, "add `ports = [104, 11112]`"),
     ("missing-servers", 1, Code::MissingKey, "add `servers = { NAME = \"10.12.1.110\" }`"),
+    ("mllp-accept-alone", 5, Code::MisplacedKey, "write the `message` that is sent, or remove `accept`"),
+    ("mllp-accept-code", 5, Code::BadCheck, "write one of AA, AE, AR, CA, CE, CR"),
+    ("mllp-accept-empty", 5, Code::BadCheck, "write `accept = [\"AA\"]`"),
+    ("mllp-accept-twice", 5, Code::DuplicateName, "remove one of them"),
+    ("mllp-message", 5, Code::BadCheck, "write one HL7 message: `message = \"MSH|^~\\\\&|LBD|LBD|RECEIVER|SITE|{time}||ADT^A08|{id}|P|2.3\"`"),
     ("mode-l7", 2, Code::NotSupported, "write `mode = \"l4-dr\"` or `\"l4-nat\"` or `\"l4-snat\"`"),
     ("mode-misspelt", 2, Code::UnknownValue, "did you mean \"l4-dr\"?"),
     ("mode-nat-family", 5, Code::FamilyMismatch, "write an address of the same family; no mode translates one into the other"),
     ("name-control", 5, Code::BadName, "write `A_`: names are letters, digits, `_`, `-` and `.`"),
     ("name-space", 1, Code::BadName, "write `Sectra_IDS7`: names are letters, digits, `_`, `-` and `.`"),
     ("name-too-long", 6, Code::BadName, "shorten it to 63 bytes"),
+    ("off-with-path", 5, Code::MisplacedKey, "remove `path`"),
+    ("own-check-key", 5, Code::UnknownKey, "did you mean `port`?"),
+    ("own-check-meaningless", 5, Code::MisplacedKey, "write `type = \"http\"` beside it, or remove `path`"),
+    ("own-check-type", 5, Code::WrongType, "write `check = { port = 104 }`"),
+    ("path-of-connect", 5, Code::MisplacedKey, "write `type = \"http\"` beside it, or remove `path`"),
     ("persist-later", 5, Code::NotSupported, "write `type = \"source-ip\"` or `\"last-successful\"` or `\"none\"`"),
+    ("ping-port", 5, Code::MisplacedKey, "remove `port`"),
+    ("pki-ca-empty", 1, Code::MissingKey, "write `members = { ca = \"pki/ca.pem\" }`"),
+    ("pki-ca-members", 1, Code::MissingKey, "add `members = { ca = \"pki/ca.pem\" }`"),
+    ("pki-ca-name", 1, Code::BadName, "give it another name"),
+    ("pki-cert-file", 2, Code::BadName, "write `pem = \"pki/ca.pem\"`"),
+    ("pki-cert-pem", 1, Code::MissingKey, "add `pem = \"pki/client-cert.pem\"`"),
+    ("pki-cert-type", 2, Code::WrongType, "write a section `[pki.cert.a]` with its keys below it"),
+    ("pki-key", 2, Code::UnknownKey, "did you mean `cert`?"),
+    ("pki-type", 1, Code::WrongType, "write `pki = { cert = { .. }, ca = { .. } }`"),
     ("pool-and-servers", 8, Code::PoolAndServers, "move the servers into the pool, or remove `pool`"),
     ("port-quoted", 4, Code::WrongType, "write numbers without quotes: `ports = [104, 11112]`"),
     ("port-range-backwards", 4, Code::BadPort, "write \"11112-11120\""),
@@ -97,6 +181,7 @@ const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("rip-port-type", 5, Code::WrongType, "write `rip_port = 104`"),
     ("rise-zero", 5, Code::OutOfRange, "write a number from 1 to 100"),
     ("scheduler-word", 5, Code::UnknownValue, "write `scheduler = \"wlc\"` or `\"wrr\"` or `\"maglev\"` or `\"source-hash\"` or `\"first\"`"),
+    ("script-missing", 5, Code::MissingKey, "add `script = \"check-archive.sh\"`"),
     ("server-address-port", 5, Code::BadAddress, "write `ip = \"10.0.0.1\", port = 8080`"),
     ("server-is-nat-vip", 5, Code::ServerIsVip, "write the server's own address"),
     ("server-is-vip", 5, Code::ServerIsVip, "write the server's own address; the VIP goes on its loopback interface"),
@@ -120,9 +205,15 @@ const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("source-twice", 5, Code::DuplicateAddress, "remove one of them"),
     ("source-type", 5, Code::WrongType, "write `source = \"interface\"`"),
     ("source-word", 5, Code::UnknownValue, "did you mean \"interface\"?"),
+    ("syn-repeats-word", 5, Code::UnknownValue, "did you mean \"count\"?"),
     ("syntax-duplicate-key", 5, Code::Syntax, "keep `ports` once in its section, and write keys with letters, digits, `_` and `-`"),
     ("syntax-unquoted", 3, Code::Syntax, "write text in quotes: `ip = \"10.0.0.100\"`"),
+    ("track-itself", 5, Code::TrackCycle, "remove one `track` of the ring"),
+    ("track-missing", 5, Code::MissingKey, "add `vip = \"DICOM\"`"),
+    ("track-ring", 5, Code::TrackCycle, "remove one `track` of the ring"),
+    ("track-unknown", 5, Code::UnknownName, "define `[vip.W]`, or remove the reference"),
     ("udp-check", 1, Code::CheckUdp, "write the TCP port to ask, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`"),
+    ("udp-own-check", 7, Code::CheckUdp, "write the TCP port to ask, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`"),
     ("unattended-word", 5, Code::UnknownValue, "write `unattended = \"serve\"` or `\"refuse\"`"),
     ("unknown-check-key", 5, Code::UnknownKey, "did you mean `called_aet`?"),
     ("unknown-node-key", 2, Code::UnknownKey, "did you mean `name`?"),
@@ -134,6 +225,8 @@ const FAULTS: &[(&str, usize, Code, &str)] = &[
     ("unknown-section", 1, Code::UnknownKey, "did you mean `vip`?"),
     ("unknown-server-key", 6, Code::UnknownKey, "did you mean `weight`?"),
     ("unknown-vip-key", 5, Code::UnknownKey, "did you mean `scheduler`?"),
+    ("verify-of-http", 5, Code::MisplacedKey, "write `type = \"https\"` beside it, or remove `verify`"),
+    ("verify-without-tls", 5, Code::MisplacedKey, "write `tls = true` beside it, or remove `verify`"),
     ("vip-loopback", 3, Code::BadAddress, "write a unicast address of your network"),
     ("vip-multicast", 3, Code::BadAddress, "write a unicast address of your network"),
     ("vip-overlap", 9, Code::VipOverlap, "give one of them another address or port, or write `enabled = false` for it"),
@@ -152,7 +245,7 @@ const SEVERAL: &[(usize, Code, &str)] = &[
     (4, Code::BadAddress, "write an address such as \"10.12.1.100\" or \"2001:db8::100\"; host names are not looked up"),
     (8, Code::BadDuration, "write the unit: `\"3600s\"` (seconds), `\"3600ms\"` (milliseconds) or `\"3600m\"` (minutes)"),
     (12, Code::DuplicatePort, "remove one of them"),
-    (13, Code::UnknownKey, "remove it; vip `ONE` takes: profile, mode, ip, ports, protocol, interface, scheduler, persist, check, idle_timeout, fallback, slow_start, unattended, source, source_ports, return, reset, rip_port, enabled, pool, servers"),
+    (13, Code::UnknownKey, "remove it; vip `ONE` takes: profile, mode, ip, ports, protocol, interface, scheduler, persist, check, alert_to, idle_timeout, fallback, slow_start, unattended, source, source_ports, return, reset, rip_port, enabled, pool, servers"),
     (14, Code::MissingKey, "add `ip = \"10.12.1.100\"`"),
     (17, Code::BadAeTitle, "write the AE title that the archive is configured with"),
     (17, Code::OutOfRange, "write a number from 1 to 100"),
@@ -195,7 +288,7 @@ fn every_file_of_the_table_is_tested() {
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let elsewhere = ["several", "two-files", "broken-beside"].contains(&name.as_str());
+        let elsewhere = ["several", "two-files", "broken-beside", "script-path"].contains(&name.as_str());
         assert!(elsewhere || FAULTS.iter().any(|fault| fault.0 == name), "{name} is in no table");
     }
 }
@@ -224,6 +317,29 @@ fn a_syntax_error_in_one_file_hides_no_fault_of_another_and_invents_none() {
         errors.iter().map(|e| (e.place.path.file_name().unwrap().to_str().unwrap(), e.code)).collect();
     assert_eq!(seen, [("lbd.toml", Code::UnknownKey), ("pools.toml", Code::Syntax)]);
     assert_eq!(errors[1].help, "write text in quotes: `A = \"10.0.0.1\"`");
+}
+
+#[test]
+fn a_script_is_a_name_in_a_directory_that_is_told() {
+    let errors = errors_of("script-path.toml");
+    let [error] = errors.as_slice() else { panic!("{errors:#?}") };
+    let directory = std::path::absolute(fixtures().join("scripts")).unwrap();
+    let cure = format!("put the script into {} and write its name alone", directory.display());
+    assert_eq!(facts(error), (5, Code::BadCheck, cure.as_str()));
+}
+
+#[test]
+fn a_regular_expression_is_refused_with_what_is_wrong_in_one_line() {
+    let errors = errors_of("http-body-regex.toml");
+    assert_eq!(errors[0].message, "`regex` is no regular expression: unclosed group");
+    let rendered = errors[0].to_string();
+    assert!(rendered.contains("5 | check = { type = \"http\", body = { regex = \"a(b\" } }"), "{rendered}");
+}
+
+#[test]
+fn a_ring_of_tracks_is_told_once_with_everybody_on_it() {
+    let errors = errors_of("track-ring.toml");
+    assert_eq!(errors[0].message, "vip `A` tracks itself: A -> B -> C -> A");
 }
 
 #[test]

@@ -4,12 +4,15 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{Code, Loaded, Texts, load, load_texts, show},
-    model::config::{
-        Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
-        Rip, Scheduler, Source, SourceAddresses, Sources, Unattended, Vip,
+    model::{
+        alerts::{MailRoute, RelayTls},
+        check::{DicomCheck, SynRepeats},
+        config::{
+            Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
+            Rip, Scheduler, Source, SourceAddresses, Sources, Unattended, Vip,
+        },
     },
 };
 
@@ -31,6 +34,7 @@ fn rip(name: &str, ip: &str) -> Rip {
         weight: 100,
         max_connections: 0,
         min_connections: 0,
+        check: None,
     }
 }
 
@@ -61,7 +65,11 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
             timeout: Duration::from_secs(3),
             rise: 2,
             fall: 2,
+            source: None,
+            dr_path: true,
+            syn_repeats: SynRepeats::Show,
         },
+        alert_to: Vec::new(),
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
         slow_start: Duration::ZERO,
@@ -97,6 +105,9 @@ fn the_demo_is_what_the_lab_builds() {
         timeout: Duration::from_millis(400),
         rise: 2,
         fall: 2,
+        source: None,
+        dr_path: true,
+        syn_repeats: SynRepeats::Show,
     };
     assert_eq!(vip.check, check);
 }
@@ -181,6 +192,15 @@ fn the_commented_example_states_true_defaults() {
         "source_ports",
         "return",
         "reset",
+        "accept_reject",
+        "dr_path",
+        "syn_repeats",
+        "method",
+        "max_body_bytes",
+        "syslog",
+        "group",
+        "repeat",
+        "webhooks",
     ] {
         assert!(live.contains(&format!("\n{key} ")), "{key} is not among the defaults:\n{live}");
     }
@@ -190,6 +210,20 @@ fn the_commented_example_states_true_defaults() {
     assert_eq!(after.node.name.take().as_deref(), Some("lb1"));
     assert_eq!(after.vips[0].interface.take().as_deref(), Some("eth0"));
     assert_eq!(after.vips[0].check.port.take(), Some(104));
+    assert_eq!(after.vips[0].check.source.take(), Some([10, 12, 1, 5].into()));
+    let mail = after.alerts.mail.take().unwrap();
+    assert_eq!(
+        (mail.from.as_str(), mail.to.as_slice()),
+        ("lb@hospital.example", &["pacs@hospital.example".to_owned()][..])
+    );
+    let MailRoute::Relay { tls, login: None, .. } = mail.route else { panic!("{mail:?}") };
+    assert_eq!(tls, RelayTls::default());
+    let viewer = after.vips.iter_mut().find(|vip| vip.name == "VIEWER").unwrap();
+    let own = viewer.rips.iter_mut().filter_map(|rip| rip.check.as_mut());
+    for check in std::iter::once(&mut viewer.check).chain(own) {
+        let CheckKind::Http(http) = &mut check.kind else { panic!("{check:?}") };
+        assert_eq!(http.host.take().as_deref(), Some("viewer.hospital.example"));
+    }
     assert_eq!(after, before);
 }
 

@@ -9,28 +9,38 @@
 //!
 //! **Merging.** A VIP takes from its `profile` what it does not say itself, key by key into tables; a profile may rest
 //! on another. `check = "connect"` is short for `check = { type = "connect" }`; where the types of VIP and profile
-//! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`.
+//! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`. What a
+//! server says of its `check` is laid upon the VIP's in the same way.
+//!
+//! **Names.** Checks name certificates and families of `[pki]`, scripts and VIPs; a name that leads nowhere is a fault. A
+//! file that cannot be read is a warning: it may come later, and the check that needs it says so again.
 //!
 //! **Modes.** One word moves a deployment from direct routing to NAT to SNAT. Keys that mean nothing in a VIP's mode
 //! are checked and then left alone, with a warning; only ports of servers are refused with direct routing (R01).
 //!
 //! **Defaults.** `protocol` tcp, `scheduler` wlc, `persist` none (`source-ip`: 300 s, whole address), `check` connect
-//! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2,
-//! calling AE title LOADBALANCER), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
+//! to the server's port or the VIP's first (interval 4 s, timeout 3 s or the interval if shorter, rise 2, fall 2, of
+//! `track` 1 and 1; `dr_path` true, `syn_repeats` show; calling AE title LOADBALANCER; method GET, path `/`, status
+//! 200-299, 65536 bytes of body; certificates not verified), `alerts` none (group 3 s, repeat 24 h), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
 //! `source` interface, `source_ports` 10240-32767, `return` last-hop, `reset` true, `enabled` true; of a server `weight`
 //! 100, `max_connections` and `min_connections` 0 (no limit).
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod check;
 mod code;
 mod diag;
 mod diff;
 mod edit;
 mod file;
+mod files;
 mod gateway;
+mod hosts;
+mod keys;
 mod node;
 mod persistence;
+mod pki;
 mod ports;
 mod read;
 mod rules;
@@ -54,7 +64,7 @@ pub use self::{
 
 use std::fmt;
 
-use self::{diag::Report, sections::Sections};
+use self::{check::Scope, diag::Report, sections::Sections, service::Part};
 use crate::model::config::{Config, Sources};
 
 /// A configuration that was read and understood.
@@ -121,20 +131,25 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         .map(|(number, file)| file::parse(number, &file.text, report))
         .collect();
     let sections = Sections::collect(files, report);
+    let directory = files::directory(texts);
+    let pki = pki::read_pki(&sections, &directory, report);
+    let scope = Scope { sections: &sections, pki: &pki, directory: &directory, part: Part::Whole };
     let pools: Vec<_> = sections.pools.iter().map(|pool| service::read_pool(pool, report)).collect();
     for profile in &sections.profiles {
-        service::check_profile(profile, &sections, report);
+        service::check_profile(profile, Scope { part: Part::Profile, ..scope }, report);
     }
     let drafts: Vec<_> =
-        sections.vips.iter().map(|vip| service::read_vip(vip, &sections, &pools, report)).collect();
+        sections.vips.iter().map(|vip| service::read_vip(vip, scope, &pools, report)).collect();
     let gateway = gateway::read_gateway(sections.gateway.as_ref(), report);
-    rules::check(&drafts, &gateway, report);
+    rules::check(&drafts, &gateway, &sections, report);
     sections.advise_unused(report);
-    Config {
-        pki: crate::model::check::Pki::default(),
-        alerts: crate::model::alerts::Alerts::default(),
+    let config = Config {
+        alerts: alerts::read_alerts(&drafts, scope, report),
         node: node::read_node(sections.node.as_ref(), report),
         gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
-    }
+        pki: pki.clone(),
+    };
+    pki::advise_unused(&config, &sections, report);
+    config
 }

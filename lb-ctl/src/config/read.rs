@@ -94,6 +94,42 @@ pub(super) fn table<'e>(entry: &'e Entry, example: &str, report: &mut Report<'_>
     None
 }
 
+/// Texts of a list, none twice, each as `item` takes it.
+pub(super) fn list_of<T: PartialEq>(
+    entry: &Entry,
+    what: &str,
+    example: &str,
+    report: &mut Report<'_>,
+    mut item: impl FnMut(&str, Span, &mut Report<'_>) -> Option<T>,
+) -> Vec<T> {
+    let key = &entry.key.value;
+    let Value::Array(items) = &entry.node.value else {
+        wrong_type(entry, "a list", example, report);
+        return Vec::new();
+    };
+    let mut list: Vec<(T, Span)> = Vec::new();
+    for At { value, span } in items {
+        let Value::String(text) = value else {
+            let message = format!("{what} must be text, not {}", value.kind());
+            report.error(Code::WrongType, *span, message, format!("write `{key} = {example}`"));
+            continue;
+        };
+        let Some(value) = item(text, *span, report) else { continue };
+        if let Some((_, first)) = list.iter().find(|(earlier, _)| *earlier == value) {
+            report.error_also(
+                Code::DuplicateName,
+                *span,
+                (*first, "first here"),
+                format!("\"{text}\" is in `{key}` twice"),
+                "remove one of them",
+            );
+        } else {
+            list.push((value, *span));
+        }
+    }
+    list.into_iter().map(|(value, _)| value).collect()
+}
+
 /// A whole number within `range`.
 pub(super) fn number(entry: &Entry, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Option<u32> {
     let key = &entry.key.value;

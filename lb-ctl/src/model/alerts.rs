@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use super::check::CaFamily;
+
 /// `[alerts]`: what holds for all VIPs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Alerts {
@@ -29,6 +31,14 @@ impl Default for Alerts {
     }
 }
 
+impl Alerts {
+    /// Authorities that servers are verified by; one way may name what another does.
+    pub fn authorities(&self) -> impl Iterator<Item = &CaFamily> {
+        let mail = self.mail.iter().filter_map(|mail| mail.ca.as_ref());
+        mail.chain(self.webhooks.iter().filter_map(|webhook| webhook.ca.as_ref()))
+    }
+}
+
 /// Mail (R82).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mail {
@@ -38,8 +48,8 @@ pub struct Mail {
     pub to: Vec<String>,
     /// How it leaves.
     pub route: MailRoute,
-    /// PEM file of the authorities by which a server's certificate is verified; `None` = the system's.
-    pub ca: Option<PathBuf>,
+    /// Authorities by which a server's certificate is verified; `None` = the system's.
+    pub ca: Option<CaFamily>,
 }
 
 /// How mail leaves.
@@ -98,6 +108,6 @@ pub struct Login {
 pub struct Webhook {
     /// `http://` or `https://`.
     pub url: String,
-    /// PEM file of the authorities by which the server's certificate is verified; `None` = the system's.
-    pub ca: Option<PathBuf>,
+    /// Authorities by which the server's certificate is verified; `None` = the system's.
+    pub ca: Option<CaFamily>,
 }

@@ -100,6 +100,31 @@ async fn a_vip_is_added_as_typed() {
 }
 
 #[tokio::test]
+async fn a_check_is_added_as_typed() {
+    let daemon = Daemon::serve(Script::new(green()));
+    let ran = daemon
+        .lbctl("vip add NEW --mode l4-dr --ip 10.12.1.200 --ports 80 --check https --check-port 8443 --check-path /health?a=b --rip A=10.12.1.110")
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let text = |text: &str| Some(text.to_owned());
+    let spec = VipSpec {
+        name: "NEW".to_owned(),
+        mode: "l4-dr".to_owned(),
+        ip: "10.12.1.200".to_owned(),
+        ports: "80".to_owned(),
+        check: text("https"),
+        check_port: Some(8443),
+        check_path: text("/health?a=b"),
+        rips: vec![("A".to_owned(), "10.12.1.110".to_owned())],
+        ..VipSpec::default()
+    };
+    assert_eq!(
+        daemon.commands(),
+        [Command::Edit { edit: Box::new(Edit::VipAdd(Box::new(spec))), dry_run: false }]
+    );
+}
+
+#[tokio::test]
 async fn a_translated_vip_is_added_as_typed() {
     let daemon = Daemon::serve(Script::new(green()));
     let ran = daemon

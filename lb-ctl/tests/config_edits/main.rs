@@ -2,16 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
+mod any_check;
+mod checks;
 mod shares;
 mod shown;
 mod translated;
 
 use std::{net::IpAddr, path::Path};
 
-use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{EditError, Edited, Loaded, Text, Texts, load_texts, plan_edit},
     model::{
+        check::DicomCheck,
         command::{Assignment, Edit, VipSpec},
         config::{CheckKind, Config, Gateway, Mode, Node, Ports, Rip, Vip},
         health::RipId,
@@ -86,6 +88,8 @@ L2 = "10.0.0.42" # l2
 # end of apps
 "#;
 
+/// The commented example, with every section and type of check.
+const EVERYTHING: &str = include_str!("../../../config/lbd.toml");
 /// The shipped examples of translation.
 const SNAT: &str = include_str!("../../../config/deployments/snat.toml");
 const NAT: &str = include_str!("../../../config/deployments/two-arm-nat.toml");
@@ -352,6 +356,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                     weight: weight.unwrap_or(100),
                     max_connections: max_connections.unwrap_or(0),
                     min_connections: min_connections.unwrap_or(0),
+                    check: None,
                 });
             }
         }
@@ -483,7 +488,7 @@ proptest! {
 
     #[test]
     fn no_text_panics_whatever_was_done_to_it(
-        source in prop::sample::select(vec![MAIN, APPS, SNAT, NAT]),
+        source in prop::sample::select(vec![MAIN, APPS, EVERYTHING, SNAT, NAT]),
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[\\[\\]{}=\",.#a-z0-9\u{e9}\n ]{0,6}"), 0..6)
     ) {
         let mut text: Vec<char> = source.chars().collect();
@@ -501,6 +506,8 @@ proptest! {
                 let _ = plan_edit(&loaded, &Edit::RipDelete(id("WEB", "V1")));
                 let _ = plan_edit(&loaded, &rip_set("AUDIT", "AUDIT1", "port", "515"));
                 let _ = plan_edit(&loaded, &vip_set("VIEWER", "ports", "80,8080-8089"));
+                let _ = plan_edit(&loaded, &vip_set("VIEWER", "check.body.regex", "a+"));
+                let _ = plan_edit(&loaded, &rip_set("VIEWER", "VIEWER2", "check.path", "/x"));
             }
         }
     }

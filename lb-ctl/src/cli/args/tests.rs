@@ -132,6 +132,11 @@ fn what_is_typed_wrong_is_named_with_its_cure() {
         ("lbctl rip add V 10.0.0.1", "`10.0.0.1` is not NAME=ADDRESS"),
         ("lbctl rip add V A=10.0.0.1 --weight 257", "257 is not in 0..=256"),
         ("lbctl rip add V A=10.0.0.1 --max-connections 65536", "65536 is not in 0..=65535"),
+        ("lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 80 --check-path /", "--check <CHECK>"),
+        (
+            "lbctl vip add V --mode l4-dr --ip 10.0.0.1 --ports 80 --check http --check-port 0",
+            "0 is not in 1..=65535",
+        ),
         ("lbctl rip set A weight=50", "write VIP/RIP, e.g. DICOM/A"),
         ("lbctl rip set V/A weight", "`weight` is not KEY=VALUE"),
         ("lbctl rip set V/A weight=", "`weight=` is not KEY=VALUE"),
