@@ -17,6 +17,7 @@ use lb_ctl::{
 use lb_tests::lab::{
     Netns,
     netns::{Lifetime, test_name},
+    proc::wait_until,
     require_root,
 };
 use tokio::task::JoinSet;
@@ -42,6 +43,10 @@ impl Pair {
             ));
         }
         lb.ip("addr add 10.7.0.9/24 dev eth0");
+        // A new cable may lose the first solicitations.
+        wait_until(Duration::from_secs(20), "the server is a known neighbour", || {
+            ["10.7.0.2", "fd07::2"].iter().all(|ip| lb.run("ping", &["-c", "1", "-W", "1", ip]).success())
+        });
         Self { lb, server }
     }
 
@@ -50,7 +55,8 @@ impl Pair {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut asked = JoinSet::new();
-                for target in targets.iter().cloned() {
+                for target in targets {
+                    let target = target.clone();
                     asked.spawn(async move { run_once(&target).await });
                 }
                 asked.join_all().await

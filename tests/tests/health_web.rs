@@ -155,7 +155,7 @@ fn secured(tls: TlsClient) -> HttpCheck {
     HttpCheck { tls: Some(tls), ..get("/ok", Some(BodyMatch::Equals("allServicesOperative".to_owned()))) }
 }
 
-fn tls(verify: Verify) -> TlsClient {
+const fn tls(verify: Verify) -> TlsClient {
     TlsClient { verify, client_cert: None, sni: None }
 }
 
