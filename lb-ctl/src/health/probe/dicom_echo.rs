@@ -88,15 +88,16 @@ enum Leave {
 }
 
 const fn leave_after(reason: FailureReason) -> Leave {
-    match reason {
-        FailureReason::VerificationNotAccepted | FailureReason::EchoFailed | FailureReason::FindFailed => {
-            Leave::Release
-        }
-        FailureReason::AssociateTimeout
-        | FailureReason::EchoTimeout
-        | FailureReason::AnswerTimeout
-        | FailureReason::ProtocolError => Leave::Abort,
-        _ => Leave::Gone,
+    use FailureReason::{
+        AnswerTimeout, AssociateTimeout, EchoFailed, EchoTimeout, FindFailed, ProtocolError,
+        VerificationNotAccepted,
+    };
+    if matches!(reason, VerificationNotAccepted | EchoFailed | FindFailed) {
+        Leave::Release
+    } else if matches!(reason, AssociateTimeout | EchoTimeout | AnswerTimeout | ProtocolError) {
+        Leave::Abort
+    } else {
+        Leave::Gone
     }
 }
 
