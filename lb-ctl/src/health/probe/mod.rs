@@ -215,6 +215,17 @@ impl Stopwatch {
         outcome
     }
 
+    /// Adds to what is worth knowing though nothing failed.
+    fn note(&mut self, note: String) {
+        match &mut self.note {
+            Some(before) => {
+                before.push_str("; ");
+                before.push_str(&note);
+            }
+            None => self.note = Some(note),
+        }
+    }
+
     fn finish(self, failure: Option<Failure>) -> CheckResult {
         CheckResult {
             at: SystemTime::now(),
@@ -230,6 +241,26 @@ impl Stopwatch {
 
 const fn failure(reason: FailureReason, text: String) -> Failure {
     Failure { reason, text }
+}
+
+/// What another machine said, for a line in front of people: no control characters, no more than so many others.
+fn legible(text: &str, max_chars: usize) -> String {
+    let clean = |c: char| if c.is_control() { '?' } else { c };
+    let mut line: String = text.chars().take(max_chars).map(clean).collect();
+    if text.chars().nth(max_chars).is_some() {
+        line.push_str("...");
+    }
+    line
+}
+
+/// What another machine said, for a result: its first bytes, without what a terminal would take for orders.
+fn output(said: &[u8]) -> Option<String> {
+    let first = said.get(..CheckResult::MAX_OUTPUT_BYTES).unwrap_or(said);
+    let clean = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c };
+    let mut text: String = String::from_utf8_lossy(first).replace("\r\n", "\n").chars().map(clean).collect();
+    // What stands for broken bytes is longer than they were.
+    text.truncate(text.floor_char_boundary(CheckResult::MAX_OUTPUT_BYTES));
+    (!text.is_empty()).then_some(text)
 }
 
 /// `3 s`, `1.5 s`, `250 ms`: the way people write a time-out.
