@@ -1,7 +1,7 @@
 //! An association: asked for, talked over, released or aborted (PS3.8 7 and 9.3).
 #![forbid(unsafe_code)]
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, io::ErrorKind, time::Duration};
 
 use dicom_ul::pdu::{
     AbortRQSource, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Stopwatch, failure,
     pdu::{self, Fault, Incoming},
+    tls,
 };
 use crate::model::{
     check::DicomCheck,
@@ -293,6 +294,12 @@ pub(super) fn not_dicom(step: &str, why: &str) -> Failure {
 }
 
 fn fault_in(step: &str, fault: Fault) -> Failure {
+    // What the server thinks of our certificate comes as late as this.
+    if let Fault::Io(error) = &fault
+        && let Some(refusal) = tls::failure_in(error)
+    {
+        return refusal.clone();
+    }
     let ended = |how: &str| {
         failure(FailureReason::ConnectionClosed, format!("{step}: connection {how} by the server"))
     };
@@ -304,6 +311,11 @@ fn fault_in(step: &str, fault: Fault) -> Failure {
             Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
                 failure(FailureReason::Unreachable, format!("{step}: the server became unreachable: {error}"))
             }
+            // Not the kernel's, but that of TLS: records that make no sense.
+            None if error.kind() == ErrorKind::InvalidData => failure(
+                FailureReason::ProtocolError,
+                format!("{step}: the connection over TLS broke: {error}"),
+            ),
             _ => failure(FailureReason::Local, format!("{step}: {error}")),
         },
     }

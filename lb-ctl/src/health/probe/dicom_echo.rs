@@ -113,7 +113,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     let accept = match clock.step("associate", FailureReason::AssociateTimeout, "", asking).await? {
         Answer::Accepted(accept) => accept,
         Answer::Rejected(rejection) if check.accept_reject => {
-            clock.note = Some(format!("{}: an answer, which is all that is asked", rejection.text));
+            clock.note(format!("{}: an answer, which is all that is asked", rejection.text));
             return Ok(Leave::Gone);
         }
         Answer::Rejected(rejection) => return Err(rejection),
@@ -127,7 +127,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     match clock.step("find", FailureReason::AnswerTimeout, "", finding).await? {
         Found::Ended => Ok(Leave::Release),
         Found::Endless => {
-            clock.note = Some(format!(
+            clock.note(format!(
                 "C-FIND: more than {PATIENCE_RESULTS} results for a patient that does not exist, in spite of \
                  C-CANCEL: the association is aborted"
             ));

@@ -19,11 +19,12 @@ use rustix::process::{
 use tokio::{
     process::{Child, Command},
     runtime::Handle,
-    time::timeout,
+    task::spawn_blocking,
+    time::{Instant, interval, timeout},
 };
 
 /// A process that was killed and has not gone within this time hangs in the kernel.
-const DEATH: Duration = Duration::from_millis(200);
+const DEATH: Duration = Duration::from_secs(1);
 /// Between two looks at those that are dying.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -86,7 +87,7 @@ impl Offspring {
             None => true,
         };
         let (group, uid) = (self.group, self.uid);
-        dead & tokio::task::spawn_blocking(move || sweep(group, uid)).await.unwrap_or(false)
+        dead & sweep(group, uid).await
     }
 }
 
@@ -106,42 +107,50 @@ impl Drop for Offspring {
         // Whoever sweeps next takes these with it, if there is no runtime left to do it.
         if let Ok(runtime) = Handle::try_current() {
             let (group, uid) = (self.group, self.uid);
-            runtime.spawn_blocking(move || sweep(group, uid));
+            runtime.spawn(sweep(group, uid));
         }
     }
 }
 
-/// Kills and waits for children that are of `group` or of no script that runs, until there is none. Blocks for
-/// [`DEATH`] at most.
-fn sweep(group: Pid, uid: u32) -> bool {
-    let deadline = std::time::Instant::now() + DEATH;
+/// Kills and waits for children that are of `group` or of no script that runs, until there is none. False when one that
+/// was there at the beginning is still there after [`DEATH`]; those of scripts that ended meanwhile are theirs to
+/// wait for.
+async fn sweep(group: Pid, uid: u32) -> bool {
+    let begun = Instant::now();
+    let mut look = interval(LOOK);
+    let mut first = None;
     loop {
-        match kill_strays(group, uid) {
-            Ok(0) => return true,
-            Ok(_) if std::time::Instant::now() < deadline => std::thread::sleep(LOOK),
-            Ok(_) | Err(_) => return false,
+        look.tick().await;
+        // Reads files, if none that a disk has to do with.
+        let Ok(Ok(strays)) = spawn_blocking(move || kill_strays(group, uid)).await else { return false };
+        if strays.is_empty() {
+            return true;
+        }
+        let first = first.get_or_insert_with(|| strays.clone());
+        if begun.elapsed() > DEATH {
+            return !strays.iter().any(|stray| first.contains(stray));
         }
     }
 }
 
-/// Kills them once, waits for those that are dead, and gives their number before.
-fn kill_strays(group: Pid, uid: u32) -> io::Result<usize> {
+/// Kills them once, waits for those that are dead, and gives all that were there.
+fn kill_strays(group: Pid, uid: u32) -> io::Result<Vec<Pid>> {
     // Held until the end: what is a stray now stays one until it is killed.
     let running = running();
     let ours = getpgrp();
-    let mut count = 0;
+    let mut strays = Vec::new();
     for pid in children()? {
         // Fails for one that another sweep has just waited for.
         let Ok(of) = getpgid(Some(pid)) else { continue };
         if of == ours || (of != group && running.contains(&of)) || !belongs_to(pid, uid) {
             continue;
         }
-        count += 1;
+        strays.push(pid);
         // Not a number that has changed hands: a child of ours is in the group. Both fail for what is dead.
         let _ = kill_process_group(of, Signal::KILL);
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
-    Ok(count)
+    Ok(strays)
 }
 
 /// Children of this process, dead ones that nobody has waited for included (proc_pid_task(5)).

@@ -15,8 +15,9 @@ use std::{
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, process::Command, time::timeout_at};
 
 use super::{
-    Peer, Stopwatch, failure, in_words,
+    Peer, Stopwatch, failure, in_words, legible,
     offspring::Offspring,
+    output,
     unprivileged::{self, Prepared},
 };
 use crate::model::{
@@ -34,22 +35,21 @@ pub(super) async fn probe(peer: &Peer, check: &ScriptCheck, clock: &mut Stopwatc
     let outcome = run(peer, check, clock).await;
     clock.mark("script");
     let Ran { ended, said, left_behind, prepared } = outcome?;
-    clock.note = left_behind.then(|| {
-        format!(
+    if left_behind {
+        clock.note(format!(
             "script {}: processes that it left behind cannot be ended, see `ps -u {}`",
             check.name, prepared.user
-        )
-    });
-    let text = String::from_utf8_lossy(&said).into_owned();
-    let outcome = match ended {
+        ));
+    }
+    clock.output = output(&said);
+    let said = String::from_utf8_lossy(&said);
+    match ended {
         None => Err(failure(
             FailureReason::ScriptTimeout,
             format!("script {}: not ended within {}, and killed", check.name, in_words(clock.timeout)),
         )),
-        Some(status) => judge(status, check, &prepared, &text),
-    };
-    clock.output = (!text.is_empty()).then_some(text);
-    outcome
+        Some(status) => judge(status, check, &prepared, &said),
+    }
 }
 
 /// A script that was run.
@@ -106,12 +106,10 @@ fn start(mut command: Command, uid: u32) -> io::Result<(Offspring, pipe::Receive
 }
 
 fn explain_start(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("{} is not here: install the package util-linux", unprivileged::OUTER_PROGRAM)
-        }
-        _ => error.to_string(),
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!("{} is not here: install the package util-linux", unprivileged::OUTER_PROGRAM);
     }
+    error.to_string()
 }
 
 /// What a script says on both its outputs.
@@ -176,8 +174,7 @@ fn judge(status: ExitStatus, check: &ScriptCheck, prepared: &Prepared, said: &st
 /// The last line with something on it, which is where programs say why.
 fn last_line(said: &str) -> Option<String> {
     let line = said.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX_LINE_CHARS).collect();
-    Some(line)
+    Some(legible(line, MAX_LINE_CHARS))
 }
 
 fn untried(check: &ScriptCheck, why: &str) -> Failure {
@@ -192,9 +189,8 @@ mod tests {
     fn the_last_line_with_words_is_what_a_failure_quotes() {
         assert_eq!(
             last_line("connecting\ndatabase \x1b[31mlocked\n\n").as_deref(),
-            Some("database [31mlocked")
+            Some("database ?[31mlocked")
         );
         assert_eq!(last_line(" \n"), None);
-        assert_eq!(last_line(&"x".repeat(500)).unwrap().len(), MAX_LINE_CHARS);
     }
 }
