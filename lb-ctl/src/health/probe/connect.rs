@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    fmt::Display,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -35,7 +36,9 @@ pub(super) enum Manner {
 /// Opens a connection: the step `connect` of a check.
 pub(super) async fn open(peer: &Peer, manner: Manner, clock: &mut Stopwatch) -> Result<TcpStream, Failure> {
     let addr = peer.addr;
-    let work = async { attempt(addr, peer.source, manner).await.map_err(|error| classify(addr, &error)) };
+    let work = async {
+        attempt(addr, peer.source, manner).await.map_err(|error| classify("connect", &addr, &error))
+    };
     clock.step("connect", FailureReason::ConnectTimeout, &format!(" from {addr}"), work).await
 }
 
@@ -54,29 +57,27 @@ async fn attempt(addr: SocketAddr, source: Option<IpAddr>, manner: Manner) -> io
     socket.connect(addr).await
 }
 
-fn classify(addr: SocketAddr, error: &io::Error) -> Failure {
+/// What a step that sends something for the first time failed for, as the kernel says it; `whom` is the server.
+pub(super) fn classify(step: &str, whom: &dyn Display, error: &io::Error) -> Failure {
     use FailureReason::{ConnectRefused, ConnectTimeout, ConnectionClosed, Local, Unreachable};
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => failure(ConnectRefused, format!("connect: connection refused by {addr}")),
-        Some(libc::ECONNRESET) => failure(ConnectionClosed, format!("connect: connection reset by {addr}")),
-        Some(libc::ETIMEDOUT) => failure(ConnectTimeout, format!("connect: no answer from {addr}")),
-        Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => {
-            failure(Unreachable, format!("connect: host unreachable: {addr}"))
+    let (reason, what) = match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => (ConnectRefused, format!("connection refused by {whom}")),
+        Some(libc::ECONNRESET) => (ConnectionClosed, format!("connection reset by {whom}")),
+        Some(libc::ETIMEDOUT) => (ConnectTimeout, format!("no answer from {whom}")),
+        Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => (Unreachable, format!("host unreachable: {whom}")),
+        Some(libc::ENETUNREACH) => (Unreachable, format!("no route to {whom}")),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            (Local, format!("not tried, no file descriptor left for {whom}: raise LimitNOFILE of lbd"))
         }
-        Some(libc::ENETUNREACH) => failure(Unreachable, format!("connect: no route to {addr}")),
-        Some(libc::EMFILE | libc::ENFILE) => failure(
-            Local,
-            format!("connect: not tried, no file descriptor left for {addr}: raise LimitNOFILE of lbd"),
-        ),
-        Some(libc::EACCES | libc::EPERM) => failure(
-            Local,
-            format!("connect: not tried, this machine's firewall or routes forbid it to reach {addr}"),
-        ),
+        Some(libc::EACCES | libc::EPERM) => {
+            (Local, format!("not tried, this machine's firewall or routes forbid it to reach {whom}"))
+        }
         Some(libc::EADDRNOTAVAIL) => {
-            failure(Local, format!("connect: not tried, no free port or source address to reach {addr} from"))
+            (Local, format!("not tried, no free port or source address to reach {whom} from"))
         }
-        _ => failure(Local, format!("connect: not tried, {error} ({addr})")),
-    }
+        _ => (Local, format!("not tried, {error} ({whom})")),
+    };
+    failure(reason, format!("{step}: {what}"))
 }
 
 #[cfg(test)]
@@ -86,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_wrong_here_is_never_blamed_on_the_server() {
         let addr = SocketAddr::from(([10, 0, 0, 1], 104));
-        let reason = |code| classify(addr, &io::Error::from_raw_os_error(code)).reason;
+        let reason = |code| classify("connect", &addr, &io::Error::from_raw_os_error(code)).reason;
         for code in
             [libc::EMFILE, libc::ENFILE, libc::EPERM, libc::EACCES, libc::EADDRNOTAVAIL, libc::ENOBUFS]
         {

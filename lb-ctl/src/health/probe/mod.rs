@@ -11,6 +11,7 @@ mod hl7;
 mod http;
 mod mllp;
 mod offspring;
+mod parts;
 pub(super) mod path;
 mod pdu;
 mod ping;
@@ -22,7 +23,6 @@ mod unprivileged;
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use crate::model::{
-    check::{CheckKind, Part},
+    check::CheckKind,
     health::{Advice, CheckResult, DirectPath, Failure, FailureReason, HealthMap, Step, Target, Verdict},
 };
 
@@ -115,43 +115,28 @@ async fn server(peer: &Peer, kind: &CheckKind, tools: &Tools, clock: &mut Stopwa
             clock.mark("track");
             outcome
         }
-        CheckKind::All(parts) => {
-            for part in parts {
-                one_part(peer, part, tools, clock).await?;
-            }
-            Ok(())
-        }
-        CheckKind::Any(parts) => {
-            let mut first = None;
-            for part in parts {
-                match one_part(peer, part, tools, clock).await {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => first = first.or(Some(failure)),
-                }
-            }
-            first.map_or(Ok(()), Err)
-        }
+        CheckKind::All(parts) => parts::all(peer, parts, tools, clock).await,
+        CheckKind::Any(parts) => parts::any(peer, parts, tools, clock).await,
     }
 }
 
-/// Boxed: parts may have parts.
-fn one_part<'a>(
-    peer: &'a Peer,
-    part: &'a Part,
-    tools: &'a Tools,
-    clock: &'a mut Stopwatch,
-) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
-    let port = part.port.unwrap_or(peer.addr.port());
-    let peer = Peer { addr: SocketAddr::new(peer.addr.ip(), port), ..*peer };
-    Box::pin(async move { server(&peer, &part.kind, tools, clock).await })
-}
-
+/// By the verdicts on another VIP's servers. As long as there is none, nothing is decided: at a start, this check would
+/// else be the one to say that a server is down which nobody has asked yet.
 fn tracked(vip: &str, health: &HealthMap) -> Result<(), Failure> {
-    let mut servers = health.iter().filter(|(id, _)| id.vip == vip);
-    if servers.any(|(_, health)| health.verdict == Verdict::Up) {
-        return Ok(());
+    let verdicts: Vec<Verdict> =
+        health.iter().filter(|(id, _)| id.vip == vip).map(|(_, health)| health.verdict).collect();
+    if verdicts.contains(&Verdict::Up) {
+        Ok(())
+    } else if verdicts.is_empty() {
+        Err(failure(
+            FailureReason::Local,
+            format!("track: not tried, no server of VIP {vip} is checked here"),
+        ))
+    } else if verdicts.contains(&Verdict::Unknown) {
+        Err(failure(FailureReason::Local, format!("track: not tried, no verdict on VIP {vip} yet")))
+    } else {
+        Err(failure(FailureReason::TrackedDown, format!("track: no server of VIP {vip} is up")))
     }
-    Err(failure(FailureReason::TrackedDown, format!("track: no server of VIP {vip} is up")))
 }
 
 /// The time of a check: its one deadline, and what its steps took.
@@ -275,11 +260,41 @@ fn in_words(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::health::{Health, RipId};
 
     #[test]
     fn timeouts_read_as_people_write_them() {
         assert_eq!(in_words(Duration::from_secs(3)), "3 s");
         assert_eq!(in_words(Duration::from_millis(1500)), "1.5 s");
         assert_eq!(in_words(Duration::from_millis(250)), "250 ms");
+    }
+
+    #[test]
+    fn a_tracked_vip_decides_once_there_is_a_verdict_on_it() {
+        use Verdict::{Down, Unknown, Up};
+        let reason = |verdicts: &[Verdict]| {
+            let of = |(n, verdict): (usize, &Verdict)| {
+                let id = RipId { vip: "PACS".to_owned(), rip: n.to_string() };
+                (id, Health::new(*verdict, SystemTime::UNIX_EPOCH))
+            };
+            let other = RipId { vip: "WEB".to_owned(), rip: "A".to_owned() };
+            let mut health: HealthMap = verdicts.iter().enumerate().map(of).collect();
+            health.insert(other, Health::new(Up, SystemTime::UNIX_EPOCH));
+            tracked("PACS", &health).err().map(|failure| failure.reason)
+        };
+        assert_eq!(reason(&[Down, Unknown, Up]), None);
+        assert_eq!(reason(&[Down, Down]), Some(FailureReason::TrackedDown));
+        assert_eq!(reason(&[Down, Unknown]), Some(FailureReason::Local));
+        assert_eq!(reason(&[]), Some(FailureReason::Local));
+    }
+
+    #[test]
+    fn what_others_say_gives_a_terminal_no_orders_and_has_an_end() {
+        assert_eq!(legible("up\x1b[0m\n", 10), "up?[0m?");
+        assert_eq!(legible("äöü", 2), "äö...");
+        assert_eq!(output(b"a\r\nb\tc\x07"), Some("a\nb\tc?".to_owned()));
+        assert_eq!(output(b""), None);
+        let broken = output(&[0xff; 2 * CheckResult::MAX_OUTPUT_BYTES]).unwrap();
+        assert!(broken.len() <= CheckResult::MAX_OUTPUT_BYTES);
     }
 }
