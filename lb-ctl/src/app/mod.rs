@@ -209,6 +209,7 @@ impl App {
             },
             requests: requests.clone(),
             listings,
+            targets: checked.clone(),
             runs,
             histories,
             alert_tests,
