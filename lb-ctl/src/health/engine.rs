@@ -31,6 +31,9 @@ const MAX_IN_FLIGHT: usize = 512;
 /// A change of verdict waits this long for others: a switch that fails takes down many servers, and the data plane is
 /// planned anew for all of them at once.
 const GATHER: Duration = Duration::from_millis(20);
+/// Time between changes of verdicts that are published one after the other: servers that fail together are found out over
+/// the time of an interval, and each plan is for all that is known.
+const PACE: Duration = Duration::from_millis(80);
 /// Results that change no verdict wait this long for others, and go out together.
 const COALESCE: Duration = Duration::from_millis(500);
 /// Requests to run checks that are under way at most; more wait in their channel.
@@ -43,7 +46,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Connections {
     /// What to check.
     pub targets: watch::Receiver<Targets>,
-    /// Changes of verdicts within 20 ms, the rest within 500 ms.
+    /// Changes of verdicts within 80 ms, the rest within 500 ms.
     pub health: watch::Sender<HealthMap>,
     /// From the packet path.
     pub syn_repeats: watch::Receiver<Arc<SynRepeatCounts>>,
@@ -63,6 +66,8 @@ pub struct Engine {
     running: JoinSet<CheckResult>,
     asked: HashMap<Id, Begun>,
     publish_at: Option<Instant>,
+    /// When a change of verdict was published last.
+    turned_at: Option<Instant>,
 }
 
 /// A question that is being asked.
@@ -91,6 +96,7 @@ impl Engine {
             running: JoinSet::new(),
             asked: HashMap::new(),
             publish_at: None,
+            turned_at: None,
         }
     }
 
@@ -131,7 +137,7 @@ impl Engine {
     fn count_syn_repeats(&mut self) {
         let counts = Arc::clone(&self.to.syn_repeats.borrow_and_update());
         self.roster.count_syn_repeats(&counts);
-        self.publish_within(COALESCE);
+        self.publish_by(Instant::now() + COALESCE);
     }
 
     fn run_now(&mut self, RunRequest { rips, reply }: RunRequest) {
@@ -164,7 +170,9 @@ impl Engine {
         while let Some(ended) = self.running.try_join_next_with_id() {
             urgent |= self.finish(ended);
         }
-        self.publish_within(if urgent { GATHER } else { COALESCE });
+        let now = Instant::now();
+        let paced = self.turned_at.map_or(now, |at| at + PACE).max(now + GATHER);
+        self.publish_by(if urgent { paced } else { now + COALESCE });
         if self.runs.reply(|question| self.roster.is_asked(question)) {
             // Who was told will look what became of it.
             self.publish();
@@ -180,25 +188,26 @@ impl Engine {
         self.roster.finish(question, &result, Instant::now().into_std())
     }
 
-    /// Has what is new published no later than after this time.
-    fn publish_within(&mut self, time: Duration) {
+    /// Has what is new published no later than at this time.
+    fn publish_by(&mut self, at: Instant) {
         if !self.roster.is_published() {
-            let at = Instant::now() + time;
             self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
         }
     }
 
+    /// The history first: who has seen a verdict finds in it how it came about.
     fn publish(&mut self) {
         self.publish_at = None;
-        if !self.roster.is_published() {
-            let now = Instant::now().into_std();
-            self.to.health.send_modify(|map| self.roster.publish(map, now));
-        }
+        let now = Instant::now();
         for transition in self.roster.take_transitions() {
+            self.turned_at = Some(now);
             if let Err(error) = self.to.transitions.try_send(transition) {
                 let Transition { id, to, .. } = error.into_inner();
                 tracing::warn!("the history misses that {}/{} is {to:?}: it takes no more", id.vip, id.rip);
             }
+        }
+        if !self.roster.is_published() {
+            self.to.health.send_modify(|map| self.roster.publish(map, now.into_std()));
         }
     }
 }
