@@ -20,6 +20,7 @@ pub mod lbd;
 pub mod mllp;
 pub mod netns;
 pub mod persisted;
+pub mod pki;
 pub mod proc;
 pub mod relay;
 pub mod routed;
@@ -49,7 +50,7 @@ pub use self::{
     topology::{Host, Lab},
     traffic::{Course, Everything},
     udp::UdpEcho,
-    web::{Payload, Web},
+    web::{Nginx, Payload, Web},
 };
 
 /// True when the test may go on. Without root it says loudly that the test is skipped, and returns false.

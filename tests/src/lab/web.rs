@@ -1,23 +1,29 @@
-//! nginx with one large file, and curl.
+//! nginx, with one large file or as a test wants it, and curl.
 
 use std::{
     fs,
     io::{BufWriter, Write as _},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
 };
 
 use super::{
+    netns::Netns,
     proc::{Finished, Proc},
-    servers::listens,
     topology::Host,
 };
+
+/// An nginx.
+#[derive(Debug)]
+pub struct Nginx {
+    _proc: Proc,
+}
 
 /// A web server with a file to download.
 #[derive(Debug)]
 pub struct Web {
     access_log: PathBuf,
-    _proc: Proc,
+    _nginx: Nginx,
 }
 
 /// A file of known content.
@@ -76,6 +82,37 @@ impl Payload {
     }
 }
 
+impl Nginx {
+    /// Starts one with these directives in its block `http`, keeping its files in `dir`, and waits until it listens on `port`
+    /// of loopback.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[must_use]
+    pub fn start(name: &str, netns: &Netns, dir: &Path, http: &str, port: u16) -> Self {
+        let config = dir.join(format!("{name}.conf"));
+        let text = format!(
+            "daemon off;
+             master_process off;
+             pid {dir}/{name}.pid;
+             error_log stderr;
+             worker_rlimit_nofile 4096;
+             events {{ worker_connections 2048; }}
+             http {{
+                 {http}
+             }}",
+            dir = dir.display(),
+        );
+        fs::write(&config, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", config.display()));
+        let mut command = netns.command("nginx");
+        command.args(["-e", "stderr", "-c"]).arg(&config);
+        let mut proc = Proc::spawn(name, netns, dir, &mut command);
+        proc.wait_ready(|_| netns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()));
+        Self { _proc: proc }
+    }
+}
+
 impl Web {
     /// Serves the payload on every address of the host, of both families, with an empty access log.
     ///
@@ -85,36 +122,23 @@ impl Web {
     #[must_use]
     pub fn start(host: &Host, port: u16, payload: &Payload) -> Self {
         let dir = host.dir();
-        let (config, access_log) = (dir.join("nginx.conf"), dir.join("access.log"));
-        let text = format!(
-            "daemon off;
-             master_process off;
-             pid {dir}/nginx.pid;
-             error_log stderr;
-             events {{}}
-             http {{
-                 log_format peers '$remote_addr $status $body_bytes_sent';
-                 access_log {access_log} peers;
-                 sendfile on;
-                 server {{
-                     listen 0.0.0.0:{port};
-                     listen [::]:{port};
-                     root {root};
-                 }}
+        let access_log = dir.join("access.log");
+        let http = format!(
+            "log_format peers '$remote_addr $status $body_bytes_sent';
+             access_log {access_log} peers;
+             sendfile on;
+             server {{
+                 listen 0.0.0.0:{port};
+                 listen [::]:{port};
+                 root {root};
              }}",
-            dir = dir.display(),
             access_log = access_log.display(),
             root = payload.path.parent().unwrap_or(&dir).display(),
         );
         fs::write(&access_log, "")
-            .and_then(|()| fs::write(&config, text))
-            .unwrap_or_else(|error| panic!("cannot write {}: {error}", config.display()));
-        let mut command = host.netns.command("nginx");
-        command.args(["-e", "stderr", "-c"]).arg(&config);
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", access_log.display()));
         let name = format!("nginx-{}", host.name);
-        let mut proc = Proc::spawn(&name, &host.netns, host.lab_dir(), &mut command);
-        proc.wait_ready(|_| listens(host, port));
-        Self { access_log, _proc: proc }
+        Self { access_log, _nginx: Nginx::start(&name, &host.netns, host.lab_dir(), &http, port) }
     }
 
     /// All requests so far.

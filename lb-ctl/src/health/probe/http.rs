@@ -3,7 +3,7 @@
 
 use std::{error::Error, future::Future, io, ops::RangeInclusive, pin::pin, time::Duration};
 
-use futures_util::future::{Fuse, FutureExt as _};
+use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Method, Request, StatusCode,
@@ -129,7 +129,9 @@ where
     matches(&said, wanted)?;
     // The answer is here; what is left is to take leave, which takes one look unless the server's buffers are full.
     drop(sender);
-    let _nothing_to_learn = timeout_at(clock.deadline(), connection).await;
+    if !connection.is_terminated() {
+        let _nothing_to_learn = timeout_at(clock.deadline(), connection).await;
+    }
     Ok(())
 }
 

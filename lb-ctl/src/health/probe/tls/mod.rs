@@ -4,6 +4,8 @@
 mod certificate;
 mod material;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 use std::{

@@ -138,6 +138,13 @@ fn certificate(why: &CertificateError, client: &TlsClient, name: &str, witness: 
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             failure(TlsUnknownIssuer, unknown_issuer(why, shown, client))
         }
+        // One that a device signed for itself is marked as an authority's: the library complains of that first.
+        CertificateError::Other(_) if shown.is_some_and(|facts| facts.is_self_signed) => {
+            failure(TlsUnknownIssuer, unknown_issuer(why, shown, client))
+        }
+        CertificateError::Other(other) => {
+            failure(TlsHandshake, format!("tls: certificate ({subject}) cannot be used: {other}"))
+        }
         CertificateError::NotValidForName => failure(TlsWrongName, wrong_name(&[], subject, name)),
         CertificateError::NotValidForNameContext { presented, .. } => {
             failure(TlsWrongName, wrong_name(presented, subject, name))
