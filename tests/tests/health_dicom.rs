@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::{fs, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use lb_ctl::{
     health::run_once,
@@ -12,7 +12,10 @@ use lb_ctl::{
         health::{CheckResult, FailureReason, RipId, Target},
     },
 };
-use lb_tests::lab::archive::{Archive, Callers, free_addr};
+use lb_tests::lab::{
+    archive::{Archive, Callers, free_addr},
+    pki::{self, Authority, Validity},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -216,39 +219,23 @@ async fn what_is_no_archive_is_quoted() {
     serving.abort();
 }
 
-/// A certificate for `127.0.0.1` that is its own authority, with its key: in one file, and in two.
-fn certificates(dir: &Path) {
-    let run = |arguments: &[&str]| {
-        let output = std::process::Command::new("openssl").args(arguments).current_dir(dir).output().unwrap();
-        assert!(
-            output.status.success(),
-            "openssl {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    };
-    let name = ["-addext", "subjectAltName=IP:127.0.0.1", "-subj", "/CN=archive"];
-    let leaf = ["-addext", "basicConstraints=critical,CA:FALSE"];
-    let make = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "key.pem", "-out"];
-    run(&[&make[..], &["cert.pem"], &name[..], &leaf[..]].concat());
-    let both = [fs::read(dir.join("cert.pem")).unwrap(), fs::read(dir.join("key.pem")).unwrap()].concat();
-    fs::write(dir.join("both.pem"), both).unwrap();
-}
-
 #[tokio::test]
 async fn storescp_over_tls_is_asked_with_and_without_certificates() {
     let dir = TempDir::new().unwrap();
-    certificates(dir.path());
-    let pem = |name: &str| dir.path().join(name);
-    let (ca, both) = (pem("cert.pem"), pem("both.pem"));
-    let family = Verify::Family(CaFamily { name: "archives".to_owned(), pems: vec![ca.clone()] });
-    let client_cert = Some(ClientCert { name: "lb".to_owned(), pem: both });
+    let authority = Authority::new("archives");
+    let issue = |name: &str| authority.issue(name, &["127.0.0.1"], Validity::Now);
+    let ca = pki::write(dir.path(), "ca.pem", &authority.pem());
+    let server = pki::write(dir.path(), "server.pem", &issue("archive")).display().to_string();
+    let pem = pki::write(dir.path(), "client.pem", &issue("lb"));
+    let shown = ca.display().to_string();
+    let family = Verify::Family(CaFamily { name: "archives".to_owned(), pems: vec![ca] });
+    let client_cert = Some(ClientCert { name: "lb".to_owned(), pem });
     let client = |verify: &Verify, client_cert: &Option<ClientCert>| DicomCheck {
         tls: Some(TlsClient { verify: verify.clone(), client_cert: client_cert.clone(), sni: None }),
         ..dicom()
     };
-    let (key, cert) = (pem("key.pem").display().to_string(), ca.display().to_string());
     let own = TempDir::new().unwrap();
-    let archive = Archive::storescp(&["+tls", &key, &cert, "-ic"], free_addr(), own).await;
+    let archive = Archive::storescp(&["+tls", &server, &server, "-ic"], free_addr(), own).await;
     for verify in [Verify::Off, family.clone()] {
         let result = run(archive.addr(), client(&verify, &None)).await;
         assert_eq!(result.failure, None, "{}", archive.log());
@@ -262,7 +249,8 @@ async fn storescp_over_tls_is_asked_with_and_without_certificates() {
     archive.kill().await;
 
     let own = TempDir::new().unwrap();
-    let archive = Archive::storescp(&["+tls", &key, &cert, "-rc", "+cf", &cert], free_addr(), own).await;
+    let archive =
+        Archive::storescp(&["+tls", &server, &server, "-rc", "+cf", &shown], free_addr(), own).await;
     let result = run(archive.addr(), client(&family, &None)).await;
     let failure = result.failure.expect("no certificate was shown");
     assert_eq!(failure.reason, FailureReason::TlsClientCertificate, "{}", failure.text);
