@@ -1,6 +1,5 @@
 //! Checks of real archives on loopback: Orthanc and dcmtk's storescp. Needs no root.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
