@@ -1,120 +1,25 @@
 //! Checks of real archives on loopback: Orthanc and dcmtk's storescp. Needs no root.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::{
-    fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    process::Stdio,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lb_ctl::{
-    health::{Engine, run_once},
+    health::{Connections, Engine, run_once},
     model::{
-        check::DicomCheck,
-        config::{Check, CheckKind},
+        check::{Check, CheckKind, DicomCheck},
         health::{CheckResult, FailureReason, HealthMap, RipId, Target, Verdict},
     },
 };
+use lb_tests::lab::archive::{Archive, Callers, free_addr};
 use tempfile::TempDir;
 use tokio::{
-    net::TcpStream,
-    process::{Child, Command},
-    sync::watch,
-    time::{interval, timeout},
+    sync::{mpsc, watch},
+    time::timeout,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that any condition may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A server program on loopback, killed when dropped.
-struct Archive {
-    addr: SocketAddr,
-    child: Child,
-    dir: TempDir,
-}
-
-impl Archive {
-    /// Starts a program that listens on `addr`, in a directory of its own, and waits until it does.
-    async fn start(program: &str, args: &[&str], addr: SocketAddr, dir: TempDir) -> Self {
-        let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(program)
-            .args(args)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {program}: {error}: `cargo xtask setup` installs it"));
-        let mut archive = Self { addr, child, dir };
-        let listening = timeout(PATIENCE, async {
-            let mut tick = interval(Duration::from_millis(20));
-            while TcpStream::connect(addr).await.is_err() {
-                assert_eq!(archive.child.try_wait().unwrap(), None, "{program} ended:\n{}", archive.log());
-                tick.tick().await;
-            }
-        });
-        assert!(listening.await.is_ok(), "{program} never listened:\n{}", archive.log());
-        archive
-    }
-
-    async fn storescp(args: &[&str], addr: SocketAddr, dir: TempDir) -> Self {
-        let port = addr.port().to_string();
-        Self::start("storescp", &[args, &["-v", &port]].concat(), addr, dir).await
-    }
-
-    /// Orthanc that answers to `ARCHIVE` alone, and to callers that it knows alone unless `any_caller`.
-    async fn orthanc(addr: SocketAddr, any_caller: bool) -> Self {
-        let dir = TempDir::new().unwrap();
-        let config = serde_json::json!({
-            "Name": "archive",
-            "StorageDirectory": "storage",
-            "IndexDirectory": "storage",
-            "HttpServerEnabled": false,
-            "RemoteAccessAllowed": true,
-            "AuthenticationEnabled": false,
-            "DicomAet": "ARCHIVE",
-            "DicomPort": addr.port(),
-            "DicomCheckCalledAet": true,
-            "DicomAlwaysAllowEcho": any_caller,
-            "DicomAlwaysAllowStore": any_caller,
-            "DicomAlwaysAllowFind": false,
-            "DicomAlwaysAllowFindWorklist": false,
-            "DicomAlwaysAllowGet": false,
-            "DicomAlwaysAllowMove": false,
-            "Plugins": [],
-        });
-        std::fs::write(dir.path().join("orthanc.json"), config.to_string()).unwrap();
-        Self::start("Orthanc", &["orthanc.json"], addr, dir).await
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    /// Waits until the program's log says something.
-    async fn says(&self, what: &str) {
-        let said = timeout(PATIENCE, async {
-            let mut tick = interval(Duration::from_millis(20));
-            while !self.log().contains(what) {
-                tick.tick().await;
-            }
-        });
-        assert!(said.await.is_ok(), "{what:?} never came:\n{}", self.log());
-    }
-
-    async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-}
-
-/// An address on loopback that was free a moment ago.
-fn free_addr() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
 
 fn target(addr: SocketAddr, calling_aet: &str, called_aet: &str) -> Target {
     Target::new(
@@ -132,7 +37,7 @@ fn target(addr: SocketAddr, calling_aet: &str, called_aet: &str) -> Target {
 }
 
 async fn echo(archive: &Archive, calling_aet: &str, called_aet: &str) -> CheckResult {
-    run_once(&target(archive.addr, calling_aet, called_aet)).await
+    run_once(&target(archive.addr(), calling_aet, called_aet)).await
 }
 
 fn assert_passed(result: &CheckResult) {
@@ -186,7 +91,7 @@ async fn storescp_without_verification_is_told_apart_and_released() {
 
 #[tokio::test]
 async fn orthanc_refuses_a_called_title_that_is_not_its_own() {
-    let archive = Archive::orthanc(free_addr(), true).await;
+    let archive = Archive::orthanc(free_addr(), Callers::Any).await;
     assert_passed(&echo(&archive, "LOADBALANCER", "ARCHIVE").await);
     let result = echo(&archive, "LOADBALANCER", "PACS").await;
     assert_failed(
@@ -199,7 +104,7 @@ async fn orthanc_refuses_a_called_title_that_is_not_its_own() {
 
 #[tokio::test]
 async fn orthanc_refuses_a_caller_that_it_does_not_know() {
-    let archive = Archive::orthanc(free_addr(), false).await;
+    let archive = Archive::orthanc(free_addr(), Callers::Known).await;
     let result = echo(&archive, "LOADBALANCER", "ARCHIVE").await;
     assert_failed(
         &result,
@@ -212,13 +117,17 @@ async fn orthanc_refuses_a_caller_that_it_does_not_know() {
 #[tokio::test]
 async fn orthanc_killed_and_restarted_goes_down_and_comes_up_again() {
     let addr = free_addr();
-    let archive = Archive::orthanc(addr, true).await;
+    let archive = Archive::orthanc(addr, Callers::Any).await;
     let target = target(addr, "LOADBALANCER", "ARCHIVE");
     let id = target.id.clone();
     let (_targets, targets) = watch::channel(vec![target]);
     let (health, mut published) = watch::channel(HealthMap::new());
+    let (_syn_repeats, syn_repeats) = watch::channel(Arc::default());
+    let (_runs, runs) = mpsc::channel(1);
+    let (transitions, mut told) = mpsc::channel(16);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let engine = tokio::spawn(Engine::new(targets, health).run(async {
+    let connections = Connections { targets, health, syn_repeats, runs, transitions };
+    let engine = tokio::spawn(Engine::new(connections).run(async {
         let _ = stopped.await;
     }));
     let mut until = async |verdict: Verdict| {
@@ -231,11 +140,17 @@ async fn orthanc_killed_and_restarted_goes_down_and_comes_up_again() {
     assert!(down.since > first.since);
     let text = format!("connect: connection refused by {addr}");
     assert_failed(down.last.as_ref().unwrap(), FailureReason::ConnectRefused, &text);
-    let archive = Archive::orthanc(addr, true).await;
+    let archive = Archive::orthanc(addr, Callers::Any).await;
     let up = until(Verdict::Up).await;
     assert!(up.since > down.since);
     assert_passed(up.last.as_ref().unwrap());
     stop.send(()).unwrap();
     timeout(PATIENCE, engine).await.unwrap().unwrap();
+    let mut turns = Vec::new();
+    while let Some(turn) = told.recv().await {
+        turns.push((turn.to, turn.reason));
+    }
+    let refused = Some(FailureReason::ConnectRefused);
+    assert_eq!(turns, [(Verdict::Up, None), (Verdict::Down, refused), (Verdict::Up, None)]);
     archive.kill().await;
 }

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod association;
 pub mod bpffs;
 pub mod capture;
@@ -32,6 +33,7 @@ pub mod udp;
 pub mod web;
 
 pub use self::{
+    archive::Archive,
     association::EchoLoop,
     capture::Capture,
     dicom::Instance,

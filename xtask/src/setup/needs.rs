@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 19] = [
+const PROGRAMS: [Program; 20] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -125,6 +125,12 @@ const PROGRAMS: [Program; 19] = [
         packages: &["orthanc"],
         daemon: Some("orthanc"),
         why: "is the archive behind it",
+    },
+    Program {
+        name: "mllp_send",
+        packages: &["python3-hl7"],
+        daemon: None,
+        why: "comes with the library of the lab's HL7 receiver",
     },
     Program { name: "cpio", packages: &["cpio"], daemon: None, why: "packs what other kernels boot from" },
     Program { name: "xz", packages: &["xz-utils"], daemon: None, why: "unpacks their modules" },

@@ -2,17 +2,23 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod association;
 mod command_set;
 mod connect;
 mod dicom_echo;
+mod element;
+mod hl7;
 mod http;
 mod mllp;
+mod offspring;
 mod parts;
 pub(super) mod path;
 mod pdu;
 mod ping;
+mod query;
 mod script;
 pub(super) mod tls;
+mod unprivileged;
 
 use std::{
     future::Future,
@@ -101,9 +107,9 @@ async fn server(peer: &Peer, kind: &CheckKind, tools: &Tools, clock: &mut Stopwa
         CheckKind::Connect => connect::probe(peer, clock).await,
         CheckKind::Http(http) => http::probe(peer, http, tools, clock).await,
         CheckKind::DicomEcho(dicom) => dicom_echo::probe(peer, dicom, tools, clock).await,
-        CheckKind::Mllp(mllp) => mllp::probe(peer, mllp, tools, clock).await,
+        CheckKind::Mllp(mllp) => mllp::probe(peer, mllp, clock).await,
         CheckKind::Ping => ping::probe(peer, clock).await,
-        CheckKind::Script(script) => script::probe(peer, script, tools, clock).await,
+        CheckKind::Script(script) => script::probe(peer, script, clock).await,
         CheckKind::Agent => agent::probe(peer, clock).await,
         CheckKind::Track { vip } => {
             let outcome = tracked(vip, &tools.health.borrow());
