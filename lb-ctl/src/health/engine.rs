@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
@@ -25,9 +26,9 @@ use crate::model::health::{
     CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition,
 };
 
-/// Checks in flight at most, a descriptor each: half of the 1024 that a service has by default. With more due than
-/// that, intervals grow; the one that has waited longest goes first.
-const MAX_IN_FLIGHT: usize = 512;
+/// Checks in flight at most, a descriptor each, and no more than half of the descriptors that this process may have. With
+/// more due than that, intervals grow; the one that has waited longest goes first.
+const MAX_IN_FLIGHT: usize = 4096;
 /// A change of verdict waits this long for others: a switch that fails takes down many servers, and the data plane is
 /// planned anew for all of them at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -65,6 +66,7 @@ pub struct Engine {
     runs: Runs,
     running: JoinSet<CheckResult>,
     asked: HashMap<Id, Begun>,
+    max_in_flight: usize,
     publish_at: Option<Instant>,
     /// When a change of verdict was published last.
     turned_at: Option<Instant>,
@@ -95,6 +97,7 @@ impl Engine {
             runs: Runs::default(),
             running: JoinSet::new(),
             asked: HashMap::new(),
+            max_in_flight: max_in_flight(getrlimit(Resource::Nofile).current),
             publish_at: None,
             turned_at: None,
         }
@@ -147,7 +150,7 @@ impl Engine {
     }
 
     fn start_due(&mut self) {
-        while self.running.len() < MAX_IN_FLIGHT {
+        while self.running.len() < self.max_in_flight {
             let at = Instant::now();
             let Some((id, question)) = self.roster.start_due(at.into_std()) else {
                 break;
@@ -160,7 +163,7 @@ impl Engine {
 
     /// When there is something to do without being told: a check to start (if one may), results to publish.
     fn wake(&self) -> Option<Instant> {
-        let due = if self.running.len() < MAX_IN_FLIGHT { self.roster.next_due() } else { None };
+        let due = if self.running.len() < self.max_in_flight { self.roster.next_due() } else { None };
         due.map(Instant::from_std).into_iter().chain(self.publish_at).min()
     }
 
@@ -212,6 +215,12 @@ impl Engine {
     }
 }
 
+/// How many checks may be in flight, given how many descriptors may be open; `None` = any number.
+fn max_in_flight(descriptors: Option<u64>) -> usize {
+    let half = descriptors.and_then(|most| usize::try_from(most / 2).ok()).unwrap_or(MAX_IN_FLIGHT);
+    half.clamp(1, MAX_IN_FLIGHT)
+}
+
 /// The result of a check that panicked: a defect of ours, and never the server's fault.
 fn broken(error: &JoinError) -> CheckResult {
     tracing::error!(%error, "a health check panicked; please report this");
@@ -220,4 +229,18 @@ fn broken(error: &JoinError) -> CheckResult {
         text: format!("check: not tried, a defect in lbd: {error}; please report this"),
     };
     CheckResult::new(SystemTime::now(), Duration::ZERO, Vec::new(), Some(failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_take_half_of_the_descriptors_at_most() {
+        let limits =
+            [(Some(0), 1), (Some(1024), 512), (Some(16_384), 4096), (Some(u64::MAX), 4096), (None, 4096)];
+        for (descriptors, most) in limits {
+            assert_eq!(max_in_flight(descriptors), most);
+        }
+    }
 }

@@ -48,7 +48,7 @@ pub enum CheckVerb {
         verbose: bool,
     },
     /// Check any address from here, without lbd; exit code 3 when the check fails
-    Test(TestArgs),
+    Test(Box<TestArgs>),
     /// Overrule the check of a real server, for a while or until it is told otherwise
     Force {
         /// VIP's and real server's name
@@ -102,9 +102,9 @@ pub struct TestArgs {
     /// Whom; without a port the one that is usual: 80, 443, 104 or 2575
     #[arg(value_name = "ADDRESS[:PORT]")]
     pub server: ClientEnd,
-    /// dicom-echo: our AE title
-    #[arg(long, value_name = "AET", default_value = "LOADBALANCER")]
-    pub calling: String,
+    /// dicom-echo: our AE title, if it is not LOADBALANCER
+    #[arg(long, value_name = "AET")]
+    pub calling: Option<String>,
     /// dicom-echo: the server's AE title
     #[arg(long, value_name = "AET")]
     pub called: Option<String>,
@@ -114,9 +114,10 @@ pub struct TestArgs {
     /// dicom-echo: over TLS (https always is)
     #[arg(long)]
     pub tls: bool,
-    /// https, --tls: how the server's certificate is verified: off, system, or a PEM file of authorities
-    #[arg(long, value_name = "BY", default_value = "off")]
-    pub verify: String,
+    /// https, --tls: how the server's certificate is verified: off (if not given), system, or a PEM file of
+    /// authorities
+    #[arg(long, value_name = "BY")]
+    pub verify: Option<String>,
     /// https, --tls: a PEM file with certificate and key that is shown to the server
     #[arg(long, value_name = "FILE")]
     pub client_cert: Option<PathBuf>,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    QualifiedRip, RipTarget,
+    RipTarget,
     values::{parse_ip, parse_span},
 };
 

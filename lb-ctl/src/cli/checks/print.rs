@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use comfy_table::Color;
+use comfy_table::{Cell, Color};
 use serde::Serialize;
 
 use super::super::text::{Columns, Look, NONE, cell, painted, plain, span, utc};
@@ -96,40 +96,46 @@ pub fn check_into(
     columns.write_into(out)
 }
 
-/// `lbctl check run` and `lbctl check test`.
+/// `lbctl check run`.
 pub fn runs_into(out: &mut impl Write, runs: &[RunStatus], verbose: bool, colour: bool) -> io::Result<()> {
     if runs.is_empty() {
         return writeln!(out, "Nothing was checked: the check is off.");
     }
-    for run in runs {
+    let who = |run: &RunStatus| {
         let path = if run.asked == Asked::Path { " (VIP)" } else { "" };
-        let who = format!("{}/{}{path}", run.id.vip, run.id.rip);
-        outcome_into(out, &who, &run.attempt, verbose, colour)?;
+        format!("{}/{}{path}", run.id.vip, run.id.rip)
+    };
+    if verbose {
+        return runs.iter().try_for_each(|run| outcome_into(out, &who(run), &run.attempt, colour));
     }
-    Ok(())
+    let mut columns = Columns::bare(&[1], colour);
+    for run in runs {
+        columns.push(outcome(&who(run), &run.attempt));
+    }
+    columns.write_into(out)
 }
 
-/// How a check ended: in a line, or at length.
+/// How a check ended, at length.
 pub(super) fn outcome_into(
     out: &mut impl Write,
     who: &str,
     attempt: &Attempt,
-    verbose: bool,
     colour: bool,
 ) -> io::Result<()> {
+    let mut columns = Columns::bare(&[], colour);
+    columns.push(outcome(who, attempt));
+    columns.write_into(out)?;
+    details_into(out, attempt, colour)
+}
+
+/// How a check ended, in a line.
+fn outcome(who: &str, attempt: &Attempt) -> Vec<Cell> {
     let look = look(if attempt.failure.is_some() { Verdict::Down } else { Verdict::Up });
     let told = match &attempt.failure {
         None => "passes".to_owned(),
         Some(failure) => reasoned(Some(failure.reason), &failure.text),
     };
-    let mut columns = Columns::bare(&[], colour);
-    columns.push(vec![
-        painted(format!("{} {who}", look.symbol), look),
-        cell(took(attempt.took_micros)),
-        cell(told),
-    ]);
-    columns.write_into(out)?;
-    if verbose { details_into(out, attempt, colour) } else { Ok(()) }
+    vec![painted(format!("{} {who}", look.symbol), look), cell(took(attempt.took_micros)), cell(told)]
 }
 
 fn attempt_into(

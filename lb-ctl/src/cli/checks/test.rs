@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+/// Our AE title, where none is given.
+const CALLING_AET: &str = "LOADBALANCER";
 /// Bytes of a web page that are read at most, as where the configuration does not say.
 const MAX_BODY_BYTES: u32 = 65_536;
 
@@ -37,7 +39,7 @@ pub(super) async fn test(
     let addr = target.addr;
     let whom = if addr.port() == 0 { addr.ip().to_string() } else { addr.to_string() };
     let who = format!("{} {whom}", target.check.kind.name());
-    outcome_into(&mut terminal.out, &who, &Attempt::from(&result), true, terminal.colour)?;
+    outcome_into(&mut terminal.out, &who, &Attempt::from(&result), terminal.colour)?;
     Ok(if result.failure.is_some() { Done::Degraded } else { Done::Well })
 }
 
@@ -80,7 +82,7 @@ async fn kind(args: &TestArgs) -> Result<CheckKind, String> {
             CheckKind::DicomEcho(DicomCheck {
                 tls: if args.tls { Some(tls(args)?) } else { None },
                 find: args.find.map(Into::into),
-                ..DicomCheck::new(&args.calling, called)
+                ..DicomCheck::new(args.calling.as_deref().unwrap_or(CALLING_AET), called)
             })
         }
         TestKind::Mllp => CheckKind::Mllp(MllpCheck { message: message(args).await?, accept: Vec::new() }),
@@ -106,10 +108,12 @@ fn http(args: &TestArgs, tls: Option<TlsClient>) -> HttpCheck {
 }
 
 fn tls(args: &TestArgs) -> Result<TlsClient, String> {
-    let verify = match args.verify.as_str() {
-        "off" => Verify::Off,
-        "system" => Verify::System,
-        file => Verify::Family(CaFamily { name: file.to_owned(), pems: vec![absolute(Path::new(file))?] }),
+    let verify = match args.verify.as_deref() {
+        None | Some("off") => Verify::Off,
+        Some("system") => Verify::System,
+        Some(file) => {
+            Verify::Family(CaFamily { name: file.to_owned(), pems: vec![absolute(Path::new(file))?] })
+        }
     };
     let client_cert = match &args.client_cert {
         Some(file) => Some(ClientCert { name: file.display().to_string(), pem: absolute(file)? }),
@@ -136,10 +140,11 @@ fn refuse_idle_options(args: &TestArgs) -> Result<(), String> {
     let over_tls = args.kind == Https || args.kind == DicomEcho && args.tls;
     let is = |kinds: &[TestKind]| kinds.contains(&args.kind);
     let options = [
+        ("--calling", args.calling.is_some(), is(&[DicomEcho])),
         ("--called", args.called.is_some(), is(&[DicomEcho])),
         ("--find", args.find.is_some(), is(&[DicomEcho])),
         ("--tls", args.tls, is(&[DicomEcho])),
-        ("--verify", args.verify != "off", over_tls),
+        ("--verify", args.verify.is_some(), over_tls),
         ("--client-cert", args.client_cert.is_some(), over_tls),
         ("--sni", args.sni.is_some(), over_tls),
         ("--path", args.path.is_some(), is(&[Http, Https])),
