@@ -1,92 +1,83 @@
-//! A DICOM association, C-ECHO, release (R43): what proves that an archive answers.
+//! A DICOM association, C-ECHO, a query if one is asked for, release (R43): what proves that an archive answers.
 //!
-//! The echo decides. Once the server has answered it, how it takes its leave does not: a release that goes wrong
+//! The answers decide. Once the server has given them, how it takes its leave does not: a release that goes wrong
 //! shows in the time of its step, and does not fail the check. An association that was made is always released;
 //! it is aborted when the server has stopped answering or the deadline leaves no time to ask.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
-use dicom_ul::pdu::{
-    AbortRQSource, AssociationAC, AssociationRQ, PDataValue, PDataValueType, Pdu,
-    PresentationContextProposed, PresentationContextResultReason, UserVariableItem, write_pdu,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout_at,
-};
+use dicom_ul::pdu::{AssociationAC, PDataValueType};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Peer, Stopwatch, Tools, command_set,
-    command_set::VERIFICATION,
+    Peer, Stopwatch, Tools,
+    association::{Answer, Association, Context, SopClass, not_dicom, refusal},
+    command_set::{self, Operation, Response},
     connect::{self, Manner},
-    failure,
-    pdu::{self, Fault, Incoming},
+    failure, query,
 };
 use crate::model::{
-    check::DicomCheck,
+    check::{DicomCheck, FindModel},
     health::{Failure, FailureReason},
 };
 
-/// The DICOM application context (PS3.7 A.2.1).
-const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-/// Every server must take it (PS3.5 10.1); command sets are encoded so in any case.
-const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
-/// Who we are (PS3.7 D.3.3.2), a UID derived from a UUID (PS3.5 B.2).
-const IMPLEMENTATION_CLASS: &str = "2.25.256957231087055304027433095686626578854";
-const IMPLEMENTATION_VERSION: &str = "LBD";
+/// Presentation contexts have odd numbers (PS3.8 9.3.2.2).
+const VERIFICATION: Context =
+    Context { id: 1, sop_class: SopClass { name: "Verification", uid: command_set::VERIFICATION } };
+const QUERY_CONTEXT_ID: u8 = 3;
 
-const CONTEXT_ID: u8 = 1;
-const MESSAGE_ID: u16 = 1;
+const ECHO_MESSAGE_ID: u16 = 1;
+const FIND_MESSAGE_ID: u16 = 2;
 
-/// With less time than this left, the association is aborted: a release would only be cut off.
-const RELEASE_MARGIN: Duration = Duration::from_millis(20);
-/// More PDUs than this while waiting for one are not an answer, however fast they come.
-const PATIENCE_PDUS: usize = 32;
-/// A C-ECHO-RSP has about eighty bytes; fragments beyond this are not one.
-const MAX_COMMAND_BYTES: usize = 16 * 1024;
+/// One result is one too many, and has the query cancelled; a server that goes on for longer than this does not heed
+/// that, and is not listened to any more.
+const PATIENCE_RESULTS: usize = 1000;
 
-/// Associates, echoes, releases. The step `release` is there only when the echo passed, so that the last step is
-/// where a failed check failed.
+/// Connects, and does what [`over`] does.
 pub(super) async fn probe(
     peer: &Peer,
     check: &DicomCheck,
     tools: &Tools,
     clock: &mut Stopwatch,
 ) -> Result<(), Failure> {
-    let _ = tools;
-    let DicomCheck { calling_aet, called_aet, .. } = check;
-    let mut stream = connect::open(peer, Manner::Ordinary, clock).await?;
-    match converse(&mut stream, calling_aet, called_aet, clock).await {
-        Ok(()) => {
-            release(&mut stream, clock).await;
-            clock.mark("release");
-            Ok(())
+    let stream = connect::open(peer, Manner::Ordinary, clock).await?;
+    match &check.tls {
+        Some(client) => {
+            let name = peer.addr.ip().to_string();
+            let stream = tools.tls.wrap(stream, client, &name, clock).await?;
+            over(stream, check, clock).await
         }
-        Err(failure) => {
-            match leave_after(failure.reason) {
-                Leave::Release => release(&mut stream, clock).await,
-                Leave::Abort => abort(&stream),
-                Leave::Gone => {}
-            }
-            Err(failure)
-        }
+        None => over(stream, check, clock).await,
     }
 }
 
-async fn converse(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    calling_aet: &str,
-    called_aet: &str,
+/// Associates, echoes, queries, releases, over a connection that stands. The step `release` is there only when all
+/// else passed, so that the last step is where a failed check failed.
+pub(super) async fn over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    check: &DicomCheck,
     clock: &mut Stopwatch,
 ) -> Result<(), Failure> {
-    let associating = associate(stream, calling_aet, called_aet);
-    clock.step("associate", FailureReason::AssociateTimeout, "", associating).await?;
-    clock.step("echo", FailureReason::EchoTimeout, "", echo(stream)).await
+    let mut association = Association::over(stream);
+    let outcome = converse(&mut association, check, clock).await;
+    let leave = match &outcome {
+        Ok(leave) => *leave,
+        Err(failure) => leave_after(failure.reason),
+    };
+    match leave {
+        Leave::Release => {
+            association.release(clock).await;
+            if outcome.is_ok() {
+                clock.mark("release");
+            }
+        }
+        Leave::Abort => association.abort(),
+        Leave::Gone => {}
+    }
+    outcome.map(drop)
 }
 
-/// How to part from a server after a failure.
+/// How to part from a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Leave {
     /// It answers, and the association stands.
     Release,
@@ -98,272 +89,226 @@ enum Leave {
 
 const fn leave_after(reason: FailureReason) -> Leave {
     match reason {
-        FailureReason::VerificationNotAccepted | FailureReason::EchoFailed => Leave::Release,
-        FailureReason::AssociateTimeout | FailureReason::EchoTimeout | FailureReason::ProtocolError => {
-            Leave::Abort
+        FailureReason::VerificationNotAccepted | FailureReason::EchoFailed | FailureReason::FindFailed => {
+            Leave::Release
         }
+        FailureReason::AssociateTimeout
+        | FailureReason::EchoTimeout
+        | FailureReason::AnswerTimeout
+        | FailureReason::ProtocolError => Leave::Abort,
         _ => Leave::Gone,
     }
 }
 
-async fn associate(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    calling_aet: &str,
-    called_aet: &str,
-) -> Result<(), Failure> {
-    let request = Pdu::AssociationRQ(AssociationRQ {
-        protocol_version: 1,
-        calling_ae_title: calling_aet.to_owned(),
-        called_ae_title: called_aet.to_owned(),
-        application_context_name: APPLICATION_CONTEXT.to_owned(),
-        presentation_contexts: vec![PresentationContextProposed {
-            id: CONTEXT_ID,
-            abstract_syntax: VERIFICATION.to_owned(),
-            transfer_syntaxes: vec![IMPLICIT_VR_LITTLE_ENDIAN.to_owned()],
-        }],
-        user_variables: vec![
-            UserVariableItem::MaxLength(pdu::ANNOUNCED_PDU_BYTES),
-            UserVariableItem::ImplementationClassUID(IMPLEMENTATION_CLASS.to_owned()),
-            UserVariableItem::ImplementationVersionName(IMPLEMENTATION_VERSION.to_owned()),
-        ],
-    });
-    send(stream, &request, "associate").await?;
-    match receive(stream, "associate").await? {
-        Incoming::Accept(accept) => accepted(&accept),
-        Incoming::Reject { source, reason } => Err(rejected(source, reason, calling_aet, called_aet)),
-        Incoming::Data(_) | Incoming::ReleaseRp | Incoming::ReleaseRq | Incoming::Abort { .. } => {
-            Err(not_dicom("associate", "it answered A-ASSOCIATE-RQ with neither -AC nor -RJ"))
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    association: &mut Association<S>,
+    check: &DicomCheck,
+    clock: &mut Stopwatch,
+) -> Result<Leave, Failure> {
+    let query = check.find.map(|model| (model, query_context(model)));
+    let contexts: Vec<Context> =
+        [VERIFICATION].into_iter().chain(query.map(|(_, context)| context)).collect();
+    let asking = association.ask(check, &contexts);
+    let accept = match clock.step("associate", FailureReason::AssociateTimeout, "", asking).await? {
+        Answer::Accepted(accept) => accept,
+        Answer::Rejected(rejection) if check.accept_reject => {
+            clock.note = Some(format!("{}: an answer, which is all that is asked", rejection.text));
+            return Ok(Leave::Gone);
+        }
+        Answer::Rejected(rejection) => return Err(rejection),
+    };
+    if let Some(why) = refusal(&accept, VERIFICATION) {
+        return Err(failure(FailureReason::VerificationNotAccepted, why));
+    }
+    clock.step("echo", FailureReason::EchoTimeout, "", echo(association)).await?;
+    let Some((model, context)) = query else { return Ok(Leave::Release) };
+    let finding = find(association, &accept, model, context);
+    match clock.step("find", FailureReason::AnswerTimeout, "", finding).await? {
+        Found::Ended => Ok(Leave::Release),
+        Found::Endless => {
+            clock.note = Some(format!(
+                "C-FIND: more than {PATIENCE_RESULTS} results for a patient that does not exist, in spite of \
+                 C-CANCEL: the association is aborted"
+            ));
+            Ok(Leave::Abort)
         }
     }
 }
 
-/// Whether the answer to our one presentation context is yes (PS3.8 table 9-18).
-fn accepted(accept: &AssociationAC) -> Result<(), Failure> {
-    let why = match accept.presentation_contexts.iter().find(|context| context.id == CONTEXT_ID) {
-        Some(context) if context.reason == PresentationContextResultReason::Acceptance => return Ok(()),
-        Some(context) => context.reason.to_string(),
-        None => "no word about it".to_owned(),
-    };
-    Err(failure(
-        FailureReason::VerificationNotAccepted,
-        format!("A-ASSOCIATE-AC: Verification ({VERIFICATION}) not accepted: {why}"),
-    ))
-}
-
-/// Source and reason of A-ASSOCIATE-RJ in words (PS3.8 table 9-21).
-fn rejected(source: u8, reason: u8, calling_aet: &str, called_aet: &str) -> Failure {
-    use FailureReason::{Rejected, RejectedBusy, RejectedCalledAet, RejectedCallingAet};
-    let (class, why) = match (source, reason) {
-        (1, 3) => (RejectedCallingAet, format!("calling AE title not recognised ({calling_aet})")),
-        (1, 7) => (RejectedCalledAet, format!("called AE title not recognised ({called_aet})")),
-        (3, 1) => (RejectedBusy, "temporary congestion".to_owned()),
-        (3, 2) => (RejectedBusy, "local limit exceeded, too many associations".to_owned()),
-        (1, 2) => (Rejected, "application context name not supported".to_owned()),
-        (2, 2) => (Rejected, "protocol version not supported".to_owned()),
-        (1 | 2, 1) => (Rejected, "no reason given".to_owned()),
-        _ => (Rejected, format!("source {source}, reason {reason}, which the standard does not list")),
-    };
-    failure(class, format!("A-ASSOCIATE-RJ: {why}"))
-}
-
-async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failure> {
-    let request = Pdu::PData {
-        data: vec![PDataValue {
-            presentation_context_id: CONTEXT_ID,
-            value_type: PDataValueType::Command,
-            is_last: true,
-            data: command_set::echo_request(MESSAGE_ID),
-        }],
-    };
-    send(stream, &request, "echo").await?;
-    let command = receive_command(stream).await?;
-    let response = command_set::parse_echo_response(&command).map_err(|why| not_dicom("echo", &why))?;
-    if response.message_id != MESSAGE_ID {
-        let why = format!("it answered message {}, we sent {MESSAGE_ID}", response.message_id);
-        return Err(not_dicom("echo", &why));
-    }
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(association: &mut Association<S>) -> Result<(), Failure> {
+    let request = command_set::echo_request(ECHO_MESSAGE_ID);
+    association.say("echo", VERIFICATION, request, None).await?;
+    let response = respond(association, "echo", VERIFICATION, Operation::Echo, ECHO_MESSAGE_ID).await?;
     if response.status == 0 {
         return Ok(());
     }
-    let meaning = status_in_words(response.status);
-    let comment = if response.comment.is_empty() { String::new() } else { format!(": {}", response.comment) };
-    Err(failure(
-        FailureReason::EchoFailed,
-        format!("C-ECHO: status {:#06x}, {meaning}{comment}", response.status),
-    ))
+    Err(failure(FailureReason::EchoFailed, unsuccessful(Operation::Echo, &response)))
 }
 
-/// Statuses that a C-ECHO-RSP may have (PS3.7 9.1.5.1.4 and C.5).
+const fn query_context(model: FindModel) -> Context {
+    Context { id: QUERY_CONTEXT_ID, sop_class: query::sop_class(model) }
+}
+
+/// How a query that was answered ended.
+enum Found {
+    /// With a last response.
+    Ended,
+    /// It did not.
+    Endless,
+}
+
+/// Queries for nobody. Whoever finds somebody nevertheless has answered, and is told that it is enough.
+async fn find<S: AsyncRead + AsyncWrite + Unpin>(
+    association: &mut Association<S>,
+    accept: &AssociationAC,
+    model: FindModel,
+    context: Context,
+) -> Result<Found, Failure> {
+    if let Some(why) = refusal(accept, context) {
+        return Err(failure(FailureReason::FindFailed, why));
+    }
+    let request = command_set::find_request(FIND_MESSAGE_ID, context.sop_class.uid);
+    association.say("find", context, request, Some(query::identifier(model))).await?;
+    for results in 0..PATIENCE_RESULTS {
+        let response = respond(association, "find", context, Operation::Find, FIND_MESSAGE_ID).await?;
+        if response.has_data_set {
+            association.hear("find", context, &PDataValueType::Data).await?;
+        }
+        match response.status {
+            0 => return Ok(Found::Ended),
+            query::CANCELLED if results > 0 => return Ok(Found::Ended),
+            pending if query::is_pending(pending) => {
+                if results == 0 {
+                    let cancel = command_set::cancel_request(FIND_MESSAGE_ID);
+                    association.say("find", context, cancel, None).await?;
+                }
+            }
+            _ => return Err(failure(FailureReason::FindFailed, unsuccessful(Operation::Find, &response))),
+        }
+    }
+    Ok(Found::Endless)
+}
+
+/// The next response to a message of ours.
+async fn respond<S: AsyncRead + AsyncWrite + Unpin>(
+    association: &mut Association<S>,
+    step: &str,
+    context: Context,
+    operation: Operation,
+    message_id: u16,
+) -> Result<Response, Failure> {
+    let command = association.hear(step, context, &PDataValueType::Command).await?;
+    let response = command_set::parse_response(operation, &command).map_err(|why| not_dicom(step, &why))?;
+    if response.message_id == message_id {
+        return Ok(response);
+    }
+    let why = format!("it answered message {}, we sent {message_id}", response.message_id);
+    Err(not_dicom(step, &why))
+}
+
+fn unsuccessful(operation: Operation, response: &Response) -> String {
+    let Response { status, comment, .. } = response;
+    let meaning = status_in_words(*status);
+    let comment = if comment.is_empty() { String::new() } else { format!(": {comment}") };
+    format!("{}: status {status:#06x}, {meaning}{comment}", operation.name())
+}
+
+/// Statuses that a response to C-ECHO or C-FIND may have (PS3.7 9.1.2.1.5, 9.1.5.1.4 and C; PS3.4 C.4.1.1.4).
 const fn status_in_words(status: u16) -> &'static str {
     match status {
         0x0122 => "SOP class not supported",
+        0x0124 => "not authorised",
         0x0210 => "duplicate invocation",
         0x0211 => "unrecognised operation",
         0x0212 => "mistyped argument",
+        0xa700 => "out of resources",
+        0xa900 => "identifier does not match SOP class",
+        0xc000..=0xcfff => "unable to process",
+        query::CANCELLED => "cancelled, which nobody asked for",
         _ => "not success",
-    }
-}
-
-/// The fragments of one command set, joined (PS3.8 E.2).
-async fn receive_command(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Vec<u8>, Failure> {
-    let mut command = Vec::new();
-    for _ in 0..PATIENCE_PDUS {
-        match receive(stream, "echo").await? {
-            Incoming::Data(values) => {
-                for value in values {
-                    if value.presentation_context_id != CONTEXT_ID
-                        || value.value_type != PDataValueType::Command
-                    {
-                        return Err(not_dicom("echo", "it sent data that nobody asked for"));
-                    }
-                    command.extend_from_slice(&value.data);
-                    if command.len() > MAX_COMMAND_BYTES {
-                        return Err(not_dicom("echo", "its answer is too long for a C-ECHO-RSP"));
-                    }
-                    if value.is_last {
-                        return Ok(command);
-                    }
-                }
-            }
-            Incoming::ReleaseRq => {
-                send(stream, &Pdu::ReleaseRP, "echo").await?;
-                return Err(failure(
-                    FailureReason::ConnectionClosed,
-                    "echo: the server released the association in place of an answer".to_owned(),
-                ));
-            }
-            Incoming::Accept(_) | Incoming::Reject { .. } | Incoming::ReleaseRp | Incoming::Abort { .. } => {
-                return Err(not_dicom("echo", "it answered C-ECHO with a PDU of another phase"));
-            }
-        }
-    }
-    Err(not_dicom("echo", "it sent fragment after fragment and no end"))
-}
-
-/// Asks for the release and waits for the answer until the deadline; aborts where that is not to be had.
-async fn release(stream: &mut TcpStream, clock: &Stopwatch) {
-    if clock.remaining() > RELEASE_MARGIN {
-        let released = timeout_at(clock.deadline(), ask_release(stream)).await;
-        if matches!(released, Ok(Ok(()))) {
-            return;
-        }
-    }
-    abort(stream);
-}
-
-/// A-RELEASE-RQ, and whatever comes until the association is over (PS3.8 7.2). A server may release, abort or
-/// close at the same moment: then it is over too.
-async fn ask_release(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failure> {
-    send(stream, &Pdu::ReleaseRQ, "release").await?;
-    for _ in 0..PATIENCE_PDUS {
-        match pdu::read(stream).await {
-            Ok(Incoming::ReleaseRp | Incoming::Abort { .. }) | Err(Fault::Closed) => return Ok(()),
-            // Both asked at once (PS3.8 9.2.3, AR-8 and AR-9): answer, and wait for the server's answer.
-            Ok(Incoming::ReleaseRq) => send(stream, &Pdu::ReleaseRP, "release").await?,
-            Ok(Incoming::Data(_)) => {}
-            Ok(Incoming::Accept(_) | Incoming::Reject { .. }) => break,
-            Err(fault) => return Err(fault_in("release", fault)),
-        }
-    }
-    Err(not_dicom("release", "it sent something else in place of A-RELEASE-RP"))
-}
-
-/// A-ABORT, without waiting: nothing of ours is on the way, so ten bytes fit into the socket. When they do not, the
-/// connection is broken, and closing it, which comes next, says all that can be said.
-fn abort(stream: &TcpStream) {
-    let mut bytes = Vec::new();
-    if write_pdu(&mut bytes, &Pdu::AbortRQ { source: AbortRQSource::ServiceUser }).is_ok() {
-        let _closing_anyway = stream.try_write(&bytes);
-    }
-}
-
-async fn send(stream: &mut (impl AsyncWrite + Unpin), pdu: &Pdu, step: &str) -> Result<(), Failure> {
-    let mut bytes = Vec::new();
-    // Writing into memory fails for one thing only: an AE title that is empty, too long or not ASCII.
-    write_pdu(&mut bytes, pdu).map_err(|error| {
-        failure(FailureReason::Local, format!("{step}: not tried, {error}: check calling_aet and called_aet"))
-    })?;
-    stream.write_all(&bytes).await.map_err(|error| fault_in(step, Fault::from(error)))
-}
-
-async fn receive(stream: &mut (impl AsyncRead + Unpin), step: &str) -> Result<Incoming, Failure> {
-    match pdu::read(stream).await {
-        Ok(Incoming::Abort { source, reason }) => Err(aborted(step, source, reason)),
-        Ok(pdu) => Ok(pdu),
-        Err(fault) => Err(fault_in(step, fault)),
-    }
-}
-
-/// Source and reason of A-ABORT in words (PS3.8 table 9-26).
-fn aborted(step: &str, source: u8, reason: u8) -> Failure {
-    let why = match (source, reason) {
-        (0, _) => "by the server's application",
-        (2, 1) => "unrecognised PDU",
-        (2, 2) => "unexpected PDU",
-        (2, 4) => "unrecognised PDU parameter",
-        (2, 5) => "unexpected PDU parameter",
-        (2, 6) => "invalid PDU parameter value",
-        _ => "no reason given",
-    };
-    failure(FailureReason::Aborted, format!("{step}: A-ABORT from the server: {why}"))
-}
-
-fn not_dicom(step: &str, why: &str) -> Failure {
-    failure(
-        FailureReason::ProtocolError,
-        format!("{step}: the server does not speak DICOM as expected: {why}"),
-    )
-}
-
-fn fault_in(step: &str, fault: Fault) -> Failure {
-    let ended = |how: &str| {
-        failure(FailureReason::ConnectionClosed, format!("{step}: connection {how} by the server"))
-    };
-    match fault {
-        Fault::Closed => ended("closed"),
-        Fault::NotDicom(why) => not_dicom(step, &why),
-        Fault::Io(error) => match error.raw_os_error() {
-            Some(libc::ECONNRESET | libc::EPIPE) => ended("reset"),
-            Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
-                failure(FailureReason::Unreachable, format!("{step}: the server became unreachable: {error}"))
-            }
-            _ => failure(FailureReason::Local, format!("{step}: {error}")),
-        },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use dicom_ul::pdu::{
+        PDataValue, Pdu, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
+        write_pdu,
+    };
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::association::PATIENCE_PDUS, *};
 
-    fn accept_bytes() -> Vec<u8> {
+    /// An acceptance of Verification, and an answer like this to the query's context.
+    fn accept_both(query: PresentationContextResultReason) -> Vec<u8> {
+        let contexts = [(1, PresentationContextResultReason::Acceptance), (3, query)];
         let mut bytes = Vec::new();
         let accept = AssociationAC {
             protocol_version: 1,
             calling_ae_title: "LOADBALANCER".to_owned(),
             called_ae_title: "LB-SCP".to_owned(),
-            application_context_name: APPLICATION_CONTEXT.to_owned(),
-            presentation_contexts: vec![dicom_ul::pdu::PresentationContextResult {
-                id: CONTEXT_ID,
-                reason: PresentationContextResultReason::Acceptance,
-                transfer_syntax: IMPLICIT_VR_LITTLE_ENDIAN.to_owned(),
-            }],
+            application_context_name: "1.2.840.10008.3.1.1.1".to_owned(),
+            presentation_contexts: contexts
+                .into_iter()
+                .map(|(id, reason)| PresentationContextResult {
+                    id,
+                    reason,
+                    transfer_syntax: "1.2.840.10008.1.2".to_owned(),
+                })
+                .collect(),
             user_variables: vec![UserVariableItem::MaxLength(16_384)],
         };
         write_pdu(&mut bytes, &Pdu::AssociationAC(accept)).unwrap();
         bytes
     }
 
-    /// What the check makes of a server that says exactly this, whatever it is asked, and closes.
-    fn outcome(said: &[u8]) -> Result<(), Failure> {
+    fn accept_bytes() -> Vec<u8> {
+        accept_both(PresentationContextResultReason::AbstractSyntaxNotSupported)
+    }
+
+    /// How the check parts from a server that says exactly this, whatever it is asked, and closes; and the note.
+    fn parting(check: &DicomCheck, said: &[u8]) -> (Result<Leave, Failure>, Option<String>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let mut stream = tokio::io::join(said, tokio::io::sink());
+            let mut association = Association::over(tokio::io::join(said, tokio::io::sink()));
             let mut clock = Stopwatch::start(Duration::from_secs(60));
-            converse(&mut stream, "LOADBALANCER", "LB-SCP", &mut clock).await
+            let outcome = converse(&mut association, check, &mut clock).await;
+            (outcome, clock.note)
         })
+    }
+
+    /// What an echo makes of such a server.
+    fn outcome(said: &[u8]) -> Result<(), Failure> {
+        parting(&DicomCheck::new("LOADBALANCER", "LB-SCP"), said).0.map(drop)
+    }
+
+    fn find_check() -> DicomCheck {
+        DicomCheck { find: Some(FindModel::Study), ..DicomCheck::new("LOADBALANCER", "LB-SCP") }
+    }
+
+    /// A P-DATA-TF with one fragment.
+    fn fragment(context: u8, value_type: PDataValueType, data: &[u8], is_last: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let value = PDataValue { presentation_context_id: context, value_type, is_last, data: data.to_vec() };
+        write_pdu(&mut bytes, &Pdu::PData { data: vec![value] }).unwrap();
+        bytes
+    }
+
+    /// A C-FIND-RSP with this status, and a data set if it is pending.
+    fn find_bytes(status: u16) -> Vec<u8> {
+        let pending = query::is_pending(status);
+        let mut command = vec![0, 0, 0, 1, 2, 0, 0, 0, 0x20, 0x80];
+        command.extend_from_slice(&[0, 0, 0x20, 1, 2, 0, 0, 0, 2, 0]);
+        command.extend_from_slice(&[0, 0, 0, 8, 2, 0, 0, 0, 1, u8::from(!pending)]);
+        command.extend_from_slice(&[0, 0, 0, 9, 2, 0, 0, 0]);
+        command.extend_from_slice(&status.to_le_bytes());
+        let mut bytes = fragment(3, PDataValueType::Command, &command, true);
+        if pending {
+            bytes.extend(fragment(3, PDataValueType::Data, &query::identifier(FindModel::Study), true));
+        }
+        bytes
     }
 
     /// A C-ECHO-RSP with this status, in two fragments, in two PDUs.
@@ -373,17 +318,10 @@ mod tests {
         command.extend_from_slice(&[0, 0, 0, 9, 2, 0, 0, 0]);
         command.extend_from_slice(&status.to_le_bytes());
         let (first, second) = command.split_at(13);
-        let mut bytes = Vec::new();
-        for (fragment, is_last) in [(first, false), (second, true)] {
-            let value = PDataValue {
-                presentation_context_id: CONTEXT_ID,
-                value_type: PDataValueType::Command,
-                is_last,
-                data: fragment.to_vec(),
-            };
-            write_pdu(&mut bytes, &Pdu::PData { data: vec![value] }).unwrap();
-        }
-        bytes
+        [(first, false), (second, true)]
+            .into_iter()
+            .flat_map(|(part, is_last)| fragment(1, PDataValueType::Command, part, is_last))
+            .collect()
     }
 
     #[test]
@@ -435,19 +373,72 @@ mod tests {
     fn fragments_without_end_are_given_up() {
         let mut said = accept_bytes();
         for _ in 0..PATIENCE_PDUS * 2 {
-            said.extend_from_slice(&[4, 0, 0, 0, 0, 6, 0, 0, 0, 2, CONTEXT_ID, 1]);
+            said.extend_from_slice(&[4, 0, 0, 0, 0, 6, 0, 0, 0, 2, 1, 1]);
         }
         assert_eq!(outcome(&said).unwrap_err().reason, FailureReason::ProtocolError);
     }
 
     #[test]
     fn an_ae_title_that_cannot_be_sent_is_our_fault() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let failure = runtime.block_on(async {
-            let mut stream = tokio::io::join(&b""[..], tokio::io::sink());
-            associate(&mut stream, "LOADBALANCER", "SEVENTEEN-LETTERS").await.unwrap_err()
-        });
+        let check = DicomCheck::new("LOADBALANCER", "SEVENTEEN-LETTERS");
+        let failure = parting(&check, b"").0.unwrap_err();
         assert_eq!(failure.reason, FailureReason::Local);
+    }
+
+    #[test]
+    fn a_rejection_passes_where_an_answer_is_all_that_is_asked() {
+        let rejection = [3, 0, 0, 0, 0, 4, 0, 1, 1, 7];
+        let check = DicomCheck { accept_reject: true, ..DicomCheck::new("LOADBALANCER", "LB-SCP") };
+        let (outcome, note) = parting(&check, &rejection);
+        assert_eq!(outcome, Ok(Leave::Gone));
+        assert_eq!(
+            note.unwrap(),
+            "A-ASSOCIATE-RJ: called AE title not recognised (LB-SCP): an answer, which is all that is asked"
+        );
+    }
+
+    #[test]
+    fn a_query_that_finds_nothing_or_somebody_has_been_answered() {
+        let greeting = [accept_both(PresentationContextResultReason::Acceptance), response_bytes(0)].concat();
+        for answers in [&[0_u16][..], &[0xff00, 0], &[0xff01, 0xff00, query::CANCELLED]] {
+            let found = answers.iter().flat_map(|status| find_bytes(*status)).collect();
+            let (outcome, note) = parting(&find_check(), &[greeting.clone(), found].concat());
+            assert_eq!((outcome, note), (Ok(Leave::Release), None), "{answers:x?}");
+        }
+    }
+
+    #[test]
+    fn results_without_end_have_the_association_aborted() {
+        let greeting = [accept_both(PresentationContextResultReason::Acceptance), response_bytes(0)].concat();
+        let said = [greeting, find_bytes(0xff00).repeat(PATIENCE_RESULTS)].concat();
+        let (outcome, note) = parting(&find_check(), &said);
+        assert_eq!(outcome, Ok(Leave::Abort));
+        assert!(note.unwrap().contains("in spite of C-CANCEL"));
+    }
+
+    #[test]
+    fn a_query_that_fails_says_how() {
+        let greeting = [accept_both(PresentationContextResultReason::Acceptance), response_bytes(0)].concat();
+        for (status, text) in [
+            (0xa700, "C-FIND: status 0xa700, out of resources"),
+            (0xc001, "C-FIND: status 0xc001, unable to process"),
+            (query::CANCELLED, "C-FIND: status 0xfe00, cancelled, which nobody asked for"),
+        ] {
+            let said = [greeting.clone(), find_bytes(status)].concat();
+            let failure = parting(&find_check(), &said).0.unwrap_err();
+            assert_eq!((failure.reason, failure.text.as_str()), (FailureReason::FindFailed, text));
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_accepted_is_named() {
+        let said = [accept_bytes(), response_bytes(0)].concat();
+        let failure = parting(&find_check(), &said).0.unwrap_err();
+        assert_eq!(failure.reason, FailureReason::FindFailed);
+        assert_eq!(
+            failure.text,
+            "A-ASSOCIATE-AC: Study Root FIND (1.2.840.10008.5.1.4.1.2.2.1) not accepted: abstract syntax not supported"
+        );
     }
 
     proptest! {

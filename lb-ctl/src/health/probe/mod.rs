@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod association;
 mod command_set;
 mod connect;
 mod dicom_echo;
+mod element;
 mod http;
 mod mllp;
 pub(super) mod path;
 mod pdu;
 mod ping;
+mod query;
 mod script;
 pub(super) mod tls;
 
