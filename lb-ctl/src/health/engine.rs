@@ -115,6 +115,7 @@ impl Engine {
 
     fn follow(&mut self) {
         let targets = self.to.targets.borrow_and_update().clone();
+        self.tools.wires.know(&targets);
         self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
         self.publish();
     }

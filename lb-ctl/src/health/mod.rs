@@ -22,4 +22,4 @@ mod probe;
 mod roster;
 
 pub use engine::{Connections, Engine, RunRequest};
-pub use probe::run_once;
+pub use probe::{run_once, try_path};
