@@ -68,7 +68,9 @@ fn path_port(vip: &Vip, check: &Check) -> Option<u16> {
 /// An archive is asked by the VIP what it is asked by its own address, if that is the same port.
 fn echo(vip: &Vip, check: &Check, port: u16) -> Option<DicomCheck> {
     match &check.kind {
-        CheckKind::DicomEcho(dicom) if dicom.tls.is_none() && check.port.or(vip.ports.first()) == Some(port) => {
+        CheckKind::DicomEcho(dicom)
+            if dicom.tls.is_none() && check.port.or(vip.ports.first()) == Some(port) =>
+        {
             Some(dicom.clone())
         }
         _ => None,
@@ -99,7 +101,10 @@ fn direct(config: &Config, vip: IpAddr, server: IpAddr, facts: &NetFacts) -> Res
         .filter(|own| own.ifindex == link.index && own.prefix < subnet::host_prefix(own.ip))
         .find(|own| subnet::contains(own, server) && !is_vip(own.ip));
     let own = own.ok_or_else(|| {
-        format!("{} has no address of its own in the subnet of {server}: give it one that is no VIP", link.name)
+        format!(
+            "{} has no address of its own in the subnet of {server}: give it one that is no VIP",
+            link.name
+        )
     })?;
     Ok(DirectPath {
         ifindex: link.index,
@@ -125,7 +130,11 @@ mod tests {
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
     fn vip(check: Check, ports: Ports) -> Vip {
-        Vip { check, rips: vec![Rip::new("R1", SERVER.into())], ..Vip::new("WEB", Mode::L4Dr, VIP.into(), ports) }
+        Vip {
+            check,
+            rips: vec![Rip::new("R1", SERVER.into())],
+            ..Vip::new("WEB", Mode::L4Dr, VIP.into(), ports)
+        }
     }
 
     fn ports(port: u16) -> Ports {

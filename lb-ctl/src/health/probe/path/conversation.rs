@@ -218,7 +218,8 @@ impl<'a> Conversation<'a> {
 
     fn send(&mut self) {
         let ethertype = if self.path.vip.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let header = [&self.path.server_mac.0[..], &self.path.source_mac.0, &ethertype.to_be_bytes()].concat();
+        let header =
+            [&self.path.server_mac.0[..], &self.path.source_mac.0, &ethertype.to_be_bytes()].concat();
         while let Some(packet) = self.queues.outgoing.pop_front() {
             if self.expected.is_none() {
                 self.expected = sequence_number(&packet).map(|number| number.wrapping_add(1));

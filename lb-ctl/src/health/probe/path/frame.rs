@@ -168,10 +168,7 @@ fn quoted_v4(quote: &[u8]) -> Option<(u16, SocketAddr)> {
         return None;
     }
     let destination: [u8; 4] = quote.get(16..20)?.first_chunk().copied()?;
-    ports(
-        quote.get(usize::from(version_and_length & 0xf) * 4..)?,
-        Ipv4Addr::from(destination).into(),
-    )
+    ports(quote.get(usize::from(version_and_length & 0xf) * 4..)?, Ipv4Addr::from(destination).into())
 }
 
 fn quoted_v6(quote: &[u8]) -> Option<(u16, SocketAddr)> {
@@ -270,7 +267,8 @@ mod tests {
     fn v6(protocol: u8, source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
         let ip = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
-        [&[0x60, 0, 0, 0, length[0], length[1], protocol, 64][..], &ip(source), &ip(destination), payload].concat()
+        [&[0x60, 0, 0, 0, length[0], length[1], protocol, 64][..], &ip(source), &ip(destination), payload]
+            .concat()
     }
 
     /// A segment that acknowledges 0x0102_0304.
@@ -328,7 +326,9 @@ mod tests {
         }
         let quote = v6(6, "fd00::2", "fd00::100", &tcp(LOCAL, 104));
         let about: SocketAddr = "[fd00::100]:104".parse().unwrap();
-        let redirect = [&[137, 0][..], &[0; 38], &[2, 1, 2, 0, 0, 0, 0, 9, 4, 8, 0, 0, 0, 0, 0, 0], &quote[..56]].concat();
+        let redirect =
+            [&[137, 0][..], &[0; 38], &[2, 1, 2, 0, 0, 0, 0, 9, 4, 8, 0, 0, 0, 0, 0, 0], &quote[..56]]
+                .concat();
         let unreachable = [&[1, 1, 0, 0, 0, 0, 0, 0][..], &quote].concat();
         for (icmp, message) in [(redirect, Message::Redirect), (unreachable, Message::Prohibited)] {
             let frame = ethernet(ETHERTYPE_IPV6, &v6(58, "fd00::11", "fd00::2", &icmp));
@@ -340,8 +340,12 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_cut_short_says_nothing() {
-        let icmp = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &v4(6, [10, 0, 0, 2], [10, 0, 0, 100], &tcp(LOCAL, 104))].concat();
-        for packet in [v4(6, [10, 0, 0, 100], [10, 0, 0, 2], &tcp(104, LOCAL)), v4(1, [10, 0, 0, 11], [10, 0, 0, 2], &icmp)] {
+        let icmp = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &v4(6, [10, 0, 0, 2], [10, 0, 0, 100], &tcp(LOCAL, 104))]
+            .concat();
+        for packet in [
+            v4(6, [10, 0, 0, 100], [10, 0, 0, 2], &tcp(104, LOCAL)),
+            v4(1, [10, 0, 0, 11], [10, 0, 0, 2], &icmp),
+        ] {
             let frame = ethernet(ETHERTYPE_IPV4, &packet);
             for length in 0..frame.len() {
                 assert_eq!(read(&frame[..length]), None, "{length} bytes");

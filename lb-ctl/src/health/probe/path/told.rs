@@ -125,5 +125,9 @@ fn at(path: &DirectPath) -> String {
 }
 
 fn cure(path: &DirectPath) -> String {
-    format!("run what `lbctl arp-help linux --vip {}` prints (or windows, macos) on {}", path.vip.ip(), path.server)
+    format!(
+        "run what `lbctl arp-help linux --vip {}` prints (or windows, macos) on {}",
+        path.vip.ip(),
+        path.server
+    )
 }
