@@ -6,21 +6,24 @@
 use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use lb_ctl::{
-    health::{Engine, run_once},
+    health::{Connections, Engine, RunRequest, run_once},
     model::{
-        check::DicomCheck,
-        config::{Check, CheckKind},
-        health::{CheckResult, FailureReason, HealthMap, RipId, Target, Targets, Verdict},
+        check::{Check, CheckKind, DicomCheck, SynRepeats},
+        health::{
+            Asked, CheckResult, FailureReason, HealthMap, RipId, RunResults, SynRepeatCounts, Target,
+            Targets, Transition, Verdict,
+        },
     },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -190,7 +193,7 @@ async fn a_server_that_accepts_and_hangs_times_out_at_associate() {
 
 #[tokio::test]
 async fn a_server_that_hangs_after_the_association_is_aborted_at_the_deadline() {
-    let (goodbye, mut goodbyes) = tokio::sync::mpsc::channel(1);
+    let (goodbye, mut goodbyes) = mpsc::channel(1);
     let (addr, _server) = server(move |mut stream| {
         let goodbye = goodbye.clone();
         async move {
@@ -223,7 +226,7 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
             "A-ASSOCIATE-AC: Verification (1.2.840.10008.1.1) not accepted: abstract syntax not supported",
         ),
     ] {
-        let (released, mut releases) = tokio::sync::mpsc::channel(1);
+        let (released, mut releases) = mpsc::channel(1);
         let (addr, _server) = server(move |mut stream| {
             let released = released.clone();
             async move {
@@ -295,6 +298,9 @@ async fn servers_that_speak_something_else_are_named() {
 struct Running {
     targets: watch::Sender<Targets>,
     health: watch::Receiver<HealthMap>,
+    syn_repeats: watch::Sender<Arc<SynRepeatCounts>>,
+    runs: mpsc::Sender<RunRequest>,
+    transitions: mpsc::Receiver<Transition>,
     stop: oneshot::Sender<()>,
     engine: JoinHandle<()>,
 }
@@ -303,12 +309,21 @@ impl Running {
     fn start(targets: Targets) -> Self {
         let (targets, targets_rx) = watch::channel(targets);
         let (health_tx, health) = watch::channel(HealthMap::new());
+        let (syn_repeats, syn_repeats_rx) = watch::channel(Arc::default());
+        let (runs, runs_rx) = mpsc::channel(8);
+        let (transitions_tx, transitions) = mpsc::channel(1 << 16);
         let (stop, stopped) = oneshot::channel::<()>();
-        let engine = Engine::with_seed(targets_rx, health_tx, 1);
-        let engine = tokio::spawn(engine.run(async {
+        let connections = Connections {
+            targets: targets_rx,
+            health: health_tx,
+            syn_repeats: syn_repeats_rx,
+            runs: runs_rx,
+            transitions: transitions_tx,
+        };
+        let engine = tokio::spawn(Engine::with_seed(connections, 1).run(async {
             let _ = stopped.await;
         }));
-        Self { targets, health, stop, engine }
+        Self { targets, health, syn_repeats, runs, transitions, stop, engine }
     }
 
     /// Waits until what is published satisfies the condition.
@@ -359,8 +374,8 @@ async fn the_engine_follows_servers_and_the_list_of_targets() {
 
 #[tokio::test]
 async fn a_target_removed_while_its_check_runs_is_released_and_forgotten() {
-    let (ended, mut ends) = tokio::sync::mpsc::channel(8);
-    let (began, mut begins) = tokio::sync::mpsc::channel(8);
+    let (ended, mut ends) = mpsc::channel(8);
+    let (began, mut begins) = mpsc::channel(8);
     let (addr, _server) = server(move |mut stream| {
         let (began, ended) = (began.clone(), ended.clone());
         async move {
@@ -390,7 +405,7 @@ async fn a_target_removed_while_its_check_runs_is_released_and_forgotten() {
 
 #[tokio::test]
 async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
-    let (said, mut heard) = tokio::sync::mpsc::channel(8);
+    let (said, mut heard) = mpsc::channel(8);
     let (addr, _server) = server(move |mut stream| {
         let said = said.clone();
         async move {
@@ -417,7 +432,7 @@ async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_server_behind_many_vips_is_asked_once_per_interval() {
-    let (connected, mut connections) = tokio::sync::mpsc::unbounded_channel();
+    let (connected, mut connections) = mpsc::unbounded_channel();
     let (addr, _server) = server(move |mut stream| {
         connected.send(()).unwrap();
         async move {
@@ -472,7 +487,7 @@ async fn two_thousand_servers_all_get_their_verdict_in_few_updates() {
         tokio::time::timeout(PATIENCE, engine.health.changed()).await.unwrap().unwrap();
         updates += 1;
     }
-    let at_most = started.elapsed().as_millis() / 100 + 2;
+    let at_most = started.elapsed().as_millis() / 500 + 2;
     assert!(updates <= at_most, "{updates} updates, {at_most} allowed");
     engine.stop().await;
 }

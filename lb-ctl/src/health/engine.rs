@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -19,34 +19,31 @@ use tokio::{
 use super::{
     probe::{self, Tools},
     roster::{QuestionId, Roster},
+    runs::{RunRequest, Runs},
 };
 use crate::model::health::{
-    CheckResult, Failure, FailureReason, HealthMap, RipId, RunResults, SynRepeatCounts, Targets, Transition,
+    CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition,
 };
 
 /// Checks in flight at most, a descriptor each: half of the 1024 that a service has by default. With more due than
 /// that, intervals grow; the one that has waited longest goes first.
 const MAX_IN_FLIGHT: usize = 512;
+/// A change of verdict waits this long for others: a switch that fails takes down many servers, and the data plane is
+/// planned anew for all of them at once.
+const GATHER: Duration = Duration::from_millis(20);
 /// Results that change no verdict wait this long for others, and go out together.
-const COALESCE: Duration = Duration::from_millis(100);
+const COALESCE: Duration = Duration::from_millis(500);
+/// Requests to run checks that are under way at most; more wait in their channel.
+const MAX_RUNS: usize = 64;
 /// Time that running checks have at the end to release their associations.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Asks for checks to be run now, beside their intervals; they count like others.
-#[derive(Debug)]
-pub struct RunRequest {
-    /// Of which servers.
-    pub rips: Vec<RipId>,
-    /// Gets what they found; a server that is not checked has no result.
-    pub reply: oneshot::Sender<RunResults>,
-}
 
 /// What the engine is connected to.
 #[derive(Debug)]
 pub struct Connections {
     /// What to check.
     pub targets: watch::Receiver<Targets>,
-    /// Verdict changes at once, the rest at most every 100 ms.
+    /// Changes of verdicts within 20 ms, the rest within 500 ms.
     pub health: watch::Sender<HealthMap>,
     /// From the packet path.
     pub syn_repeats: watch::Receiver<Arc<SynRepeatCounts>>,
@@ -62,9 +59,17 @@ pub struct Engine {
     to: Connections,
     tools: Arc<Tools>,
     roster: Roster,
+    runs: Runs,
     running: JoinSet<CheckResult>,
-    asked: HashMap<Id, QuestionId>,
+    asked: HashMap<Id, Begun>,
     publish_at: Option<Instant>,
+}
+
+/// A question that is being asked.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    question: QuestionId,
+    at: Instant,
 }
 
 impl Engine {
@@ -75,13 +80,14 @@ impl Engine {
         Self::with_seed(to, RandomState::new().build_hasher().finish())
     }
 
-    /// As [`Engine::new`]; the seed decides by how much each interval is spread.
+    /// As [`Engine::new`]; the seed decides by how much each interval is shortened.
     #[must_use]
     pub fn with_seed(to: Connections, seed: u64) -> Self {
         Self {
             tools: Arc::new(Tools::new(to.health.subscribe())),
             to,
             roster: Roster::new(seed),
+            runs: Runs::default(),
             running: JoinSet::new(),
             asked: HashMap::new(),
             publish_at: None,
@@ -102,6 +108,8 @@ impl Engine {
                     Ok(()) => self.follow(),
                     Err(_sender_gone) => break,
                 },
+                Ok(()) = self.to.syn_repeats.changed() => self.count_syn_repeats(),
+                Some(request) = self.to.runs.recv(), if self.runs.len() < MAX_RUNS => self.run_now(request),
                 Some(ended) = self.running.join_next_with_id() => self.collect(ended),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
@@ -117,17 +125,31 @@ impl Engine {
         let targets = self.to.targets.borrow_and_update().clone();
         self.tools.wires.know(&targets);
         self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
+        self.runs.reply(|question| self.roster.is_asked(question));
         self.publish();
+    }
+
+    fn count_syn_repeats(&mut self) {
+        let counts = Arc::clone(&self.to.syn_repeats.borrow_and_update());
+        self.roster.count_syn_repeats(&counts);
+        self.publish_within(COALESCE);
+    }
+
+    fn run_now(&mut self, RunRequest { rips, reply }: RunRequest) {
+        let now = Instant::now().into_std();
+        self.runs.add(self.roster.run_now(&rips, now), reply, now);
+        self.runs.reply(|question| self.roster.is_asked(question));
     }
 
     fn start_due(&mut self) {
         while self.running.len() < MAX_IN_FLIGHT {
-            let Some((id, question)) = self.roster.start_due(Instant::now().into_std()) else {
+            let at = Instant::now();
+            let Some((id, question)) = self.roster.start_due(at.into_std()) else {
                 break;
             };
             let tools = Arc::clone(&self.tools);
             let check = async move { probe::ask(&question.subject, question.timeout, &tools).await };
-            self.asked.insert(self.running.spawn(check).id(), id);
+            self.asked.insert(self.running.spawn(check).id(), Begun { question: id, at });
         }
     }
 
@@ -137,31 +159,47 @@ impl Engine {
         due.map(Instant::from_std).into_iter().chain(self.publish_at).min()
     }
 
-    /// Takes the answer that came, and those that came with it, so that they are published together.
+    /// Takes the answer that came, and those that came with it.
     fn collect(&mut self, ended: Result<(Id, CheckResult), JoinError>) {
-        let mut turned = self.finish(ended);
+        let mut urgent = self.finish(ended);
         while let Some(ended) = self.running.try_join_next_with_id() {
-            turned |= self.finish(ended);
+            urgent |= self.finish(ended);
         }
-        if turned {
+        self.publish_within(if urgent { GATHER } else { COALESCE });
+        if self.runs.reply(|question| self.roster.is_asked(question)) {
+            // Who was told will look what became of it.
             self.publish();
-        } else if !self.roster.is_published() {
-            self.publish_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }
     }
 
     fn finish(&mut self, ended: Result<(Id, CheckResult), JoinError>) -> bool {
         let (task, result) = ended.unwrap_or_else(|error| (error.id(), broken(&error)));
-        match self.asked.remove(&task) {
-            Some(id) => self.roster.finish(id, &result, Instant::now().into_std()),
-            None => false,
+        let Some(Begun { question, at }) = self.asked.remove(&task) else {
+            return false;
+        };
+        self.runs.take(question, at.into_std(), &result);
+        self.roster.finish(question, &result, Instant::now().into_std())
+    }
+
+    /// Has what is new published no later than after this time.
+    fn publish_within(&mut self, time: Duration) {
+        if !self.roster.is_published() {
+            let at = Instant::now() + time;
+            self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
         }
     }
 
     fn publish(&mut self) {
         self.publish_at = None;
         if !self.roster.is_published() {
-            self.to.health.send_modify(|map| self.roster.publish(map));
+            let now = Instant::now().into_std();
+            self.to.health.send_modify(|map| self.roster.publish(map, now));
+        }
+        for transition in self.roster.take_transitions() {
+            if let Err(error) = self.to.transitions.try_send(transition) {
+                let Transition { id, to, .. } = error.into_inner();
+                tracing::warn!("the history misses that {}/{} is {to:?}: it takes no more", id.vip, id.rip);
+            }
         }
     }
 }

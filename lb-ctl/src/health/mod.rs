@@ -16,10 +16,13 @@
 
 mod engine;
 pub mod fall_rise;
+mod flaps;
 mod jitter;
 pub mod journal;
 mod probe;
 mod roster;
+mod runs;
 
-pub use engine::{Connections, Engine, RunRequest};
+pub use engine::{Connections, Engine};
 pub use probe::{run_once, try_path};
+pub use runs::RunRequest;
