@@ -10,8 +10,7 @@ use super::{
 use crate::model::{
     check::{CheckKind, SynRepeats},
     health::{
-        Advice, Asked, CheckResult, DirectPath, Failure, FailureReason, Health, PathTarget, Target,
-        Transition, Verdict,
+        Advice, Asked, CheckResult, Failure, FailureReason, Health, PathTarget, Target, Transition, Verdict,
     },
 };
 
