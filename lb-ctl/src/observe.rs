@@ -273,7 +273,7 @@ impl Scene<'_> {
     fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
         let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         let health = self.health.get(&id);
-        let last = health.and_then(|h| h.last.as_ref());
+        let asked = health.into_iter().flat_map(|h| [&h.last, &h.path]).flatten();
         let note = self.view.notes.rips.get(&id);
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
@@ -301,8 +301,8 @@ impl Scene<'_> {
             verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
             verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
             detail,
-            reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
-            steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
+            reason: health.and_then(Health::failure).map(|f| f.reason),
+            steps: asked.flat_map(|result| result.steps.clone()).collect(),
             connections,
             closing: count(&self.census.closing_by_slot),
             packets_total: packets,
@@ -439,12 +439,17 @@ fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
         CheckKind::DicomEcho(_) => "c-echo",
         ref kind => kind.name(),
     };
-    let Some(last) = health.and_then(|h| h.last.as_ref()) else {
+    if let Some(failure) = health.and_then(Health::failure) {
+        return failure.text.clone();
+    }
+    let Some((health, last)) = health.and_then(|h| Some((h, h.last.as_ref()?))) else {
         return "not checked yet".to_owned();
     };
-    last.failure
-        .as_ref()
-        .map_or_else(|| format!("{what} {}", short(last.took)), |failure| failure.text.clone())
+    let passed = format!("{what} {}", short(last.took));
+    match &health.waiting {
+        Some(why) => format!("{passed}; the VIP is not tried there yet: {why}"),
+        None => passed,
+    }
 }
 
 /// What is to be known of a server beside its one word: what its drain waits for, what is wrong, what overrules the

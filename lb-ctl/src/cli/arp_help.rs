@@ -90,6 +90,7 @@ done
 {put}
 
 # Do so at each start, with systemd.
+if [ -d /run/systemd/system ]; then
 cat > /etc/systemd/system/{unit} <<'END'
 [Unit]
 Description=VIP {ip} on loopback, for direct routing
@@ -103,8 +104,7 @@ ExecStart=/bin/sh -c '{put}'
 [Install]
 WantedBy=multi-user.target
 END
-if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload && systemctl --quiet enable {unit}
+systemctl daemon-reload && systemctl --quiet enable {unit}
 fi
 # Without systemd: in /etc/network/interfaces, under `iface lo inet loopback`, a line
 #     up {put}
