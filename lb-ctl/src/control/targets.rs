@@ -67,14 +67,14 @@ fn path_port(vip: &Vip, check: &Check) -> Option<u16> {
 
 /// An archive is asked by the VIP what it is asked by its own address, if that is the same port.
 fn echo(vip: &Vip, check: &Check, port: u16) -> Option<DicomCheck> {
-    match &check.kind {
-        CheckKind::DicomEcho(dicom)
-            if dicom.tls.is_none() && check.port.or(vip.ports.first()) == Some(port) =>
-        {
-            Some(dicom.clone())
-        }
-        _ => None,
+    let same_port = check.port.or(vip.ports.first()) == Some(port);
+    if let CheckKind::DicomEcho(dicom) = &check.kind
+        && dicom.tls.is_none()
+        && same_port
+    {
+        return Some(dicom.clone());
     }
+    None
 }
 
 /// The way to a server, with nothing said yet of the VIP's port; or what is missing.

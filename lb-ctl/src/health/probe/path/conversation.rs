@@ -141,16 +141,14 @@ impl<'a> Conversation<'a> {
     pub(super) async fn closed(&mut self) {
         poll_fn(|cx| {
             self.drive(cx);
-            match self.socket().state() {
-                State::Closed | State::TimeWait => Poll::Ready(()),
-                _ => Poll::Pending,
-            }
+            let over = matches!(self.socket().state(), State::Closed | State::TimeWait);
+            if over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
     /// What is worth knowing though nothing failed.
-    pub(super) fn note(&mut self) -> Option<String> {
+    pub(super) const fn note(&mut self) -> Option<String> {
         self.note.take()
     }
 
@@ -195,15 +193,14 @@ impl<'a> Conversation<'a> {
             PollIngressSingleResult::None
         ) {}
         if let Opening::Asked { unseen } = self.opening {
-            match self.socket().state() {
-                State::SynSent => {}
-                State::Closed => self.opening = Opening::Failed(told::refused(self.path)),
-                _ => {
-                    self.opening = Opening::Done;
-                    if unseen {
-                        // A RST leaves in place of the ACK.
-                        self.socket().abort();
-                    }
+            let state = self.socket().state();
+            if state == State::Closed {
+                self.opening = Opening::Failed(told::refused(self.path));
+            } else if state != State::SynSent {
+                self.opening = Opening::Done;
+                if unseen {
+                    // A RST leaves in place of the ACK.
+                    self.socket().abort();
                 }
             }
         }
@@ -304,10 +301,12 @@ impl AsyncRead for Conversation<'_> {
             this.step();
             return Poll::Ready(Ok(()));
         }
-        match socket.state() {
-            State::Closed => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            _ if socket.may_recv() => Poll::Pending,
-            _ => Poll::Ready(Ok(())),
+        if socket.state() == State::Closed {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        } else if socket.may_recv() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
         }
     }
 }

@@ -1,5 +1,9 @@
 //! What comes in by the wire, as far as a try of a VIP needs it, and the filter that lets nothing else in. Pure.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "protocols and messages that are not named here concern no try"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -136,9 +140,10 @@ fn read_v6(bytes: &[u8]) -> Option<(u16, What)> {
                 (Icmpv6Message::DstUnreachable, _) => Message::Unreachable,
                 _ => return None,
             };
-            let quote = match message {
-                Message::Redirect => redirected(packet.payload())?,
-                _ => packet.payload().get(ICMP_HEADER_BYTES..)?,
+            let quote = if message == Message::Redirect {
+                redirected(packet.payload())?
+            } else {
+                packet.payload().get(ICMP_HEADER_BYTES..)?
             };
             let (port, about) = quoted_v6(quote)?;
             Some((port, What::Icmp { by: source, message, about }))
