@@ -18,8 +18,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::model::{
+    checks::{CheckQuery, CheckStatus, HistoryQuery, RunStatus},
     command::{Command, Outcome, Refusal},
     explain::{ExplainQuery, Explanation},
+    health::Transition,
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowList, FlowQuery, Status},
     tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
@@ -87,6 +89,24 @@ impl Client {
     /// `POST /v1/tables/clear`.
     pub async fn clear(&self, clear: &Clear) -> Result<Removed, ClientError> {
         self.post("/v1/tables/clear", clear).await
+    }
+
+    /// `GET /v1/checks`.
+    pub async fn checks(&self, query: &CheckQuery) -> Result<Vec<CheckStatus>, ClientError> {
+        let CheckQuery { vip, rip } = query;
+        self.get(&path("/v1/checks", [("vip", text(vip)), ("rip", text(rip))])).await
+    }
+
+    /// `GET /v1/checks/history`.
+    pub async fn check_history(&self, query: &HistoryQuery) -> Result<Vec<Transition>, ClientError> {
+        let HistoryQuery { vip, rip, limit } = query;
+        let pairs = [("vip", Some(vip.clone())), ("rip", Some(rip.clone())), ("limit", text(limit))];
+        self.get(&path("/v1/checks/history", pairs)).await
+    }
+
+    /// `POST /v1/checks/run`. The deadline ends the waiting, not the checks.
+    pub async fn run_checks(&self, which: &CheckQuery) -> Result<Vec<RunStatus>, ClientError> {
+        self.post("/v1/checks/run", which).await
     }
 
     /// `GET /v1/explain`.

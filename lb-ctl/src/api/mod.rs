@@ -1,5 +1,5 @@
-//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`],
-//! [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and [`crate::model::tables`].
+//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::checks`],
+//! [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and [`crate::model::tables`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -11,6 +11,9 @@
 //! | `GET /v1/tables` | | list of [`TableStatus`](crate::model::tables::TableStatus): who is remembered |
 //! | `GET /v1/tables/entries` | [`EntryQuery`](crate::model::tables::EntryQuery) | [`EntryList`](crate::model::tables::EntryList) |
 //! | `POST /v1/tables/clear` | [`Clear`](crate::model::tables::Clear) | [`Removed`](crate::model::tables::Removed) |
+//! | `GET /v1/checks` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`CheckStatus`](crate::model::checks::CheckStatus) |
+//! | `GET /v1/checks/history` | [`HistoryQuery`](crate::model::checks::HistoryQuery) | list of [`Transition`](crate::model::health::Transition), the newest last |
+//! | `POST /v1/checks/run` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`RunStatus`](crate::model::checks::RunStatus), once all have ended |
 //! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
 //! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
@@ -22,6 +25,7 @@
 //! client of another version can say so.
 #![forbid(unsafe_code)]
 
+mod checks;
 pub mod client;
 pub mod server;
 pub mod tables;

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
@@ -25,12 +26,15 @@ use crate::model::health::{
     CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition,
 };
 
-/// Checks in flight at most, a descriptor each: half of the 1024 that a service has by default. With more due than
-/// that, intervals grow; the one that has waited longest goes first.
-const MAX_IN_FLIGHT: usize = 512;
+/// Checks in flight at most, a descriptor each, and no more than half of the descriptors that this process may have. With
+/// more due than that, intervals grow; the one that has waited longest goes first.
+const MAX_IN_FLIGHT: usize = 4096;
 /// A change of verdict waits this long for others: a switch that fails takes down many servers, and the data plane is
 /// planned anew for all of them at once.
 const GATHER: Duration = Duration::from_millis(20);
+/// Time between changes of verdicts that are published one after the other: servers that fail together are found out over
+/// the time of an interval, and each plan is for all that is known.
+const PACE: Duration = Duration::from_millis(80);
 /// Results that change no verdict wait this long for others, and go out together.
 const COALESCE: Duration = Duration::from_millis(500);
 /// Requests to run checks that are under way at most; more wait in their channel.
@@ -43,7 +47,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Connections {
     /// What to check.
     pub targets: watch::Receiver<Targets>,
-    /// Changes of verdicts within 20 ms, the rest within 500 ms.
+    /// Changes of verdicts within 80 ms, the rest within 500 ms.
     pub health: watch::Sender<HealthMap>,
     /// From the packet path.
     pub syn_repeats: watch::Receiver<Arc<SynRepeatCounts>>,
@@ -62,7 +66,10 @@ pub struct Engine {
     runs: Runs,
     running: JoinSet<CheckResult>,
     asked: HashMap<Id, Begun>,
+    max_in_flight: usize,
     publish_at: Option<Instant>,
+    /// When a change of verdict was published last.
+    turned_at: Option<Instant>,
 }
 
 /// A question that is being asked.
@@ -90,7 +97,9 @@ impl Engine {
             runs: Runs::default(),
             running: JoinSet::new(),
             asked: HashMap::new(),
+            max_in_flight: max_in_flight(getrlimit(Resource::Nofile).current),
             publish_at: None,
+            turned_at: None,
         }
     }
 
@@ -132,7 +141,7 @@ impl Engine {
     fn count_syn_repeats(&mut self) {
         let counts = Arc::clone(&self.to.syn_repeats.borrow_and_update());
         self.roster.count_syn_repeats(&counts);
-        self.publish_within(COALESCE);
+        self.publish_by(Instant::now() + COALESCE);
     }
 
     fn run_now(&mut self, RunRequest { rips, reply }: RunRequest) {
@@ -142,7 +151,7 @@ impl Engine {
     }
 
     fn start_due(&mut self) {
-        while self.running.len() < MAX_IN_FLIGHT {
+        while self.running.len() < self.max_in_flight {
             let at = Instant::now();
             let Some((id, question)) = self.roster.start_due(at.into_std()) else {
                 break;
@@ -155,7 +164,7 @@ impl Engine {
 
     /// When there is something to do without being told: a check to start (if one may), results to publish.
     fn wake(&self) -> Option<Instant> {
-        let due = if self.running.len() < MAX_IN_FLIGHT { self.roster.next_due() } else { None };
+        let due = if self.running.len() < self.max_in_flight { self.roster.next_due() } else { None };
         due.map(Instant::from_std).into_iter().chain(self.publish_at).min()
     }
 
@@ -165,7 +174,9 @@ impl Engine {
         while let Some(ended) = self.running.try_join_next_with_id() {
             urgent |= self.finish(ended);
         }
-        self.publish_within(if urgent { GATHER } else { COALESCE });
+        let now = Instant::now();
+        let paced = self.turned_at.map_or(now, |at| at + PACE).max(now + GATHER);
+        self.publish_by(if urgent { paced } else { now + COALESCE });
         if self.runs.reply(|question| self.roster.is_asked(question)) {
             // Who was told will look what became of it.
             self.publish();
@@ -181,27 +192,34 @@ impl Engine {
         self.roster.finish(question, &result, Instant::now().into_std())
     }
 
-    /// Has what is new published no later than after this time.
-    fn publish_within(&mut self, time: Duration) {
+    /// Has what is new published no later than at this time.
+    fn publish_by(&mut self, at: Instant) {
         if !self.roster.is_published() {
-            let at = Instant::now() + time;
             self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
         }
     }
 
+    /// The history first: who has seen a verdict finds in it how it came about.
     fn publish(&mut self) {
         self.publish_at = None;
-        if !self.roster.is_published() {
-            let now = Instant::now().into_std();
-            self.to.health.send_modify(|map| self.roster.publish(map, now));
-        }
+        let now = Instant::now();
         for transition in self.roster.take_transitions() {
+            self.turned_at = Some(now);
             if let Err(error) = self.to.transitions.try_send(transition) {
                 let Transition { id, to, .. } = error.into_inner();
                 tracing::warn!("the history misses that {}/{} is {to:?}: it takes no more", id.vip, id.rip);
             }
         }
+        if !self.roster.is_published() {
+            self.to.health.send_modify(|map| self.roster.publish(map, now.into_std()));
+        }
     }
+}
+
+/// How many checks may be in flight, given how many descriptors may be open; `None` = any number.
+fn max_in_flight(descriptors: Option<u64>) -> usize {
+    let half = descriptors.and_then(|most| usize::try_from(most / 2).ok()).unwrap_or(MAX_IN_FLIGHT);
+    half.clamp(1, MAX_IN_FLIGHT)
 }
 
 /// The result of a check that panicked: a defect of ours, and never the server's fault.
@@ -212,4 +230,18 @@ fn broken(error: &JoinError) -> CheckResult {
         text: format!("check: not tried, a defect in lbd: {error}; please report this"),
     };
     CheckResult::new(SystemTime::now(), Duration::ZERO, Vec::new(), Some(failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_take_half_of_the_descriptors_at_most() {
+        let limits =
+            [(Some(0), 1), (Some(1024), 512), (Some(16_384), 4096), (Some(u64::MAX), 4096), (None, 4096)];
+        for (descriptors, most) in limits {
+            assert_eq!(max_in_flight(descriptors), most);
+        }
+    }
 }
