@@ -43,13 +43,8 @@ fn lab() -> Lab {
 /// The way to a VIP's port at `pacs1`.
 fn path(lab: &Lab, vip: IpAddr, port: u16) -> DirectPath {
     let (lb, server) = (lab.host("lb"), lab.host("pacs1"));
-    let ifindex = lb.netns.enter(|| {
-        let text = fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap_or_default();
-        let line = text.lines().find(|line| line.contains("eth0")).expect("eth0");
-        line.split_whitespace().next().and_then(|index| index.parse().ok()).expect("an index")
-    });
     DirectPath {
-        ifindex,
+        ifindex: ifindex(lb, "eth0"),
         interface: "eth0".to_owned(),
         source_mac: Mac(lb.mac),
         source: lb.address_like(vip),
@@ -58,6 +53,11 @@ fn path(lab: &Lab, vip: IpAddr, port: u16) -> DirectPath {
         vip: SocketAddr::new(vip, port),
         echo: None,
     }
+}
+
+fn ifindex(host: &Host, dev: &str) -> u32 {
+    let list = host.run("ip", &["-o", "link", "show", "dev", dev]).expect_success().stdout;
+    list.split(':').next().and_then(|index| index.parse().ok()).unwrap_or_else(|| panic!("no index: {list}"))
 }
 
 /// Tries it once from the balancer.

@@ -125,7 +125,8 @@ fn windows(who: &str, ip: IpAddr) -> String {
     };
     format!(
         "\
-# {who} on a real server with Windows (Server 2012 or later). For a PowerShell of an administrator.
+# {who} on a real server with Windows (Server 2012 or later). For a PowerShell of an administrator. Network Load Balancing
+# must be off.
 
 # 1. Once for each server: a loopback adapter. Run hdwwiz, choose: install manually, Network adapters, Microsoft, Microsoft
 #    KM-TEST Loopback Adapter. Then call it `loopback`, and switch off everything on it but {family}. Where VIPs of the other

@@ -92,6 +92,9 @@ fn direct(config: &Config, vip: IpAddr, server: IpAddr, facts: &NetFacts) -> Res
     let connected = way.ifindex.filter(|_| !way.local && way.gateway.is_none());
     let link = connected.and_then(|ifindex| facts.links.get(&ifindex));
     let link = link.ok_or_else(|| format!("{server} is not in a subnet of an interface of this machine"))?;
+    if !(link.up && link.carrier) {
+        return Err(format!("interface {} is down or has no carrier", link.name));
+    }
     let server_mac = way.mac.ok_or_else(|| format!("the MAC of {server} is not known yet"))?;
     let is_vip = |ip: IpAddr| config.vips.iter().any(|vip| vip.ip == ip);
     let own = facts
@@ -207,6 +210,10 @@ mod tests {
         waits(|facts| facts.paths.clear(), "route to 10.12.1.110");
         waits(|facts| _ = facts.addresses.pop(), "no address of its own");
         waits(|facts| facts.links.clear(), "not in a subnet");
+        waits(
+            |facts| facts.links.values_mut().for_each(|link| link.carrier = false),
+            "interface eth0 is down or has no carrier",
+        );
         waits(
             |facts| facts.paths.values_mut().for_each(|path| path.mac = None),
             "MAC of 10.12.1.110 is not known",

@@ -76,7 +76,7 @@ fn a_server_that_speaks_as_the_vip_is_heard_without_being_asked() {
         || UdpSocket::bind((VIP4, 0)).and_then(|socket| socket.send_to(b"?", (lab.host("pacs2").v4, 9)));
     other.netns.enter(speaks).expect("a datagram from the VIP");
     lbd.wait_status("another machine is named", |status| {
-        says(status, &["another machine (02:00:0a:0a:00:63) answers ARP for 10.10.0.100"])
+        says(status, &["another machine answers ARP for 10.10.0.100 (02:00:0a:0a:00:63 on eth0)"])
     });
     lbd.wait_status("it is forgotten", |status| !says(status, &["another machine"]));
 }

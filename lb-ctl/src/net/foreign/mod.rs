@@ -223,20 +223,19 @@ impl Watch {
 pub fn describe(answer: &ForeignAnswer, config: &Config, facts: &NetFacts) -> String {
     let ForeignAnswer { ip, ifindex, mac } = *answer;
     let question = if ip.is_ipv4() { "ARP" } else { "neighbour discovery" };
-    let vip = config.vips.iter().find(|vip| vip.ip == ip);
-    let address = vip.map_or_else(|| ip.to_string(), |vip| vip.name.clone());
     let on = facts.link_name(ifindex);
     let names = server_names(mac, config, facts);
-    if names.is_empty() {
-        return format!(
-            "another machine ({mac}) answers {question} for {ip} on {on}: clients will bypass the load balancer: take the address off \
-             it, or, if it is a real server, run there what `lbctl arp-help linux --vip {address}` prints"
-        );
-    }
-    let (names, s) = (names.join(", "), if names.len() == 1 { "s" } else { "" });
+    let who = if names.is_empty() { "another machine".to_owned() } else { names.join(", ") };
+    let s = if names.len() > 1 { "" } else { "s" };
+    let answers = format!("{who} answer{s} {question} for {ip} ({mac} on {on})");
+    let Some(vip) = config.vips.iter().find(|vip| vip.ip == ip) else {
+        return format!("{answers}: packets for this machine go astray: take the address off that machine");
+    };
+    let stranger =
+        if names.is_empty() { "take the address off it, or, if it is a real server, " } else { "" };
     format!(
-        "{names} answer{s} {question} for {ip} ({mac} on {on}): clients will bypass the load balancer: run there what \
-         `lbctl arp-help linux --vip {address}` prints"
+        "{answers}: clients will bypass the load balancer: {stranger}run there what `lbctl arp-help linux --vip {}` prints",
+        vip.name
     )
 }
 
@@ -284,7 +283,7 @@ mod tests {
         );
         let stranger = line(mac(7));
         assert!(
-            stranger.starts_with("another machine (02:00:00:00:00:07) answers ARP for 10.12.1.100 on eth0"),
+            stranger.starts_with("another machine answers ARP for 10.12.1.100 (02:00:00:00:00:07 on eth0)"),
             "{stranger}"
         );
     }

@@ -159,7 +159,11 @@ impl<'a> Conversation<'a> {
     /// Does all that can be done now. Afterwards the task is woken by a frame, or by the timer.
     fn drive(&mut self, cx: &mut Context<'_>) {
         let mut frames = 0;
-        while let Poll::Ready(Some(heard)) = self.line.heard.poll_recv(cx) {
+        while let Poll::Ready(heard) = self.line.heard.poll_recv(cx) {
+            let Some(heard) = heard else {
+                self.hung_up();
+                break;
+            };
             self.take(heard);
             frames += 1;
             if frames == FRAMES_AT_ONCE {
@@ -183,6 +187,13 @@ impl<'a> Conversation<'a> {
             }
         }
         cx.waker().wake_by_ref();
+    }
+
+    /// Nothing comes in any more, which is no fault of the server's.
+    fn hung_up(&mut self) {
+        if let Opening::Asked { .. } = self.opening {
+            self.opening = Opening::Failed(told::not_tried(self.path, "the interface is gone"));
+        }
     }
 
     /// One round: what came in is digested, what is due is sent.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -30,13 +30,19 @@ pub(in crate::health) struct Wires {
 }
 
 impl Wires {
-    /// Learns the names of the servers that are checked: who answers in place of another is called by it.
+    /// Learns the names of the servers that are checked: who answers in place of another is called by it. Closes what
+    /// leads to none of them any more.
     pub(in crate::health) fn know(&self, targets: &[Target]) {
-        let named = |target: &Target| match &target.path {
-            PathTarget::Direct(path) => Some((path.server_mac, target.id.rip.clone())),
-            PathTarget::Off | PathTarget::Waiting(_) => None,
-        };
-        *lock(&self.names) = targets.iter().filter_map(named).collect();
+        let mut names = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        for target in targets {
+            if let PathTarget::Direct(path) = &target.path {
+                names.insert(path.server_mac, target.id.rip.clone());
+                used.insert(path.ifindex);
+            }
+        }
+        *lock(&self.names) = names;
+        lock(&self.open).retain(|(ifindex, _), _| used.contains(ifindex));
     }
 
     /// Name of the server that has a MAC.
@@ -77,6 +83,13 @@ struct Wire {
 struct Shared {
     socket: PacketSocket,
     ports: Mutex<Ports>,
+}
+
+impl Shared {
+    /// Nothing comes in any more: tries that wait learn it.
+    fn hang_up(&self) {
+        lock(&self.ports).taken.clear();
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -120,6 +133,7 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         self.reader.abort();
+        self.shared.hang_up();
     }
 }
 
@@ -138,6 +152,7 @@ async fn read(shared: Arc<Shared>) {
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
                 tracing::debug!("a packet socket for tries of VIPs: {error}");
+                shared.hang_up();
                 return;
             }
         }
