@@ -435,11 +435,10 @@ fn colour(enabled: bool, problem: bool, rips: &[RipStatus]) -> Colour {
 
 /// What the check says, in a few words.
 fn check_detail(kind: &CheckKind, health: Option<&Health>) -> String {
-    let what = match kind {
-        CheckKind::Off => return "not checked (check = \"off\")".to_owned(),
-        CheckKind::DicomEcho(_) => "c-echo",
-        kind => kind.name(),
-    };
+    if *kind == CheckKind::Off {
+        return "not checked (check = \"off\")".to_owned();
+    }
+    let what = if matches!(kind, CheckKind::DicomEcho(_)) { "c-echo" } else { kind.name() };
     let Some(last) = health.and_then(|h| h.last.as_ref()) else {
         return "not checked yet".to_owned();
     };

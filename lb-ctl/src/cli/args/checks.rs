@@ -48,7 +48,7 @@ pub enum CheckVerb {
         verbose: bool,
     },
     /// Check any address from here, without lbd; exit code 3 when the check fails
-    Test(TestArgs),
+    Test(Box<TestArgs>),
     /// Overrule the check of a real server, for a while or until it is told otherwise
     Force {
         /// VIP's and real server's name

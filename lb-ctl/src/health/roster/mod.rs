@@ -23,6 +23,9 @@ use crate::model::{
 
 /// Shorter intervals count as this, so that no configuration makes the engine spin.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Checks fall due on ticks of a clock, so that those which are close together are begun, and answered, in one go: with
+/// two thousand checks a second, waking up for each costs more than half of what they cost.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What is asked on the wire, and how often. Targets that agree in all of it share the answer; rise and fall are
 /// counted for each on its own.
@@ -96,6 +99,8 @@ pub(super) struct Roster {
     trackers: BTreeSet<(String, QuestionId)>,
     next_id: u64,
     jitter: Jitter,
+    /// A tick: the first answer.
+    epoch: Option<Instant>,
     /// Subjects whose health is not yet published, gone ones among them.
     unpublished: BTreeSet<RipId>,
     /// VIPs with a verdict that is not yet published.
@@ -113,6 +118,7 @@ impl Roster {
             trackers: BTreeSet::new(),
             next_id: 0,
             jitter: Jitter::new(seed),
+            epoch: None,
             unpublished: BTreeSet::new(),
             turned: BTreeSet::new(),
             transitions: Vec::new(),
@@ -173,7 +179,9 @@ impl Roster {
         };
         if let Timing::Running { since, again } = standing.timing {
             let interval = standing.question.interval.max(MIN_INTERVAL);
-            let at = if again { now } else { (since + self.jitter.shorten(interval)).max(now) };
+            let epoch = *self.epoch.get_or_insert(now);
+            let at =
+                if again { now } else { tick_before(since + self.jitter.shorten(interval), epoch).max(now) };
             standing.timing = Timing::Due(at);
             self.due.insert((at, id));
         }
@@ -345,6 +353,13 @@ impl Roster {
         }
         self.questions.remove(&id);
     }
+}
+
+/// The last tick that is not after a time.
+fn tick_before(at: Instant, epoch: Instant) -> Instant {
+    let since = at.saturating_duration_since(epoch).as_nanos();
+    let beyond = u64::try_from(since % TICK.as_nanos()).unwrap_or_default();
+    at.checked_sub(Duration::from_nanos(beyond)).unwrap_or(at)
 }
 
 /// What is asked about a server: of itself, and of its VIP there.

@@ -147,6 +147,20 @@ fn what_is_to_run_now_is_due_now_and_named() {
     assert_eq!(scene.start_all(), first);
 }
 
+#[test]
+fn checks_that_are_close_together_fall_due_together() {
+    let targets: Vec<Target> = (0..200).map(|n| target(&n.to_string(), [10, 0, 1, n])).collect();
+    let mut scene = Scene::new(&targets);
+    for id in scene.start_all() {
+        scene.now += Duration::from_micros(100);
+        scene.answer(id, None);
+    }
+    let times: BTreeSet<Instant> = scene.roster.due.iter().map(|(at, _)| *at).collect();
+    assert!(times.len() < 60, "a tenth of an interval has 50 ticks: {}", times.len());
+    let epoch = scene.roster.epoch.unwrap();
+    assert!(times.iter().all(|at| (*at - epoch).as_millis().is_multiple_of(10)));
+}
+
 proptest! {
     /// A server that dies between two checks is found down within `fall` intervals, however they are drawn.
     #[test]
