@@ -25,6 +25,7 @@ use crate::{
             Status, VipStatus,
         },
     },
+    net::foreign::describe,
     reconcile::Reconciled,
     routing,
 };
@@ -92,6 +93,8 @@ impl Observer {
         let worst = served.clone().map(|v| v.colour).max().unwrap_or(Colour::Green);
         let detached = links.is_empty() && served.count() > 0;
         let mut problems = scene.problems(&links, &vips, detached);
+        let foreign = Arc::clone(&self.foreign.borrow());
+        problems.extend(foreign.iter().map(|answer| describe(answer, &view.config, &facts)));
         problems.extend(self.routing.borrow().iter().cloned());
         problems.extend(self.alerts.borrow().iter().cloned());
         Status {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod arp_help;
 mod checks;
 mod history;
 mod lists;
@@ -113,6 +114,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
     let client = Client::new(&cli.socket, cli.answer_timeout);
     match &cli.verb {
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
+        Verb::ArpHelp(args) => arp_help::arp_help(&client, terminal, args).await,
         Verb::Check(verb) => checks::check(&client, terminal, verb).await,
         Verb::Completions { shell } => complete(*shell, &mut terminal.out),
         Verb::Config(verb) => config(&client, terminal, verb).await,

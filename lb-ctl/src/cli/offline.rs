@@ -31,7 +31,7 @@ pub async fn doctor(path: &Path) -> Result<Report, String> {
     Ok(report(&doctor::examine(&facts, &config)))
 }
 
-async fn load(path: &Path) -> Result<Loaded, String> {
+pub(super) async fn load(path: &Path) -> Result<Loaded, String> {
     let sources = Sources { main: path.to_owned() };
     let loaded = tokio::task::spawn_blocking(move || config::load(&sources)).await;
     let loaded = loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));

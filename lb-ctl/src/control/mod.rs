@@ -7,11 +7,12 @@ pub(crate) mod disk;
 mod drains;
 mod log;
 mod ramps;
+mod targets;
 #[cfg(test)]
 mod timing_tests;
 mod words;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use lb_common::settings::Settings;
 use tokio::{
@@ -27,9 +28,9 @@ use crate::{
     dataplane::FlowCensus,
     model::{
         command::{Command, Edit, Outcome},
-        config::{CheckKind, Config, Vip},
+        config::{Config, Vip},
         desired::DesiredState,
-        health::{HealthMap, PathTarget, RipId, SynRepeatCounts, Target, Targets},
+        health::{HealthMap, RipId, SynRepeatCounts, Targets},
         history::{Cause, Version, VersionHead},
         net::{NetFacts, Watched},
         operator::Words,
@@ -274,6 +275,7 @@ impl Controller {
                 () = &mut ended => return Ok(()),
                 changed = self.to.facts.changed() => {
                     changed?;
+                    self.aim(&self.to.facts.borrow());
                     self.compile();
                 }
                 changed = self.to.health.changed() => {
@@ -454,8 +456,13 @@ impl Controller {
 
     /// Tells checks and netlink what there is now.
     fn announce(&self) {
-        self.to.targets.send_if_modified(|targets| replace(targets, check_targets(&self.config)));
+        self.aim(&self.to.facts.borrow());
         self.to.watched.send_if_modified(|watched| replace(watched, compile::watched(&self.config)));
+    }
+
+    /// Tells checks whom to ask, and by which way.
+    fn aim(&self, facts: &NetFacts) {
+        self.to.targets.send_if_modified(|targets| replace(targets, targets::of(&self.config, facts)));
     }
 
     /// Compiles what is known, and publishes what differs. Gives the number of the goal that holds it.
@@ -526,51 +533,4 @@ fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
     let differs = *old != new;
     *old = new;
     differs
-}
-
-fn check_targets(config: &Config) -> Targets {
-    let mut targets = Targets::new();
-    for vip in config.vips.iter().filter(|v| v.enabled) {
-        targets.extend(vip.rips.iter().filter_map(|rip| {
-            // The configuration demands a port of what has none to go by; `off` asks nobody.
-            let unasked = (vip.check.kind == CheckKind::Off).then_some(0);
-            let port = vip.check.port.or(rip.port).or_else(|| vip.ports.first()).or(unasked)?;
-            Some(Target {
-                id: RipId { vip: vip.name.clone(), rip: rip.name.clone() },
-                addr: SocketAddr::new(rip.ip, port),
-                check: vip.check.clone(),
-                vip: SocketAddr::new(vip.ip, vip.ports.first().unwrap_or(0)),
-                path: PathTarget::Off,
-            })
-        }));
-    }
-    targets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::config::{Check, Mode, Ports, Rip, Vip};
-
-    #[test]
-    fn a_check_asks_its_own_port_else_the_servers_else_the_vips_first() {
-        let ports = |kind, check: Option<u16>, ports: Ports| {
-            let rip = |name: &str, port| Rip { port, ..Rip::new(name, [10, 12, 1, 110].into()) };
-            let vip = Vip {
-                check: Check { kind, port: check, ..Check::default() },
-                rips: vec![rip("R1", Some(8080)), rip("R2", None)],
-                ..Vip::new("WEB", Mode::L4Nat, [10, 12, 1, 100].into(), ports)
-            };
-            let config = Config { vips: vec![vip], ..Config::default() };
-            check_targets(&config).iter().map(|t| t.addr.port()).collect::<Vec<_>>()
-        };
-        let range = || Ports::Ranges(vec![80..=81]);
-        assert_eq!(ports(CheckKind::Connect, None, range()), [8080, 80]);
-        assert_eq!(ports(CheckKind::Connect, Some(9000), range()), [9000, 9000]);
-        assert_eq!(
-            ports(CheckKind::Off, None, Ports::All),
-            [8080, 0],
-            "nobody is asked, and both count as up"
-        );
-    }
 }

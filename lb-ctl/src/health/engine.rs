@@ -132,6 +132,7 @@ impl Engine {
 
     fn follow(&mut self) {
         let targets = self.to.targets.borrow_and_update().clone();
+        self.tools.wires.know(&targets);
         self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
         self.runs.reply(|question| self.roster.is_asked(question));
         self.publish();

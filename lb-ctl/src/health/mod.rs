@@ -26,5 +26,5 @@ mod roster;
 mod runs;
 
 pub use engine::{Connections, Engine};
-pub use probe::run_once;
+pub use probe::{run_once, try_path};
 pub use runs::RunRequest;

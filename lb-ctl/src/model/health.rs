@@ -74,8 +74,6 @@ pub struct DirectPath {
     pub vip: SocketAddr,
     /// What is asked once connected; `None` = the connection is all.
     pub echo: Option<DicomCheck>,
-    /// Who else may answer: servers' names by MAC, this one's not among them.
-    pub others: BTreeMap<Mac, String>,
 }
 
 /// Everything to check.

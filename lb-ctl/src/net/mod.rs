@@ -4,6 +4,7 @@
 //!   change; keeps the real servers' MACs confirmed.
 //! - [`addresses`]: puts VIP addresses onto interfaces, after asking whether another host has them.
 //! - [`wire`]: the frames for that: ARP probes, announcements of both families.
+//! - [`foreign`]: hears who else answers for addresses of ours.
 //! - [`subnet`]: which interface is connected to an address.
 //!
 //! Everything goes by netlink and sockets, nothing by `/sys/class/net`: the daemon may have been started in a

@@ -8,7 +8,7 @@ use std::{
     mem::{align_of, size_of},
 };
 
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 const _: () = assert!(
@@ -25,9 +25,17 @@ impl PacketSocket {
 
     /// Opens and binds; needs CAP_NET_RAW. `ethertype` in host order.
     pub(crate) fn open(ifindex: u32, ethertype: u16) -> io::Result<Self> {
-        // Protocol 0 receives nothing, so no frame of another interface slips in before bind.
+        Self::open_filtered(ifindex, ethertype, &[])
+    }
+
+    /// [`Self::open`] for the frames that a classic BPF program lets through; an empty one lets through all.
+    pub(crate) fn open_filtered(ifindex: u32, ethertype: u16, filter: &[SockFilter]) -> io::Result<Self> {
+        // Protocol 0 receives nothing, so no frame of another interface, or past the filter, slips in before bind.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
+        if !filter.is_empty() {
+            socket.attach_filter(filter)?;
+        }
         socket.bind(&link_address(ifindex, ethertype)?)?;
         register(socket).map(Self)
     }
@@ -35,16 +43,26 @@ impl PacketSocket {
     /// Sends one frame, Ethernet header included.
     pub(crate) async fn send(&self, frame: &[u8]) -> io::Result<()> {
         let sent = self.0.async_io(Interest::WRITABLE, |mut socket| socket.write(frame)).await?;
-        if sent == frame.len() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("sent {sent} of {} bytes", frame.len())))
-        }
+        whole(sent, frame)
+    }
+
+    /// Sends one frame now or not at all: [`io::ErrorKind::WouldBlock`] when there is no room for it.
+    pub(crate) fn try_send(&self, frame: &[u8]) -> io::Result<()> {
+        let mut socket = self.0.get_ref();
+        whole(socket.write(frame)?, frame)
     }
 
     /// Receives one frame that came in; gives its length, at most the buffer's. Cancel-safe.
-    pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.async_io(Interest::READABLE, |mut socket| socket.read(buffer)).await
+    }
+}
+
+fn whole(sent: usize, frame: &[u8]) -> io::Result<()> {
+    if sent == frame.len() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("sent {sent} of {} bytes", frame.len())))
     }
 }
 

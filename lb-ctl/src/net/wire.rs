@@ -1,5 +1,6 @@
 //! Claiming an address on the wire: ARP probes and announcements (RFC 5227), unsolicited neighbour
-//! advertisements (RFC 4861, 7.2.6), and an ear for who answers IPv6 duplicate address detection.
+//! advertisements (RFC 4861, 7.2.6), and ears for who answers: IPv6 duplicate address detection, ARP, and neighbour
+//! discovery.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -10,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use lb_common::net::Mac;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use lb_common::net::{ETHERTYPE_IPV6, Mac};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{Instant, timeout_at},
@@ -107,6 +108,69 @@ impl AdvertisementEar {
             .flatten()
             .next()
     }
+}
+
+/// All ARP of an interface, and a voice there.
+pub(super) struct ArpEar(PacketSocket);
+
+impl ArpEar {
+    /// Listens on an interface from now on.
+    pub(super) fn open(ifindex: u32) -> io::Result<Self> {
+        PacketSocket::open(ifindex, ETHERTYPE_ARP).map(Self)
+    }
+
+    /// The next packet; `None` = a frame that is none. Cancel-safe.
+    pub(super) async fn next(&self) -> io::Result<Option<Arp>> {
+        let mut buffer = [0; MESSAGE_BYTES];
+        let length = self.0.receive(&mut buffer).await?;
+        Ok(buffer.get(..length).and_then(Arp::parse))
+    }
+
+    /// Sends a packet to everybody.
+    pub(super) async fn ask(&self, packet: &Arp) -> io::Result<()> {
+        self.0.send(&packet.frame()).await
+    }
+}
+
+/// All neighbour advertisements of an interface, and a voice to ask for them.
+pub(super) struct NeighbourEar(PacketSocket);
+
+impl NeighbourEar {
+    /// Listens on an interface from now on.
+    pub(super) fn open(ifindex: u32) -> io::Result<Self> {
+        PacketSocket::open_filtered(ifindex, ETHERTYPE_IPV6, &advertisements()).map(Self)
+    }
+
+    /// The next advertisement: an address, and the MAC that it is said to be at; `None` = it names no MAC. Cancel-safe.
+    pub(super) async fn next(&self) -> io::Result<Option<(Ipv6Addr, Mac)>> {
+        let mut buffer = [0; MESSAGE_BYTES];
+        let length = self.0.receive(&mut buffer).await?;
+        Ok(buffer.get(ndp::MESSAGE_OFFSET..length).and_then(ndp::advertised))
+    }
+
+    /// Asks who has `ip`, from an address of this machine.
+    pub(super) async fn ask(&self, ip: Ipv6Addr, mac: Mac, source: Ipv6Addr) -> io::Result<()> {
+        self.0.send(&ndp::solicitation(mac, source, ip)).await
+    }
+}
+
+/// Lets through neighbour advertisements that no router has passed on (RFC 4861, 7.1.2).
+fn advertisements() -> [SockFilter; 8] {
+    // Classic BPF (the kernel's Documentation/networking/filter.rst): load a byte, jump if equal, return.
+    const LOAD: u16 = 0x30;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let [message, kind] = [ndp::MESSAGE_OFFSET as u32, u32::from(ndp::TYPE_ADVERTISEMENT)];
+    [
+        SockFilter::new(LOAD, 0, 0, 20),
+        SockFilter::new(EQUAL, 0, 5, u32::from(ndp::PROTO_ICMPV6)),
+        SockFilter::new(LOAD, 0, 0, 21),
+        SockFilter::new(EQUAL, 0, 3, u32::from(ndp::HOP_LIMIT)),
+        SockFilter::new(LOAD, 0, 0, message),
+        SockFilter::new(EQUAL, 0, 1, kind),
+        SockFilter::new(RETURN, 0, 0, MESSAGE_BYTES as u32),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 fn icmp6_socket(ifindex: u32) -> io::Result<AsyncFd<Socket>> {

@@ -32,7 +32,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 impl Capture {
     /// Captures the TCP and UDP that goes over the cable of `host` to or from any of `addresses`, and waits until it
-    /// does. Not ARP and neighbour discovery: there the balancer answers for its VIPs, as it should.
+    /// does. Not ARP and neighbour discovery: there the balancer answers for its VIPs, as it should. Nor what the host itself
+    /// says, by an address that is not captured: the balancer tries its VIPs at the servers.
     ///
     /// # Panics
     ///
@@ -48,12 +49,14 @@ impl Capture {
     ///
     /// When tcpdump does not start.
     #[must_use]
-    pub fn on(lab: &Lab, Cable { port, mac, .. }: &Cable, addresses: &[IpAddr]) -> Self {
+    pub fn on(lab: &Lab, Cable { port, mac, v4, v6, .. }: &Cable, addresses: &[IpAddr]) -> Self {
         static CAPTURES: AtomicU32 = AtomicU32::new(0);
         let name = format!("tcpdump-{port}-{}", CAPTURES.fetch_add(1, Ordering::Relaxed));
         let file = lab.dir().join(format!("{name}.pcap"));
         let hosts: Vec<_> = addresses.iter().map(|ip| format!("host {ip}")).collect();
-        let filter = format!("(tcp or udp) and ({})", hosts.join(" or "));
+        let own = [IpAddr::V4(*v4), IpAddr::V6(*v6)].into_iter().filter(|own| !addresses.contains(own));
+        let own: String = own.map(|ip| format!(" and not host {ip}")).collect();
+        let filter = format!("(tcp or udp) and ({}){own}", hosts.join(" or "));
         let mut command = lab.switch().command("tcpdump");
         command
             .args("--immediate-mode -n -U -Z root -B 32768".split(' '))

@@ -285,10 +285,35 @@ impl Host {
     /// When the kernel refuses.
     pub fn carry_vip(&self, vip: IpAddr) {
         self.netns.sysctls(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
+        self.carry_vip_loudly(vip);
+    }
+
+    /// Puts a VIP on loopback and does no more, as somebody does who has not read on: the kernel answers ARP for it, unless
+    /// another VIP was carried quietly before.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn carry_vip_loudly(&self, vip: IpAddr) {
         match vip {
             IpAddr::V4(ip) => self.netns.ip(&format!("addr replace {ip}/32 dev lo")),
             IpAddr::V6(ip) => self.netns.ip(&format!("addr replace {ip}/128 dev lo nodad")),
         }
+    }
+
+    /// Runs what was printed for people to paste into a shell of this host. What it writes for the next start of a real machine
+    /// goes into a file system of its own, and no service manager is there.
+    ///
+    /// # Panics
+    ///
+    /// When a command of it fails.
+    #[track_caller]
+    pub fn paste(&self, lines: &str) {
+        let apart = "set -e
+            for place in /etc/sysctl.d /run/systemd; do
+                if [ -d $place ]; then mount -t tmpfs tmpfs $place; fi
+            done\n";
+        self.run("unshare", &["--mount", "sh", "-c", &format!("{apart}{lines}")]).expect_success();
     }
 
     /// Its cables, the first one first.

@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod arp_watch;
 mod bad_input;
 mod continuity;
 mod direct_routing;
+mod dr_path;
 mod failures;
 mod last_hop;
 mod lifecycle;

@@ -1,5 +1,6 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
+mod arp_help;
 mod checks;
 mod operator;
 mod tables;
@@ -15,6 +16,7 @@ use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
 };
 pub(super) use self::{
+    arp_help::{ArpHelpArgs, System},
     checks::{CheckVerb, Checked, ForcedVerdict, TestArgs, TestKind},
     operator::{DrainArgs, HaltArgs, RipTargets, ServerVerb, Servers},
     tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
@@ -46,6 +48,7 @@ Examples:
   lbctl flows count --by client                   who is connected
   lbctl flows kill --client 10.12.7.4             end its connections
   lbctl explain 10.12.7.4 DICOM:104               which server it would get, and why
+  lbctl arp-help linux --vip DICOM                what a real server behind direct routing needs
   lbctl table clear DICOM --client 10.12.7.4      forget which server it had
 
 Every verb may be shortened while it is unique: `lbctl v l` is `lbctl vip list`.
@@ -101,6 +104,8 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Examine this machine: driver, MTU, rp_filter, ARP, offloads, subnets, kernel; needs no daemon
     Doctor(DoctorArgs),
+    /// Print what a real server needs for direct routing: the VIP on loopback, no answers to ARP for it
+    ArpHelp(ArpHelpArgs),
     /// Write the completion script of a shell to standard output
     #[command(after_help = "For bash: lbctl completions bash > /etc/bash_completion.d/lbctl")]
     Completions {

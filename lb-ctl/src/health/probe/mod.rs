@@ -91,6 +91,12 @@ pub async fn run_once(target: &Target) -> CheckResult {
     ask(&subject, target.check.timeout, &Tools::new(health)).await
 }
 
+/// Tries the VIP at a server once, now, over a packet socket of its own. Takes no longer than `timeout`.
+pub async fn try_path(path: &DirectPath, timeout: Duration) -> CheckResult {
+    let (_nobody, health) = watch::channel(HealthMap::new());
+    ask(&Subject::Path(Arc::new(path.clone())), timeout, &Tools::new(health)).await
+}
+
 /// Asks once; everything together ends within `timeout`.
 pub(super) async fn ask(subject: &Subject, timeout: Duration, tools: &Tools) -> CheckResult {
     let mut clock = Stopwatch::start(timeout);

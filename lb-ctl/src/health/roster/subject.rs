@@ -1,10 +1,7 @@
 //! One server: the two questions about it, and the one verdict on it. Pure: time is passed in.
 #![forbid(unsafe_code)]
 
-use std::{
-    collections::BTreeMap,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
     super::{fall_rise::FallRise, flaps::Flaps},
@@ -13,8 +10,7 @@ use super::{
 use crate::model::{
     check::{CheckKind, SynRepeats},
     health::{
-        Advice, Asked, CheckResult, DirectPath, Failure, FailureReason, Health, PathTarget, Target,
-        Transition, Verdict,
+        Advice, Asked, CheckResult, Failure, FailureReason, Health, PathTarget, Target, Transition, Verdict,
     },
 };
 
@@ -137,7 +133,7 @@ impl Subject {
                 Some(Line::new(verdict, path))
             }
             (PathTarget::Waiting(_) | PathTarget::Direct(_), Some(mut line)) => {
-                if !is_same_way(&self.target.path, &target.path) {
+                if self.target.path != target.path {
                     line.count.restart();
                 }
                 line.question = path;
@@ -267,15 +263,6 @@ pub(super) fn replaced(before: &Subject, after: &Subject, wall: SystemTime) -> O
         reason: None,
         text: format!("its address is {} now", after.target.addr.ip()),
     })
-}
-
-/// True when the VIP is tried as before: who else may answer is no part of the way.
-fn is_same_way(before: &PathTarget, after: &PathTarget) -> bool {
-    let way = |path: &DirectPath| DirectPath { others: BTreeMap::new(), ..path.clone() };
-    match (before, after) {
-        (PathTarget::Direct(before), PathTarget::Direct(after)) => way(before) == way(after),
-        (before, after) => before == after,
-    }
 }
 
 fn syns_unanswered(count: u64) -> Failure {

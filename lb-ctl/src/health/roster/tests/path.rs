@@ -18,7 +18,6 @@ fn way(mac: u8) -> DirectPath {
         server: [10, 0, 0, 1].into(),
         vip: SocketAddr::from(([10, 0, 0, 100], 104)),
         echo: None,
-        others: BTreeMap::new(),
     }
 }
 
@@ -103,17 +102,6 @@ fn another_mac_is_another_question_and_the_verdict_stays() {
     scene.follow(&[direct(way(2))]);
     assert_eq!(scene.round_of_both(None, UNANSWERED), 2, "asked at once");
     assert_eq!(scene.verdict("A"), Verdict::Up, "failures of the old way do not count");
-    scene.round_of_both(None, UNANSWERED);
-    assert_eq!(scene.verdict("A"), Verdict::Down);
-}
-
-#[test]
-fn failures_count_on_when_only_another_servers_mac_has_changed() {
-    let mut scene = Scene::new(&[direct(way(1))]);
-    scene.round(None);
-    scene.round_of_both(None, UNANSWERED);
-    let others = BTreeMap::from([(Mac([2, 0, 0, 0, 0, 9]), "B".to_owned())]);
-    scene.follow(&[direct(DirectPath { others, ..way(1) })]);
     scene.round_of_both(None, UNANSWERED);
     assert_eq!(scene.verdict("A"), Verdict::Down);
 }
