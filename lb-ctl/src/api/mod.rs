@@ -1,5 +1,6 @@
-//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::command`],
-//! [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and [`crate::model::tables`].
+//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::alerts`],
+//! [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and
+//! [`crate::model::tables`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -12,6 +13,7 @@
 //! | `GET /v1/tables/entries` | [`EntryQuery`](crate::model::tables::EntryQuery) | [`EntryList`](crate::model::tables::EntryList) |
 //! | `POST /v1/tables/clear` | [`Clear`](crate::model::tables::Clear) | [`Removed`](crate::model::tables::Removed) |
 //! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
+//! | `POST /v1/alerts/test` | | list of [`TestedWay`](crate::model::alerts::TestedWay): a message to everybody |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
 //! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
 //! | `GET /v1/config/history` | | list of [`VersionHead`](crate::model::history::VersionHead), the newest last |
@@ -22,6 +24,7 @@
 //! client of another version can say so.
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 pub mod client;
 pub mod server;
 pub mod tables;

@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::tables::{self, Explaining};
+use super::{
+    alerts,
+    tables::{self, Explaining},
+};
 use crate::{
     alert::TestRequest,
     control::{Done, Refused, Reply, Request},
@@ -151,6 +154,7 @@ fn router(api: Api) -> Router {
         .route("/v1/command", post(command))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count))
+        .merge(alerts::routes())
         .merge(tables::routes())
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
@@ -408,7 +412,7 @@ pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, No>>) -> Re
     timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_elapsed| Err(busy()))
 }
 
-fn stopping() -> No {
+pub(super) fn stopping() -> No {
     No(StatusCode::SERVICE_UNAVAILABLE, "lbd is stopping: try again once it runs".to_owned())
 }
 

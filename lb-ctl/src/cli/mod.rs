@@ -4,6 +4,7 @@
 //! green (`status`) or not right (`doctor`).
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod args;
 mod history;
 mod lists;
@@ -23,6 +24,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 pub use self::{
+    alerts::tested_into,
     args::{Cli, ListForm},
     history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
@@ -82,6 +84,9 @@ pub enum RunError {
     /// Output could not be written; with a broken pipe the reader has had enough.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    /// The daemon could not reach somebody.
+    #[error("{0}")]
+    Unreached(String),
     /// The daemon has nothing of this name.
     #[error("{0}")]
     Unknown(String),
@@ -92,7 +97,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Daemon(_) | Self::Unknown(_) => 2,
+            Self::Daemon(_) | Self::Unknown(_) | Self::Unreached(_) => 2,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Local(_) | Self::Output(_) => 1,
         }
@@ -110,6 +115,7 @@ impl RunError {
 pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> Result<Done, RunError> {
     let client = Client::new(&cli.socket, cli.answer_timeout);
     match &cli.verb {
+        Verb::Alert(verb) => alerts::alert(cli, terminal, verb).await,
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
         Verb::Check(verb) => operator::check(&client, terminal, verb).await,
         Verb::Completions { shell } => complete(*shell, &mut terminal.out),

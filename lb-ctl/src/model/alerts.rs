@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// `[alerts]`: what holds for all VIPs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Alerts {
@@ -100,4 +102,15 @@ pub struct Webhook {
     pub url: String,
     /// PEM file of the authorities by which the server's certificate is verified; `None` = the system's.
     pub ca: Option<PathBuf>,
+}
+
+/// How a test of one way of telling went: an element of the answer to `POST /v1/alerts/test`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TestedWay {
+    /// A mail address, a webhook without what may be secret in its URL, the system's log.
+    pub way: String,
+    /// It was taken.
+    pub ok: bool,
+    /// By whom, or why not.
+    pub text: String,
 }

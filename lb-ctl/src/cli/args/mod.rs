@@ -1,5 +1,6 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
+mod alerts;
 mod operator;
 mod tables;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
 };
 pub(super) use self::{
+    alerts::AlertVerb,
     operator::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
     tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
     values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
@@ -81,6 +83,9 @@ pub enum Verb {
     /// Health checks: overrule one
     #[command(subcommand, arg_required_else_help = true)]
     Check(CheckVerb),
+    /// Alerts: send a test
+    #[command(subcommand, arg_required_else_help = true)]
+    Alert(AlertVerb),
     /// Configuration files: check, compare, apply, show
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigVerb),
