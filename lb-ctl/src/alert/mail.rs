@@ -52,7 +52,7 @@ pub(super) async fn send(mail: &Mail, letter: Letter<'_>) -> Result<String, Stri
     match &mail.route {
         MailRoute::Relay { host, port, tls, login } => {
             let relay = Relay { host, port: *port, tls: *tls, login: login.as_ref() };
-            post.by_relay(relay, Trust::by(mail.ca.as_slice()).await?).await
+            post.by_relay(relay, Trust::by(mail.ca.as_ref()).await?).await
         }
         MailRoute::Mx => post.by_mx().await,
     }

@@ -173,7 +173,7 @@ impl Messenger {
                     let taken = self.outbox.finish(ended, now, epoch_secs);
                     self.forget(taken.into_iter().collect()).await;
                 }
-                Some(TestRequest { reply }) = self.requests.recv() => self.test(&config, reply),
+                Some(TestRequest { reply }) = self.requests.recv() => self.test(reply),
                 Some(tested) = self.tests.join_next() => {
                     if let Err(error) = tested {
                         tracing::error!("a test of alerts ended badly: {error}");
@@ -278,14 +278,14 @@ impl Messenger {
         }
     }
 
-    fn test(&mut self, config: &Arc<Config>, reply: oneshot::Sender<Tested>) {
+    fn test(&mut self, reply: oneshot::Sender<Tested>) {
         if self.tests.len() >= MAX_TESTS {
             let busy = format!("{MAX_TESTS} tests are under way: wait for them");
             // Who asked may have gone.
             let _ = reply.send(vec![("alerts".to_owned(), Err(busy))]);
             return;
         }
-        let (config, host) = (Arc::clone(config), self.host.clone());
+        let (config, host) = (self.watches.config(), self.host.clone());
         self.tests.spawn(async move {
             let tested = test::every_way(config, host).await;
             let _ = reply.send(tested);

@@ -276,7 +276,7 @@ pub(super) async fn send(parcel: &Parcel, alerts: &Alerts) -> Result<String, Str
                 return Err("it is not configured any more".to_owned());
             };
             let name = destination.to_string();
-            webhook::post(url, &name, webhook.ca.as_slice(), content.text.clone()).await
+            webhook::post(url, &name, webhook.ca.as_ref(), content.text.clone()).await
         }
     }
 }

@@ -41,12 +41,12 @@ pub(super) async fn every_way(config: Arc<Config>, host: String) -> Tested {
         let content = Content { node: node.clone(), subject: words.subject.clone(), text, all };
         let parcel = Parcel { number: epoch_millis(), part: 0, destination: destination.clone(), content };
         let config = Arc::clone(&config);
-        tested.insert(destination.to_string(), Err("the test ended badly: see the log of lbd".to_owned()));
+        tested.insert(destination.clone(), Err("the test ended badly: see the log of lbd".to_owned()));
         ways.spawn(async move {
             let sent = timeout(DEADLINE, send(&parcel, &config.alerts)).await;
             let late =
                 |_| Err(format!("it was not taken within {} s: check that it is up", DEADLINE.as_secs()));
-            (parcel.destination.to_string(), sent.unwrap_or_else(late))
+            (parcel.destination, sent.unwrap_or_else(late))
         });
     }
     while let Some(ended) = ways.join_next().await {
@@ -55,10 +55,12 @@ pub(super) async fn every_way(config: Arc<Config>, host: String) -> Tested {
             Err(error) => tracing::error!("a test of alerts ended badly: {error}"),
         }
     }
+    let named = |(destination, sent): (Destination, _)| (destination.to_string(), sent);
+    let mut tested: Tested = tested.into_iter().map(named).collect();
     if config.alerts.syslog {
         let written = syslog::write(Path::new(syslog::SOCKET), &[(Severity::Notice, words.subject)]);
         let way = format!("the system's log ({})", syslog::SOCKET);
-        tested.insert(way, written.map(|()| "written".to_owned()).map_err(|error| cannot_log(&error)));
+        tested.push((way, written.map(|()| "written".to_owned()).map_err(|error| cannot_log(&error))));
     }
-    tested.into_iter().collect()
+    tested
 }

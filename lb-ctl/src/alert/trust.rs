@@ -1,6 +1,6 @@
 //! By whose certificates mail servers and webhooks are believed, and why they are not, in words.
 
-use std::{error::Error, io, path::PathBuf, sync::Arc};
+use std::{error::Error, io, sync::Arc};
 
 use lettre::transport::smtp::client::{Certificate, CertificateStore, TlsParameters};
 use rustls::{
@@ -9,6 +9,8 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
+use crate::model::check::CaFamily;
+
 /// What a certificate is held against.
 #[derive(Clone, Debug)]
 pub(super) enum Trust {
@@ -16,27 +18,25 @@ pub(super) enum Trust {
     Anybody,
     /// The system's authorities.
     System,
-    /// Those of a PEM file.
+    /// Those of PEM files.
     Pem(Vec<u8>),
 }
 
 impl Trust {
-    /// That of a configuration: its PEM files, or the system's authorities.
+    /// That of a configuration: a family of authorities, or the system's.
     ///
     /// # Errors
     ///
     /// Names the file that cannot be read.
-    pub(super) async fn by(pems: &[PathBuf]) -> Result<Self, String> {
-        if pems.is_empty() {
+    pub(super) async fn by(ca: Option<&CaFamily>) -> Result<Self, String> {
+        let Some(CaFamily { name, pems }) = ca else {
             return Ok(Self::System);
-        }
+        };
         let mut all = Vec::new();
         for path in pems {
             let pem = tokio::fs::read(path).await.map_err(|error| {
-                format!(
-                    "cannot read {}: {error}: check `alerts.ca`, and who may read its files",
-                    path.display()
-                )
+                let path = path.display();
+                format!("cannot read {path}: {error}: check `pki.ca.{name}`, which `alerts.ca` names")
             })?;
             all.extend(pem);
             all.push(b'\n');

@@ -1,6 +1,6 @@
 //! Webhooks: JSON by HTTP POST.
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::{error::Error, time::Duration};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -19,6 +19,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::trust::{Trust, root, tls_fault};
+use crate::model::check::CaFamily;
 
 /// Time for the whole of it.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -32,7 +33,12 @@ const MAX_SHOWN_CHARS: usize = 200;
 /// # Errors
 ///
 /// Why it was not, with the cure.
-pub(super) async fn post(url: &str, name: &str, ca: &[PathBuf], json: String) -> Result<String, String> {
+pub(super) async fn post(
+    url: &str,
+    name: &str,
+    ca: Option<&CaFamily>,
+    json: String,
+) -> Result<String, String> {
     match timeout(DEADLINE, exchange(url, name, ca, json)).await {
         Ok(taken) => taken.map(|status| format!("{name} answered {status}")),
         Err(_elapsed) => {
@@ -41,7 +47,7 @@ pub(super) async fn post(url: &str, name: &str, ca: &[PathBuf], json: String) ->
     }
 }
 
-async fn exchange(url: &str, name: &str, ca: &[PathBuf], json: String) -> Result<StatusCode, String> {
+async fn exchange(url: &str, name: &str, ca: Option<&CaFamily>, json: String) -> Result<StatusCode, String> {
     let bad = |why: &str| format!("{name} is no URL to post to ({why}): correct `alerts.webhooks`");
     let uri: Uri = url.parse().map_err(|_| bad("it cannot be read"))?;
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::check::CaFamily;
+
 /// `[alerts]`: what holds for all VIPs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Alerts {
@@ -40,8 +42,8 @@ pub struct Mail {
     pub to: Vec<String>,
     /// How it leaves.
     pub route: MailRoute,
-    /// PEM file of the authorities by which a server's certificate is verified; `None` = the system's.
-    pub ca: Option<PathBuf>,
+    /// Authorities by which a server's certificate is verified; `None` = the system's.
+    pub ca: Option<CaFamily>,
 }
 
 /// How mail leaves.
@@ -100,8 +102,8 @@ pub struct Login {
 pub struct Webhook {
     /// `http://` or `https://`.
     pub url: String,
-    /// PEM file of the authorities by which the server's certificate is verified; `None` = the system's.
-    pub ca: Option<PathBuf>,
+    /// Authorities by which the server's certificate is verified; `None` = the system's.
+    pub ca: Option<CaFamily>,
 }
 
 /// How a test of one way of telling went: an element of the answer to `POST /v1/alerts/test`.
