@@ -152,7 +152,7 @@ const SEVERAL: &[(usize, Code, &str)] = &[
     (4, Code::BadAddress, "write an address such as \"10.12.1.100\" or \"2001:db8::100\"; host names are not looked up"),
     (8, Code::BadDuration, "write the unit: `\"3600s\"` (seconds), `\"3600ms\"` (milliseconds) or `\"3600m\"` (minutes)"),
     (12, Code::DuplicatePort, "remove one of them"),
-    (13, Code::UnknownKey, "remove it; vip `ONE` takes: profile, mode, ip, ports, protocol, interface, scheduler, persist, check, idle_timeout, fallback, slow_start, unattended, source, source_ports, return, reset, rip_port, enabled, pool, servers"),
+    (13, Code::UnknownKey, "remove it; vip `ONE` takes: profile, mode, ip, ports, protocol, interface, scheduler, persist, check, alert_to, idle_timeout, fallback, slow_start, unattended, source, source_ports, return, reset, rip_port, enabled, pool, servers"),
     (14, Code::MissingKey, "add `ip = \"10.12.1.100\"`"),
     (17, Code::BadAeTitle, "write the AE title that the archive is configured with"),
     (17, Code::OutOfRange, "write a number from 1 to 100"),

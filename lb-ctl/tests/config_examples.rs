@@ -4,12 +4,14 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{Code, Loaded, Texts, load, load_texts, show},
-    model::config::{
-        Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
-        Rip, Scheduler, Source, SourceAddresses, Sources, Unattended, Vip,
+    model::{
+        check::{DicomCheck, SynRepeats},
+        config::{
+            Check, CheckKind, Fallback, Gateway, GatewayAddress, Mode, Persist, Ports, Protocols, ReturnPath,
+            Rip, Scheduler, Source, SourceAddresses, Sources, Unattended, Vip,
+        },
     },
 };
 
@@ -31,6 +33,7 @@ fn rip(name: &str, ip: &str) -> Rip {
         weight: 100,
         max_connections: 0,
         min_connections: 0,
+        check: None,
     }
 }
 
@@ -61,7 +64,11 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
             timeout: Duration::from_secs(3),
             rise: 2,
             fall: 2,
+            source: None,
+            dr_path: true,
+            syn_repeats: SynRepeats::Show,
         },
+        alert_to: Vec::new(),
         idle_timeout: Duration::from_secs(3600),
         fallback: Fallback::Reject,
         slow_start: Duration::ZERO,
@@ -97,6 +104,9 @@ fn the_demo_is_what_the_lab_builds() {
         timeout: Duration::from_millis(400),
         rise: 2,
         fall: 2,
+        source: None,
+        dr_path: true,
+        syn_repeats: SynRepeats::Show,
     };
     assert_eq!(vip.check, check);
 }

@@ -29,14 +29,22 @@ codes! {
     BadAddress = "bad-address",
     /// A DICOM application entity title outside PS3.5 6.2.
     BadAeTitle = "bad-ae-title",
+    /// A value that a check cannot work with.
+    BadCheck = "bad-check",
     /// Not a duration with a unit.
     BadDuration = "bad-duration",
     /// Limits of a server's connections that contradict each other.
     BadLimits = "bad-limits",
+    /// Not an address of mail, or not a relay.
+    BadMail = "bad-mail",
     /// A name that the command line or the kernel's records cannot carry.
     BadName = "bad-name",
     /// Not a port, or none.
     BadPort = "bad-port",
+    /// Not a regular expression.
+    BadRegex = "bad-regex",
+    /// Not an address of the web.
+    BadUrl = "bad-url",
     /// Warning: the servers of a VIP are not checked.
     CheckOff = "check-off",
     /// A check that cannot end before the next one begins.
@@ -45,6 +53,8 @@ codes! {
     CheckPort = "check-port",
     /// A TCP check of a UDP service without a port of its own.
     CheckUdp = "check-udp",
+    /// Warning: a password that anybody on the way can read.
+    Cleartext = "cleartext",
     /// Port translation with direct routing (R01).
     DrPort = "dr-port",
     /// The same address twice in one VIP.
@@ -77,19 +87,21 @@ codes! {
     ServerIsVip = "server-is-vip",
     /// Not TOML.
     Syntax = "syntax",
+    /// VIPs whose checks go by each other.
+    TrackCycle = "track-cycle",
     /// More than the kernel's tables hold.
     TooMany = "too-many",
-    /// A file cannot be read.
+    /// A file cannot be read; a warning where it is not needed yet.
     Unreadable = "unreadable",
     /// A gateway or SNAT source address that is something else besides.
     TwoRoles = "two-roles",
     /// A key that does not exist.
     UnknownKey = "unknown-key",
-    /// A pool or profile that does not exist.
+    /// A name that nothing has.
     UnknownName = "unknown-name",
     /// A word that is not one of those possible.
     UnknownValue = "unknown-value",
-    /// Warning: a pool or profile that nothing uses.
+    /// Warning: something with a name that nothing uses.
     Unused = "unused",
     /// Two VIPs with the same address, port and protocol.
     VipOverlap = "vip-overlap",

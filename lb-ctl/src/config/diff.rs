@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::show::{Setting, gateway_keys, node_keys, vip_keys};
+use super::show::{Setting, alerts_keys, check_keys, gateway_keys, node_keys, pki_keys, vip_keys};
 use crate::model::config::{Config, Rip, Vip};
 
 /// Stands for the value of a key that has none.
@@ -15,8 +15,13 @@ const NOT_SET: &str = "(not set)";
 /// when the two are equal, and only then.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = settings("node", node_keys(&old.node), node_keys(&new.node));
-    lines.extend(settings("gateway", gateway_keys(&old.gateway), gateway_keys(&new.gateway)));
+    let mut lines = settings("node:", &flat(node_keys(&old.node)), &flat(node_keys(&new.node)));
+    let gateway = |config: &Config| flat(gateway_keys(&config.gateway));
+    lines.extend(settings("gateway:", &gateway(old), &gateway(new)));
+    let pki = |config: &Config| bare_values(pki_keys(&config.pki));
+    lines.extend(settings("pki:", &pki(old), &pki(new)));
+    let alerts = |config: &Config| flat(alerts_keys(&config.alerts));
+    lines.extend(settings("alerts:", &alerts(old), &alerts(new)));
     let names = |config: &Config| config.vips.iter().map(|vip| vip.name.clone()).collect::<Vec<_>>();
     let before: BTreeMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
     let after: BTreeMap<_, _> = new.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
@@ -42,8 +47,12 @@ fn summary(vip: &Vip) -> String {
 }
 
 fn vip_lines(old: &Vip, new: &Vip) -> Vec<String> {
-    let mut lines = settings(&format!("vip {}", new.name), vip_keys(old), vip_keys(new));
+    let mut lines = settings(&format!("vip {}:", new.name), &flat(vip_keys(old)), &flat(vip_keys(new)));
     lines.extend(rip_lines(&new.name, &old.rips, &new.rips));
+    for rip in &new.rips {
+        let was = old.rips.iter().find(|was| was.name == rip.name);
+        lines.extend(was.into_iter().flat_map(|was| own_check(old, was, new, rip)));
+    }
     lines
 }
 
@@ -79,12 +88,26 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
     lines
 }
 
+/// How a server is checked, where that is not said of the whole VIP.
+fn own_check(old: &Vip, was: &Rip, new: &Vip, is: &Rip) -> Vec<String> {
+    if was.check.is_none() && is.check.is_none() {
+        return Vec::new();
+    }
+    let keys = |vip: &Vip, rip: &Rip| {
+        let check = check_keys(rip.check.as_ref().unwrap_or(&vip.check), vip.mode, vip.protocols);
+        flat(vec![Setting::Table("check", check)])
+    };
+    settings(&format!("vip {}: {}", new.name, is.name), &keys(old, was), &keys(new, is))
+}
+
 /// `DICOM2 10.12.1.111:11112 w100`.
 fn server(rip: &Rip) -> String {
-    let Rip { name, ip, port, weight, max_connections, min_connections, check: _ } = rip;
+    let Rip { name, ip, port, weight, max_connections, min_connections, check } = rip;
     let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
     let limit = |word: &str, limit: u16| if limit == 0 { String::new() } else { format!(" {word} {limit}") };
-    format!("{name} {address} w{weight}{}{}", limit("max", *max_connections), limit("min", *min_connections))
+    let check = check.as_ref().map_or_else(String::new, |check| format!(" check {}", check.kind.name()));
+    let (max, min) = (limit("max", *max_connections), limit("min", *min_connections));
+    format!("{name} {address} w{weight}{max}{min}{check}")
 }
 
 /// A line when the names common to both stand in another order.
@@ -95,34 +118,40 @@ fn order(what: &str, old: &[String], new: &[String]) -> Option<String> {
     (was != is).then(|| format!("{what} {} -> {}", was.join(", "), is.join(", ")))
 }
 
-fn settings(owner: &str, old: Vec<Setting>, new: Vec<Setting>) -> Vec<String> {
-    let (old, new) = (flat(old), flat(new));
+/// A line for each key whose value differs. `owner` comes first: `node:`, `vip DICOM: PACS1`.
+fn settings(owner: &str, old: &[(String, String)], new: &[(String, String)]) -> Vec<String> {
     let value = |keys: &[(String, String)], key: &str| {
         keys.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
     };
     let mut lines = Vec::new();
-    for (key, is) in &new {
-        let was = value(&old, key);
+    for (key, is) in new {
+        let was = value(old, key);
         if was.as_ref() != Some(is) {
-            lines.push(format!("{owner}: {key} {} -> {is}", was.as_deref().unwrap_or(NOT_SET)));
+            lines.push(format!("{owner} {key} {} -> {is}", was.as_deref().unwrap_or(NOT_SET)));
         }
     }
-    for (key, was) in old.iter().filter(|(key, _)| value(&new, key).is_none()) {
-        lines.push(format!("{owner}: {key} {was} -> {NOT_SET}"));
+    for (key, was) in old.iter().filter(|(key, _)| value(new, key).is_none()) {
+        lines.push(format!("{owner} {key} {was} -> {NOT_SET}"));
     }
     lines
 }
 
-/// Dotted keys with values as people read them, without TOML's quotes.
+/// Dotted keys with values as people read them.
 fn flat(settings: Vec<Setting>) -> Vec<(String, String)> {
-    let bare = |value: String| value.trim_matches('"').to_owned();
-    settings
-        .into_iter()
-        .flat_map(|setting| match setting {
-            Setting::Plain(key, value) => vec![(key.to_owned(), bare(value))],
-            Setting::Table(key, inner) => {
-                inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), bare(value))).collect()
-            }
-        })
-        .collect()
+    let keys = settings.into_iter().flat_map(|setting| match setting {
+        Setting::Plain(key, value) => vec![(key.to_owned(), value)],
+        Setting::Table(key, inner) => {
+            inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)).collect()
+        }
+    });
+    bare_values(keys.collect())
+}
+
+/// Texts without TOML's quotes around them.
+fn bare_values(keys: Vec<(String, String)>) -> Vec<(String, String)> {
+    let bare = |value: String| {
+        let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        inner.map(str::to_owned).unwrap_or(value)
+    };
+    keys.into_iter().map(|(key, value)| (key, bare(value))).collect()
 }

@@ -22,15 +22,20 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod check;
 mod code;
 mod diag;
 mod diff;
 mod edit;
 mod file;
+mod files;
 mod gateway;
+mod hosts;
+mod keys;
 mod node;
 mod persistence;
+mod pki;
 mod ports;
 mod read;
 mod rules;
@@ -54,7 +59,7 @@ pub use self::{
 
 use std::fmt;
 
-use self::{diag::Report, sections::Sections};
+use self::{check::Scope, diag::Report, sections::Sections, service::Part};
 use crate::model::config::{Config, Sources};
 
 /// A configuration that was read and understood.
@@ -121,20 +126,25 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         .map(|(number, file)| file::parse(number, &file.text, report))
         .collect();
     let sections = Sections::collect(files, report);
+    let directory = files::directory(texts);
+    let pki = pki::read_pki(&sections, &directory, report);
+    let scope = Scope { sections: &sections, pki: &pki, directory: &directory, part: Part::Whole };
     let pools: Vec<_> = sections.pools.iter().map(|pool| service::read_pool(pool, report)).collect();
     for profile in &sections.profiles {
-        service::check_profile(profile, &sections, report);
+        service::check_profile(profile, Scope { part: Part::Profile, ..scope }, report);
     }
     let drafts: Vec<_> =
-        sections.vips.iter().map(|vip| service::read_vip(vip, &sections, &pools, report)).collect();
+        sections.vips.iter().map(|vip| service::read_vip(vip, scope, &pools, report)).collect();
     let gateway = gateway::read_gateway(sections.gateway.as_ref(), report);
-    rules::check(&drafts, &gateway, report);
+    rules::check(&drafts, &gateway, &sections, report);
     sections.advise_unused(report);
-    Config {
-        pki: crate::model::check::Pki::default(),
-        alerts: crate::model::alerts::Alerts::default(),
+    let config = Config {
+        alerts: alerts::read_alerts(&drafts, scope, report),
         node: node::read_node(sections.node.as_ref(), report),
         gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
-    }
+        pki: pki.clone(),
+    };
+    pki::advise_unused(&config, &sections, report);
+    config
 }

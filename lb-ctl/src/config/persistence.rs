@@ -1,13 +1,84 @@
-//! Rules on persistence: what goes with which scheduler, and what VIPs of one group must have in common.
+//! `persist` of a VIP: its keys, what goes with which scheduler, and what VIPs of one group must have in common.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     diag::{Code, Report, nearest},
-    file::Span,
-    service::Draft,
+    file::{At, Entry, Span, Table},
+    keys::{refuse_meaningless, typed},
+    read::{self, Times, missing, wrong_type},
+    service::{Draft, MAX_IDLE},
 };
 use crate::model::config::{Persist, Scheduler};
+
+/// Default time of persistence (R11).
+const PERSIST_TIMEOUT: Duration = Duration::from_secs(300);
+const PERSIST_LATER: [&str; 2] = ["cookie", "url-param"];
+
+/// A word in `persist`.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum PersistWord {
+    LastSuccessful,
+    None,
+    SourceIp,
+}
+
+const PERSISTS: [(&str, PersistWord); 3] = [
+    ("source-ip", PersistWord::SourceIp),
+    ("last-successful", PersistWord::LastSuccessful),
+    ("none", PersistWord::None),
+];
+
+/// Reads `persist`; without one, every connection is scheduled anew. `ip` gives the family that `prefix` is for.
+pub(super) fn read_persist(
+    entry: Option<&Entry>,
+    ip: Option<IpAddr>,
+    report: &mut Report<'_>,
+) -> Option<Persist> {
+    let Some(entry) = entry else {
+        return Some(Persist::default());
+    };
+    let Some(table) = typed(&entry.node) else {
+        wrong_type(entry, "a string or a table", "\"source-ip\"", report);
+        return None;
+    };
+    let Some(kind) = table.get("type") else {
+        missing("type", "`persist`", entry.key.span, "\"source-ip\"", report);
+        return None;
+    };
+    let word = read::word(kind, &PERSISTS, &PERSIST_LATER, report)?;
+    refuse_meaningless(&table, kind.node.value.as_str().unwrap_or_default(), report);
+    match word {
+        PersistWord::LastSuccessful => Some(Persist::LastSuccessful),
+        PersistWord::None => Some(Persist::None),
+        PersistWord::SourceIp => source_ip(&table, ip, report),
+    }
+}
+
+fn source_ip(table: &Table, ip: Option<IpAddr>, report: &mut Report<'_>) -> Option<Persist> {
+    let limits = Times { range: Duration::from_secs(1)..=MAX_IDLE, whole_secs: true, example: "1h" };
+    let timeout = match table.get("timeout") {
+        Some(entry) => read::duration(entry, &limits, report),
+        None => Some(PERSIST_TIMEOUT),
+    };
+    let (mut prefix_v4, mut prefix_v6) = (32, 128);
+    if let Some(prefix) = table.get("prefix") {
+        let v4 = ip.is_some_and(|ip| ip.is_ipv4());
+        let bits = read::number(prefix, 1..=if v4 { 32 } else { 128 }, report)?;
+        *(if v4 { &mut prefix_v4 } else { &mut prefix_v6 }) = u8::try_from(bits).ok()?;
+    }
+    let group = match table.get("group") {
+        Some(entry) => Some(read_group(entry, report)?),
+        None => None,
+    };
+    Some(Persist::SourceIp { prefix_v4, prefix_v6, timeout: timeout?, group })
+}
+
+fn read_group(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
+    let text = read::string(entry, "\"pacs\"", report)?;
+    let name = At { value: text.to_owned(), span: entry.node.span };
+    read::check_name(&name, "persistence group", report).then_some(name.value)
+}
 
 /// A VIP that shares its persistence.
 struct Member<'v> {
@@ -15,7 +86,7 @@ struct Member<'v> {
     span: Span,
     v6: bool,
     prefix: u8,
-    timeout: std::time::Duration,
+    timeout: Duration,
 }
 
 /// Applies them.

@@ -1,6 +1,11 @@
 //! Typed readers of single values. Each says what is wrong, where, and what to write instead, and gives `None`.
 
-use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use lb_common::limits::MAX_NAME;
 
@@ -92,6 +97,63 @@ pub(super) fn table<'e>(entry: &'e Entry, example: &str, report: &mut Report<'_>
     }
     wrong_type(entry, "a table", example, report);
     None
+}
+
+/// The path of a file, relative to `directory`.
+pub(super) fn file(
+    entry: &Entry,
+    directory: &Path,
+    example: &str,
+    report: &mut Report<'_>,
+) -> Option<PathBuf> {
+    let text = string(entry, example, report)?;
+    if text.is_empty() || text.ends_with('/') || text.contains('\0') {
+        let key = &entry.key.value;
+        report.error(
+            Code::BadName,
+            entry.node.span,
+            format!("`{key}` is \"{text}\", which is not the name of a file"),
+            format!("write `{key} = {example}`"),
+        );
+        return None;
+    }
+    Some(directory.join(text))
+}
+
+/// Texts of a list, none twice, each as `item` takes it.
+pub(super) fn list_of<T: PartialEq>(
+    entry: &Entry,
+    what: &str,
+    example: &str,
+    report: &mut Report<'_>,
+    mut item: impl FnMut(&str, Span, &mut Report<'_>) -> Option<T>,
+) -> Vec<T> {
+    let key = &entry.key.value;
+    let Value::Array(items) = &entry.node.value else {
+        wrong_type(entry, "a list", example, report);
+        return Vec::new();
+    };
+    let mut list: Vec<(T, Span)> = Vec::new();
+    for At { value, span } in items {
+        let Value::String(text) = value else {
+            let message = format!("{what} must be text, not {}", value.kind());
+            report.error(Code::WrongType, *span, message, format!("write `{key} = {example}`"));
+            continue;
+        };
+        let Some(value) = item(text, *span, report) else { continue };
+        if let Some((_, first)) = list.iter().find(|(earlier, _)| *earlier == value) {
+            report.error_also(
+                Code::DuplicateName,
+                *span,
+                (*first, "first here"),
+                format!("\"{text}\" is in `{key}` twice"),
+                "remove one of them",
+            );
+        } else {
+            list.push((value, *span));
+        }
+    }
+    list.into_iter().map(|(value, _)| value).collect()
 }
 
 /// A whole number within `range`.

@@ -8,21 +8,23 @@ use std::{
 use lb_common::limits::{MAX_BACKENDS, MAX_SERVERS, MAX_SERVICE_KEYS, MAX_SERVICES};
 
 use super::{
+    check as checks,
     diag::{Code, Report},
     file::{At, Span},
     gateway::DraftGateway,
     persistence,
     ports::{DraftPorts, Taken},
+    sections::Sections,
     server::DraftRip,
     service::Draft,
 };
-use crate::model::config::{CheckKind, Mode, Protocols, Scheduler};
+use crate::model::config::{CheckKind, Mode, Scheduler};
 
 /// By address: whose it is, and where that is said.
 type Owners<'v> = HashMap<IpAddr, (&'v str, Span)>;
 
 /// Applies all of them.
-pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, report: &mut Report<'_>) {
+pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, sections: &Sections, report: &mut Report<'_>) {
     let addresses: Owners<'_> = vips
         .iter()
         .filter_map(|vip| vip.ip.as_ref().map(|ip| (ip.value, (vip.name.value.as_str(), ip.span))))
@@ -31,9 +33,9 @@ pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, report: &mut Report<
         servers(vip, &addresses, report);
         fallback(vip, &addresses, report);
         server_ports(vip, report);
-        check_port(vip, report);
         advise(vip, report);
     }
+    checks::check(vips, sections, report);
     persistence::check(vips, report);
     roles(vips, &addresses, gateway, report);
     overlaps(vips, report);
@@ -191,29 +193,6 @@ fn dr_ports(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
             format!(
                 "{help} and let the server listen on the VIP's port, or choose mode \"l4-nat\" or \"l4-snat\""
             ),
-        );
-    }
-}
-
-/// A check needs a port that answers TCP.
-fn check_port(vip: &Draft, report: &mut Report<'_>) {
-    let Some(check) = &vip.check else { return };
-    if check.value.kind == CheckKind::Off || check.value.port.is_some() {
-        return;
-    }
-    if vip.protocols == Some(Protocols::Udp) {
-        report.error(
-            Code::CheckUdp,
-            check.span,
-            "a UDP service cannot be checked by connecting to its own port",
-            "write the TCP port to ask, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`",
-        );
-    } else if matches!(vip.ports, Some(DraftPorts::All(_))) {
-        report.error(
-            Code::CheckPort,
-            check.span,
-            format!("vip `{}` has every port, so its check must name the one to ask", vip.name.value),
-            "write it, `check = { type = \"connect\", port = 104 }`, or `check = \"off\"`",
         );
     }
 }

@@ -1,15 +1,17 @@
-//! The sections of all files in one: nodes, pools, profiles and VIPs by name, and profiles merged into VIPs.
+//! The sections of all files in one: what stands by name (certificates, pools, profiles, VIPs), and profiles merged into VIPs.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{
     diag::{Code, Report, nearest},
-    file::{At, Entry, File, Table, Value},
+    file::{Entry, File, Span, Table, Value},
+    keys::{CHECK_KEYS, PERSIST_KEYS, PERSIST_KEYS_LATER, merge_typed, typed},
+    pki::{CERT, FAMILY},
     read::{check_keys, check_name, string, table, wrong_type},
 };
 
 /// Keys of a VIP; a profile has the same but `servers`.
-pub(super) const VIP_KEYS: [&str; 21] = [
+pub(super) const VIP_KEYS: [&str; 22] = [
     "profile",
     "mode",
     "ip",
@@ -19,6 +21,7 @@ pub(super) const VIP_KEYS: [&str; 21] = [
     "scheduler",
     "persist",
     "check",
+    "alert_to",
     "idle_timeout",
     "fallback",
     "slow_start",
@@ -43,21 +46,18 @@ const VIP_KEYS_LATER: [&str; 9] = [
     "headers",
     "acl",
 ];
-/// Keys of a check of any type.
-pub(super) const CHECK_KEYS: [&str; 8] =
-    ["type", "calling_aet", "called_aet", "port", "interval", "timeout", "rise", "fall"];
-const CHECK_KEYS_LATER: [&str; 9] =
-    ["path", "host", "sni", "client_cert", "body", "status", "script", "any", "all"];
-pub(super) const PERSIST_KEYS: [&str; 4] = ["type", "timeout", "prefix", "group"];
-const PERSIST_KEYS_LATER: [&str; 3] = ["name", "entries", "key_len"];
-const SECTIONS: [&str; 5] = ["node", "gateway", "pool", "profile", "vip"];
-const SECTIONS_LATER: [&str; 6] = ["alerts", "cluster", "http", "pki", "snmp", "web"];
+const SECTIONS: [&str; 7] = ["node", "gateway", "pki", "alerts", "pool", "profile", "vip"];
+const SECTIONS_LATER: [&str; 4] = ["cluster", "http", "snmp", "web"];
+const PKI_KEYS: [&str; 2] = ["cert", "ca"];
 
 /// What all files say together, by section. Names are unique.
 #[derive(Default)]
 pub(super) struct Sections {
     pub(super) node: Option<Entry>,
     pub(super) gateway: Option<Entry>,
+    pub(super) alerts: Option<Entry>,
+    pub(super) certs: Vec<Entry>,
+    pub(super) families: Vec<Entry>,
     pub(super) pools: Vec<Entry>,
     pub(super) profiles: Vec<Entry>,
     pub(super) vips: Vec<Entry>,
@@ -77,6 +77,8 @@ impl Sections {
                     "gateway" => {
                         set_once(&mut sections.gateway, entry, "{ addresses = [\"10.12.1.250\"] }", report);
                     }
+                    "alerts" => set_once(&mut sections.alerts, entry, "{ syslog = true }", report),
+                    "pki" => sections.gather_pki(entry, report),
                     "pool" => gather(entry, "pool", &mut sections.pools, report),
                     "profile" => gather(entry, "profile", &mut sections.profiles, report),
                     "vip" => gather(entry, "vip", &mut sections.vips, report),
@@ -84,9 +86,13 @@ impl Sections {
                 }
             }
         }
-        for (list, what) in
-            [(&mut sections.pools, "pool"), (&mut sections.profiles, "profile"), (&mut sections.vips, "vip")]
-        {
+        for (list, what) in [
+            (&mut sections.certs, CERT),
+            (&mut sections.families, FAMILY),
+            (&mut sections.pools, "pool"),
+            (&mut sections.profiles, "profile"),
+            (&mut sections.vips, "vip"),
+        ] {
             keep_first(list, what, report);
         }
         for pool in &sections.pools {
@@ -99,6 +105,21 @@ impl Sections {
             check_service_keys(vip, "vip", report);
         }
         sections
+    }
+
+    fn gather_pki(&mut self, section: Entry, report: &mut Report<'_>) {
+        let Value::Table(kinds) = section.node.value else {
+            wrong_type(&section, "a table", "{ cert = { .. }, ca = { .. } }", report);
+            return;
+        };
+        check_keys(&kinds, "`[pki]`", &PKI_KEYS, &[], report);
+        for kind in kinds.entries {
+            match kind.key.value.as_str() {
+                "cert" => gather(kind, CERT, &mut self.certs, report),
+                "ca" => gather(kind, FAMILY, &mut self.families, report),
+                _ => {}
+            }
+        }
     }
 
     /// A VIP with everything that its profiles add, the nearest profile first.
@@ -160,9 +181,20 @@ impl Sections {
 
     /// Reports a name that is nowhere defined, unless a file that cannot be read may define it.
     pub(super) fn unknown(&self, reference: &Entry, what: &str, list: &[Entry], report: &mut Report<'_>) {
-        let Value::String(name) = &reference.node.value else {
-            return;
-        };
+        if let Value::String(name) = &reference.node.value {
+            self.unknown_name(name, reference.node.span, what, list, report);
+        }
+    }
+
+    /// The same for a name at a place.
+    pub(super) fn unknown_name(
+        &self,
+        name: &str,
+        span: Span,
+        what: &str,
+        list: &[Entry],
+        report: &mut Report<'_>,
+    ) {
         if self.incomplete {
             return;
         }
@@ -171,7 +203,7 @@ impl Sections {
             || format!("define `[{what}.{name}]`, or remove the reference"),
             |near| format!("did you mean \"{near}\"?"),
         );
-        report.error(Code::UnknownName, reference.node.span, format!("there is no {what} `{name}`"), help);
+        report.error(Code::UnknownName, span, format!("there is no {what} `{name}`"), help);
     }
 }
 
@@ -266,7 +298,7 @@ fn check_service_keys(service: &Entry, what: &str, report: &mut Report<'_>) {
     });
     check_keys(&visible, &named, &VIP_KEYS, &VIP_KEYS_LATER, report);
     for (key, known, later) in
-        [("check", &CHECK_KEYS[..], &CHECK_KEYS_LATER[..]), ("persist", &PERSIST_KEYS, &PERSIST_KEYS_LATER)]
+        [("check", &CHECK_KEYS[..], &[][..]), ("persist", &PERSIST_KEYS, &PERSIST_KEYS_LATER)]
     {
         if let Some(Value::Table(inner)) = table.get(key).map(|entry| &entry.node.value) {
             check_keys(inner, &format!("`{key}` of {named}"), known, later, report);
@@ -305,37 +337,4 @@ fn merge(base: &Table, over: &Table) -> Table {
         }
     }
     merged
-}
-
-/// A `check` or `persist` as a table: a string is short for `{ type = string }`.
-pub(super) fn typed(node: &At<Value>) -> Option<Table> {
-    match &node.value {
-        Value::Table(table) => Some(table.clone()),
-        Value::String(_) => {
-            let key = At { value: "type".to_owned(), span: node.span };
-            Some(Table { entries: vec![Entry { key, node: node.clone() }] })
-        }
-        Value::Array(_) | Value::Boolean(_) | Value::Integer(_) | Value::Other(_) => None,
-    }
-}
-
-/// Keys of the lower table that mean nothing for the upper one's type fall away.
-fn merge_typed(lower: Table, mut upper: Table) -> Table {
-    let kind = upper.get("type").and_then(|entry| entry.node.value.as_str()).map(str::to_owned);
-    for under in lower.entries {
-        let means_nothing = kind.as_deref().is_some_and(|kind| !has_meaning(kind, &under.key.value));
-        if !means_nothing && !upper.has(&under.key.value) {
-            upper.entries.push(under);
-        }
-    }
-    upper
-}
-
-/// Whether a check or persistence of this type takes this key.
-pub(super) fn has_meaning(kind: &str, key: &str) -> bool {
-    match kind {
-        "off" | "none" | "last-successful" => key == "type",
-        "connect" => !key.ends_with("_aet"),
-        _ => true,
-    }
 }

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
+    check::DraftCheck,
     diag::{Code, Report},
     file::{At, Entry, Span, Table, Value},
+    keys::{CHECK_KEYS, typed},
     read::{self, missing, wrong_type},
     sections::owner,
 };
-use crate::model::config::Rip;
+use crate::model::config::{Rip, Vip};
 
 pub(super) const SERVERS_EXAMPLE: &str = "{ NAME = \"10.12.1.110\" }";
 /// Largest weight.
@@ -23,6 +25,10 @@ pub(super) struct DraftRip {
     pub(super) weight: Option<At<u16>>,
     pub(super) max_connections: Option<u16>,
     pub(super) min_connections: Option<u16>,
+    /// What is said of its check, to be laid upon the VIP's.
+    pub(super) check: Option<Entry>,
+    /// Its check, where it is used.
+    pub(super) merged_check: Option<DraftCheck>,
 }
 
 /// A server's port, and where it was written. Which modes take one is known only where the server is used.
@@ -35,14 +41,18 @@ pub(super) struct DraftPort {
 }
 
 impl DraftRip {
-    /// The server, when nothing lacks. `port`: that of servers which have none of their own.
-    pub(super) fn finish(self, port: Option<u16>) -> Option<Rip> {
+    /// The server, when nothing lacks. `vip` is the VIP but for its servers, `port` that of servers which have none of
+    /// their own.
+    pub(super) fn finish(self, vip: &Vip, port: Option<u16>) -> Option<Rip> {
         let port = self.port.map(|port| port.value).or(port);
+        let check = self.merged_check.map(|check| check.finish(vip.mode, vip.protocols));
         Some(Rip {
             port,
             weight: self.weight?.value,
             max_connections: self.max_connections?,
             min_connections: self.min_connections?,
+            // One that says nothing else than the VIP's is the VIP's.
+            check: check.filter(|check| *check != vip.check),
             ..Rip::new(self.name.value, self.ip?.value)
         })
     }
@@ -65,6 +75,8 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
         weight: Some(default),
         max_connections: Some(0),
         min_connections: Some(0),
+        check: None,
+        merged_check: None,
     };
     match &entry.node.value {
         Value::String(text) => read_address(text, entry.node.span, &mut rip, report),
@@ -77,7 +89,7 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
 }
 
 fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mut Report<'_>) {
-    let known = ["ip", "port", "weight", "min_connections", "max_connections"];
+    let known = ["ip", "port", "weight", "min_connections", "max_connections", "check"];
     read::check_keys(table, named, &known, &["backup", "tls"], report);
     match table.get("ip") {
         Some(entry) => {
@@ -105,6 +117,15 @@ fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mu
         let number = read::number(weight, 0..=u32::from(MAX_WEIGHT), report);
         let number = number.and_then(|number| u16::try_from(number).ok());
         rip.weight = number.map(|value| At { value, span: weight.node.span });
+    }
+    if let Some(check) = table.get("check") {
+        match typed(&check.node) {
+            Some(keys) => {
+                read::check_keys(&keys, &format!("`check` of {named}"), &CHECK_KEYS, &[], report);
+                rip.check = Some(check.clone());
+            }
+            None => wrong_type(check, "a string or a table", "{ port = 104 }", report),
+        }
     }
     read_limits(table, named, rip, report);
 }

@@ -3,16 +3,19 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    check::{read_check, read_persist},
+    alerts::read_addresses,
+    check::{self, DraftCheck, Scope, read_check},
     diag::{Code, Report},
-    file::{At, Entry, Table, Value},
+    file::{At, Entry, Span, Table, Value},
+    keys::{merge_typed, typed},
+    persistence::read_persist,
     ports::{DraftPorts, read_ports},
-    read::{self, Times, missing},
-    sections::{Sections, entries, find, owner},
+    read::{self, Times, missing, wrong_type},
+    sections::{entries, find, owner},
     server::{DraftRip, SERVERS_EXAMPLE, read_endpoint, read_servers},
     translate::{Translation, read_translation},
 };
-use crate::model::config::{Check, Fallback, Mode, Persist, Protocols, Scheduler, Unattended, Vip};
+use crate::model::config::{Fallback, Mode, Persist, Protocols, Scheduler, Unattended, Vip};
 
 /// Longest time in which a server works its way to its whole weight.
 const MAX_SLOW_START: Duration = Duration::from_secs(3600);
@@ -44,8 +47,9 @@ pub(super) struct Draft {
     pub(super) scheduler: Option<Scheduler>,
     /// With the place of `persist`, or of the VIP's name.
     pub(super) persist: Option<At<Persist>>,
-    /// With the place of `check`, or of the VIP's name.
-    pub(super) check: Option<At<Check>>,
+    pub(super) check: Option<DraftCheck>,
+    /// With the place of `alert_to`.
+    pub(super) alert_to: Option<At<Vec<String>>>,
     /// Its own servers or its pool's.
     pub(super) rips: Option<Vec<DraftRip>>,
     pub(super) translation: Translation,
@@ -66,25 +70,32 @@ impl Draft {
         }
     }
 
+    /// Its check, and those of servers that have their own.
+    pub(super) fn checks(&self) -> impl Iterator<Item = &DraftCheck> {
+        let own = self.rips.iter().flatten().filter_map(|rip| rip.merged_check.as_ref());
+        self.check.iter().chain(own)
+    }
+
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
-        let mode = self.mode?;
+        let (mode, protocols) = (self.mode?, self.protocols?);
         let port = self.translation.rip_port.as_ref().map(|port| port.value);
         let plain = Vip::new(self.name.value, mode, self.ip?.value, self.ports?.finish());
         let mut vip = Vip {
-            protocols: self.protocols?,
+            protocols,
             interface: self.interface,
             scheduler: self.scheduler?,
             persist: self.persist?.value,
-            check: self.check?.value,
+            check: self.check?.finish(mode, protocols),
+            alert_to: self.alert_to.map(|to| to.value).unwrap_or_default(),
             idle_timeout: self.idle_timeout.unwrap_or(plain.idle_timeout),
             fallback: self.fallback.map_or(plain.fallback, |fallback| fallback.value),
             slow_start: self.slow_start.unwrap_or(plain.slow_start),
             unattended: self.unattended.unwrap_or(plain.unattended),
             enabled: self.enabled,
-            rips: self.rips?.into_iter().map(|rip| rip.finish(port)).collect::<Option<_>>()?,
             ..plain
         };
+        vip.rips = self.rips?.into_iter().map(|rip| rip.finish(&vip, port)).collect::<Option<_>>()?;
         self.translation.finish(&mut vip)?;
         Some(vip)
     }
@@ -93,10 +104,11 @@ impl Draft {
 /// Reads a VIP.
 pub(super) fn read_vip(
     vip: &Entry,
-    sections: &Sections,
+    scope: Scope<'_>,
     pools: &[Option<Vec<DraftRip>>],
     report: &mut Report<'_>,
 ) -> Draft {
+    let sections = scope.sections;
     let table = sections.resolve_vip(vip, report);
     let named = owner("vip", vip);
     let span = vip.key.span;
@@ -105,7 +117,7 @@ pub(super) fn read_vip(
             missing(key, &named, span, example, report);
         }
     }
-    let mut draft = read_service(&table, vip, Part::Whole, report);
+    let mut draft = read_service(&table, vip, scope, report);
     advise_meaningless(&table, &named, draft.mode, report);
     draft.rips = if let Some(servers) = table.get("servers") {
         read_servers(servers, report)
@@ -122,13 +134,41 @@ pub(super) fn read_vip(
         missing("servers", &named, span, SERVERS_EXAMPLE, report);
         None
     };
+    read_own_checks(&mut draft, &table, &named, scope, report);
     draft
 }
 
+/// Lays what servers say of their checks upon the VIP's.
+fn read_own_checks(draft: &mut Draft, table: &Table, named: &str, scope: Scope<'_>, report: &mut Report<'_>) {
+    let Some((vips, _)) = check_table(table, draft.name.span) else { return };
+    let (mode, protocols) = (draft.mode, draft.protocols);
+    check::advise_meaningless(&vips, named, mode, protocols, report);
+    // Faults of the VIP's would be told again.
+    if draft.check.is_none() {
+        return;
+    }
+    for rip in draft.rips.iter_mut().flatten() {
+        let Some(own) = &rip.check else { continue };
+        let Some(keys) = typed(&own.node) else { continue };
+        let merged = merge_typed(vips.clone(), keys);
+        check::advise_meaningless(&merged, named, mode, protocols, report);
+        rip.merged_check = read_check(&merged, own.key.span, scope, report);
+    }
+}
+
+/// The keys of `check` and its place; none, and the place of the name, where there is no `check`. `None`: it is no check.
+fn check_table(table: &Table, named: Span) -> Option<(Table, Span)> {
+    match table.get("check") {
+        Some(entry) => Some((typed(&entry.node)?, entry.key.span)),
+        None => Some((Table::default(), named)),
+    }
+}
+
 /// Checks what a profile says, as far as that can be told without the VIPs that use it.
-pub(super) fn check_profile(profile: &Entry, sections: &Sections, report: &mut Report<'_>) {
+pub(super) fn check_profile(profile: &Entry, scope: Scope<'_>, report: &mut Report<'_>) {
+    let sections = scope.sections;
     let table = sections.resolve_profile(profile, report);
-    let _ = read_service(&table, profile, Part::Profile, report);
+    let _ = read_service(&table, profile, scope, report);
     if let Some(pool) = table.get("pool")
         && let Some(name) = read::string(pool, "\"NAME\"", report)
         && find(&sections.pools, name).is_none()
@@ -153,7 +193,7 @@ pub(super) enum Part {
     Whole,
 }
 
-fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_>) -> Draft {
+fn read_service(table: &Table, named: &Entry, scope: Scope<'_>, report: &mut Report<'_>) -> Draft {
     let text = |key: &str, example: &str, report: &mut Report<'_>| {
         let entry = table.get(key)?;
         Some(At { value: read::string(entry, example, report)?.to_owned(), span: entry.node.span })
@@ -187,7 +227,18 @@ fn read_service(table: &Table, named: &Entry, part: Part, report: &mut Report<'_
             let span = table.get("persist").map_or(named.key.span, |entry| entry.node.span);
             At { value, span }
         }),
-        check: read_check(table.get("check"), part, named.key.span, report),
+        check: match check_table(table, named.key.span) {
+            Some((keys, place)) => read_check(&keys, place, scope, report),
+            None => {
+                if let Some(entry) = table.get("check") {
+                    wrong_type(entry, "a string or a table", "\"connect\"", report);
+                }
+                None
+            }
+        },
+        alert_to: table
+            .get("alert_to")
+            .map(|entry| At { value: read_addresses(entry, report), span: entry.node.span }),
         translation: read_translation(table, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
         enabled: enabled.unwrap_or(true),

@@ -1,12 +1,14 @@
 //! Merging, defaults and warnings: what valid texts mean.
 
-use crate::model::check::DicomCheck;
 use std::time::Duration;
 
 use super::{Code, Loaded, Texts, load_texts};
-use crate::model::config::{
-    CheckKind, Fallback, Mode, Persist, Ports, Protocols, ReturnPath, Scheduler, Source, SourceAddresses,
-    Unattended, Vip,
+use crate::model::{
+    check::DicomCheck,
+    config::{
+        CheckKind, Fallback, Mode, Persist, Ports, Protocols, ReturnPath, Scheduler, Source, SourceAddresses,
+        Unattended, Vip,
+    },
 };
 
 fn load(text: &str) -> Loaded {

@@ -33,6 +33,14 @@ impl Default for Alerts {
     }
 }
 
+impl Alerts {
+    /// Authorities that servers are verified by; one way may name what another does.
+    pub fn authorities(&self) -> impl Iterator<Item = &CaFamily> {
+        let mail = self.mail.iter().filter_map(|mail| mail.ca.as_ref());
+        mail.chain(self.webhooks.iter().filter_map(|webhook| webhook.ca.as_ref()))
+    }
+}
+
 /// Mail (R82).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mail {

@@ -133,8 +133,17 @@ pub struct VipSpec {
     pub slow_start: Option<String>,
     /// `serve` or `refuse`.
     pub unattended: Option<String>,
-    /// `connect`, `dicom-echo`, `off`.
+    /// Type of the check, one that can be said in a word: `connect`, `dicom-echo`, `https`.
     pub check: Option<String>,
+    /// Port that is checked.
+    #[serde(default)]
+    pub check_port: Option<u16>,
+    /// Path of an `http` or `https` check.
+    #[serde(default)]
+    pub check_path: Option<String>,
+    /// Name of a script.
+    #[serde(default)]
+    pub check_script: Option<String>,
     /// Calling AE title of a `dicom-echo` check.
     pub calling_aet: Option<String>,
     /// Called AE title of a `dicom-echo` check.

@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
+mod any_check;
 mod shares;
 mod shown;
 mod translated;
 
 use std::{net::IpAddr, path::Path};
 
-use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{EditError, Edited, Loaded, Text, Texts, load_texts, plan_edit},
     model::{
+        check::DicomCheck,
         command::{Assignment, Edit, VipSpec},
         config::{CheckKind, Config, Gateway, Mode, Node, Ports, Rip, Vip},
         health::RipId,
@@ -352,6 +353,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
                     weight: weight.unwrap_or(100),
                     max_connections: max_connections.unwrap_or(0),
                     min_connections: min_connections.unwrap_or(0),
+                    check: None,
                 });
             }
         }

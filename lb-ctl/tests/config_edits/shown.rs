@@ -2,15 +2,16 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use lb_ctl::model::check::DicomCheck;
 use lb_ctl::{
     config::{Texts, diff, load_texts, show},
     model::config::{
-        Check, CheckKind, Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports, Protocols,
-        ReturnPath, Rip, Scheduler, Source, SourceAddresses, Unattended, Vip,
+        Config, Fallback, Gateway, GatewayAddress, Mode, Node, Persist, Ports, Protocols, ReturnPath, Rip,
+        Scheduler, Source, SourceAddresses, Unattended, Vip,
     },
 };
 use proptest::prelude::*;
+
+use crate::any_check::{any_alerts, any_check, any_pki, settle};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
@@ -30,8 +31,9 @@ fn any_config() -> impl Strategy<Value = Config> {
     let vips = prop::collection::vec(any_vip(), 0..4);
     let interfaces = prop::sample::subsequence(vec!["eth0", "eth1.100", "bond0"], 0..3);
     let named = prop::option::of("[a-zA-Z0-9][a-zA-Z0-9.-]{0,20}");
-    (named, interfaces, 1024u32..99999, any_gateway(), vips).prop_map(
-        |(name, interfaces, flows, gateway, vips)| {
+    let told = (any_pki(), any_alerts());
+    (named, interfaces, 1024u32..99999, any_gateway(), told, vips).prop_map(
+        |(name, interfaces, flows, gateway, (pki, alerts), vips)| {
             let vips = vips.into_iter().enumerate().map(|(n, mut vip)| {
                 vip.name = format!("{}{n}", vip.name);
                 vip.ip = match vip.ip {
@@ -47,27 +49,14 @@ fn any_config() -> impl Strategy<Value = Config> {
                 flows_v6: flows + 1,
                 half_open: flows + 2,
             };
-            Config { node, gateway, vips: vips.collect() }
+            let mut config = Config { node, gateway, pki, alerts, vips: vips.collect() };
+            settle(&mut config);
+            config
         },
     )
 }
 
 fn any_vip() -> impl Strategy<Value = Vip> {
-    let kind = prop_oneof![
-        Just(CheckKind::Off),
-        Just(CheckKind::Connect),
-        ("[!-\\[\\]-~][ -\\[\\]-~]{0,14}[!-\\[\\]-~]", "[A-Z]{1,16}")
-            .prop_map(|(calling, called)| CheckKind::DicomEcho(DicomCheck::new(calling, called))),
-    ];
-    let check = (kind, prop::option::of(1u16..), 100u64..5000, 1u32..=100, 1u32..=100).prop_map(
-        |(kind, port, interval, rise, fall)| {
-            if kind == CheckKind::Off {
-                return Check { kind, ..Check::default() };
-            }
-            let (interval, timeout) = (Duration::from_millis(interval), Duration::from_millis(interval / 2));
-            Check { kind, port, interval, timeout, rise, fall }
-        },
-    );
     let scheduler = prop::sample::select(vec![
         Scheduler::First,
         Scheduler::Maglev,
@@ -77,7 +66,11 @@ fn any_vip() -> impl Strategy<Value = Vip> {
     ]);
     let rips = prop::collection::btree_map(
         "[\\p{Lu}a-z_][a-zA-Z0-9_.-]{0,8}",
-        (1u16..=256, 1u8.., prop::option::of(1u16..), any::<u16>(), any::<u16>()),
+        (
+            (1u16..=256, 1u8.., prop::option::of(1u16..)),
+            (any::<u16>(), any::<u16>()),
+            prop::option::of(any_check()),
+        ),
         0..4,
     );
     let flags = (any::<bool>(), any::<bool>(), prop::option::of(Just("eth0".to_owned())));
@@ -85,16 +78,15 @@ fn any_vip() -> impl Strategy<Value = Vip> {
     let fallback = (0u8..3, prop::option::of(1u16..));
     let rest = (1u64..2_592_000, persist, fallback, 0u64..=3600, any::<bool>());
     let shape = (any_ports(), any_protocols(), any_translation());
+    let check = (any_check(), prop::sample::subsequence(vec!["a@b.example", "\u{e4}@c.example"], 0..=2));
     ("[A-Za-z\u{c4}_][A-Za-z0-9_.-]{0,12}", shape, scheduler, check, flags, rest, rips).prop_map(
-        |(name, shape, scheduler, mut check, (v6, enabled, interface), rest, rips)| {
+        |(name, shape, scheduler, (check, alert_to), (v6, enabled, interface), rest, rips)| {
             let (idle, persist, (fallback, fallback_port), slow_start, refuse) = rest;
             let (ports, protocols, (mode, source, return_path, reset)) = shape;
-            if check.kind != CheckKind::Off && (protocols == Protocols::Udp || ports == Ports::All) {
-                check.port = check.port.or(Some(104));
-            }
             let takes_ports = mode != Mode::L4Dr && ports != Ports::All;
             let ip = if v6 { "2001:db8::1".parse().unwrap() } else { IpAddr::from([10, 0, 0, 1]) };
             let mut vip = Vip { protocols, ..Vip::new(&name, mode, ip, ports) };
+            vip.alert_to = alert_to.into_iter().map(str::to_owned).collect();
             if mode != Mode::L4Dr {
                 (vip.return_path, vip.reset) = (return_path, reset);
             }
@@ -121,12 +113,12 @@ fn any_vip() -> impl Strategy<Value = Vip> {
             vip.slow_start = Duration::from_secs(slow_start);
             vip.unattended = if refuse { Unattended::Refuse } else { Unattended::Serve };
             vip.idle_timeout = Duration::from_secs(idle);
-            for (n, (name, (weight, host, port, one, other))) in rips.into_iter().enumerate() {
+            for (n, (name, ((weight, host, port), (one, other), own))) in rips.into_iter().enumerate() {
                 let ip = if v6 { format!("2001:db8::{n}:{host:x}:0") } else { format!("10.9.{n}.{host}") };
                 let port = port.filter(|_| takes_ports);
                 let (max_connections, min_connections) = (one.max(other), one.min(other));
                 let ip = ip.parse().unwrap();
-                vip.rips.push(Rip { name, ip, port, weight, max_connections, min_connections });
+                vip.rips.push(Rip { name, ip, port, weight, max_connections, min_connections, check: own });
             }
             vip
         },

@@ -49,6 +49,7 @@ fn one_word_moves_a_deployment_to_snat_and_the_diff_says_what_comes_with_it() {
         "vip HL7: mode l4-dr -> l4-nat",
         "vip HL7: return (not set) -> last-hop",
         "vip HL7: reset (not set) -> true",
+        "vip HL7: check.dr_path true -> (not set)",
     ];
     assert_eq!(edited.changes, expected);
     let refused = plan_edit(&translated(), &vip_set("WEB", "mode", "l4-dr")).unwrap_err().to_string();

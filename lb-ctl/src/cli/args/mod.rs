@@ -199,6 +199,15 @@ pub struct VipAddArgs {
     /// How the servers are checked
     #[arg(long, value_parser = PossibleValuesParser::new(CHECKS))]
     pub check: Option<String>,
+    /// Port that is checked, if not the server's or the VIP's first
+    #[arg(long, value_name = "PORT", requires = "check", value_parser = clap::value_parser!(u16).range(1..))]
+    pub check_port: Option<u16>,
+    /// Path and query that an http or https check asks for
+    #[arg(long, value_name = "PATH", requires = "check")]
+    pub check_path: Option<String>,
+    /// Script that is run, by its name in scripts/ beside the configuration
+    #[arg(long, value_name = "NAME", requires = "check")]
+    pub check_script: Option<String>,
     /// Calling AE title of a dicom-echo check: ours
     #[arg(long, value_name = "AET")]
     pub calling_aet: Option<String>,
@@ -452,4 +461,5 @@ const SCHEDULERS: [&str; 5] = ["first", "maglev", "source-hash", "wlc", "wrr"];
 const PERSISTS: [&str; 3] = ["last-successful", "none", "source-ip"];
 const UNATTENDED: [&str; 2] = ["refuse", "serve"];
 const RETURN_PATHS: [&str; 2] = ["last-hop", "route"];
-const CHECKS: [&str; 3] = ["connect", "dicom-echo", "off"];
+const CHECKS: [&str; 9] =
+    ["connect", "http", "https", "dicom-echo", "mllp", "ping", "script", "agent", "off"];

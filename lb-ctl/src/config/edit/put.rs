@@ -30,7 +30,7 @@ pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Val
         return Put::NoTable(String::new());
     };
     let in_servers = table.last() == Some(&"servers");
-    for key in lead {
+    for (depth, key) in lead.iter().enumerate() {
         if item.get(key).is_none() {
             insert(item, key, InlineTable::new().into());
         }
@@ -38,8 +38,8 @@ pub(super) fn put(document: &mut Item, table: &[&str], keys: &[&str], value: Val
             return Put::NoTable((*key).to_owned());
         };
         match *key {
+            _ if in_servers && depth == 0 => lengthen_server(next),
             "check" | "persist" => lengthen(next, "type"),
-            _ if in_servers => lengthen_server(next),
             _ => {}
         }
         if !next.is_table_like() {

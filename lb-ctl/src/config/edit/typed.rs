@@ -41,18 +41,31 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     } else if let Some(persist) = &spec.persist {
         keys.insert("persist", persist.as_str().into());
     }
-    let titles = [("calling_aet", &spec.calling_aet), ("called_aet", &spec.called_aet)];
-    if titles.iter().any(|(_, title)| title.is_some()) {
-        let kind = [("type", &spec.check)];
-        let given =
-            kind.iter().chain(&titles).filter_map(|(key, value)| Some((*key, value.as_ref()?.as_str())));
-        keys.insert("check", Value::InlineTable(given.collect()));
-    } else if let Some(check) = &spec.check {
-        keys.insert("check", check.as_str().into());
+    if let Some(check) = check_value(spec) {
+        keys.insert("check", check);
     }
     let servers: InlineTable = spec.rips.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
     keys.insert("servers", servers.into());
     keys
+}
+
+/// A check as short as it can be said.
+fn check_value(spec: &VipSpec) -> Option<Value> {
+    let details = [
+        ("script", &spec.check_script),
+        ("path", &spec.check_path),
+        ("calling_aet", &spec.calling_aet),
+        ("called_aet", &spec.called_aet),
+    ];
+    let details = details.iter().filter_map(|(key, value)| Some((*key, Value::from(value.as_deref()?))));
+    let port = spec.check_port.map(|port| ("port", Value::from(i64::from(port))));
+    let mut details = details.chain(port).peekable();
+    let kind = spec.check.as_deref();
+    if details.peek().is_none() {
+        return kind.map(Value::from);
+    }
+    let kind = kind.map(|kind| ("type", Value::from(kind)));
+    Some(Value::InlineTable(kind.into_iter().chain(details).collect()))
 }
 
 /// A server as short as it can be said.
@@ -85,12 +98,12 @@ pub(super) fn parse_assignment(assignment: &Assignment) -> Result<(Vec<String>, 
     let keys = Key::parse(key)
         .map_err(|_| refused(format!("`{key}` is not a key: write `check.called_aet=PACS`, for example")))?;
     let keys: Vec<_> = keys.iter().map(|key| key.get().to_owned()).collect();
-    let own = if let [own] = keys.as_slice() { own } else { "" };
+    let own = keys.join(".");
     let mut parsed = match value.parse::<Value>() {
         // One port is a list of one.
-        Ok(Value::Integer(_)) if own == "ports" => bare(own, value),
+        Ok(Value::Integer(_)) if own == "ports" => bare(&own, value),
         Ok(parsed) => parsed,
-        Err(_) => bare(own, value),
+        Err(_) => bare(&own, value),
     };
     parsed.decor_mut().clear();
     Ok((keys, parsed))
@@ -107,6 +120,10 @@ fn bare(key: &str, word: &str) -> Value {
         })),
         // What is no address is told as what it is: an unknown word.
         ("source", _) if word.contains(',') || word.parse::<IpAddr>().is_ok() => Value::from_iter(items),
+        ("alert_to" | "check.accept" | "check.all" | "check.any", _) => Value::from_iter(items),
+        ("check.status", _) if word.contains(',') => Value::from_iter(items.map(|item| {
+            item.parse::<u16>().map_or_else(|_range| item.into(), |status| Value::from(i64::from(status)))
+        })),
         _ => word.into(),
     }
 }

@@ -1,12 +1,20 @@
 //! The effective configuration as TOML, every default written out. Loading it gives the same [`Config`].
 
-use std::{fmt::Display, time::Duration};
+mod alerts;
+mod check;
+mod text;
 
-use toml_edit::{Key, Value};
+use toml_edit::Key;
 
-use crate::model::config::{
-    Check, CheckKind, Config, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses, Vip,
+use self::{
+    alerts::write_pki,
+    text::{list, quoted, table, time},
 };
+pub(super) use self::{
+    alerts::{alerts_keys, pki_keys},
+    check::check_keys,
+};
+use crate::model::config::{Config, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses, Vip};
 
 /// The whole configuration as one TOML text.
 #[must_use]
@@ -15,16 +23,22 @@ pub fn show(config: &Config) -> String {
     write_keys(&mut text, &node_keys(&config.node));
     text.push_str("\n[gateway]\n");
     write_keys(&mut text, &gateway_keys(&config.gateway));
+    write_pki(&mut text, &config.pki);
+    text.push_str("\n[alerts]\n");
+    write_keys(&mut text, &alerts_keys(&config.alerts));
     for vip in &config.vips {
         let name = Key::new(&vip.name);
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port, weight, max_connections, min_connections, check: _ } in &vip.rips {
+        for Rip { name, ip, port, weight, max_connections, min_connections, check } in &vip.rips {
             let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
+            let own = check.as_ref().map_or_else(String::new, |check| {
+                format!(", check = {}", table(&check_keys(check, vip.mode, vip.protocols)))
+            });
             text.push_str(&format!(
                 "{} = {{ ip = \"{ip}\"{port}, weight = {weight}, max_connections = {max_connections}, min_connections = \
-                 {min_connections} }}\n",
+                 {min_connections}{own} }}\n",
                 Key::new(name)
             ));
         }
@@ -32,10 +46,13 @@ pub fn show(config: &Config) -> String {
     text
 }
 
+/// Keys with their values as TOML.
+pub(super) type Keys = Vec<(&'static str, String)>;
+
 /// A key with its value as TOML, or with keys of its own.
 pub(super) enum Setting {
     Plain(&'static str, String),
-    Table(&'static str, Vec<(&'static str, String)>),
+    Table(&'static str, Keys),
 }
 
 /// Keys of `[node]`; what is not set has none.
@@ -76,7 +93,8 @@ pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
     }
     keys.push(Setting::Plain("scheduler", quoted(vip.scheduler.name())));
     keys.push(Setting::Table("persist", persist_keys(vip)));
-    keys.push(Setting::Table("check", check_keys(&vip.check)));
+    keys.push(Setting::Table("check", check_keys(&vip.check, vip.mode, vip.protocols)));
+    keys.push(Setting::Plain("alert_to", list(vip.alert_to.iter().map(quoted))));
     keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
     keys.push(Setting::Plain("fallback", quoted(vip.fallback)));
     keys.push(Setting::Plain("slow_start", time(vip.slow_start)));
@@ -112,7 +130,7 @@ fn source_keys(source: &Source) -> [Setting; 2] {
     [Setting::Plain("source", addresses), Setting::Plain("source_ports", quoted(format!("{low}-{high}")))]
 }
 
-fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
+fn persist_keys(vip: &Vip) -> Keys {
     match &vip.persist {
         Persist::LastSuccessful => vec![("type", quoted("last-successful"))],
         Persist::None => vec![("type", quoted("none"))],
@@ -129,46 +147,13 @@ fn persist_keys(vip: &Vip) -> Vec<(&'static str, String)> {
     }
 }
 
-fn check_keys(check: &Check) -> Vec<(&'static str, String)> {
-    let mut keys = match &check.kind {
-        CheckKind::Off => return vec![("type", quoted("off"))],
-        CheckKind::DicomEcho(dicom) => vec![
-            ("type", quoted("dicom-echo")),
-            ("calling_aet", quoted(&dicom.calling_aet)),
-            ("called_aet", quoted(&dicom.called_aet)),
-        ],
-        kind => vec![("type", quoted(kind.name()))],
-    };
-    if let Some(port) = check.port {
-        keys.push(("port", port.to_string()));
-    }
-    keys.push(("interval", time(check.interval)));
-    keys.push(("timeout", time(check.timeout)));
-    keys.push(("rise", check.rise.to_string()));
-    keys.push(("fall", check.fall.to_string()));
-    keys
-}
-
 fn write_keys(text: &mut String, keys: &[Setting]) {
     for key in keys {
         match key {
             Setting::Plain(key, value) => text.push_str(&format!("{key} = {value}\n")),
             Setting::Table(key, inner) => {
-                let inner: Vec<_> = inner.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-                text.push_str(&format!("{key} = {{ {} }}\n", inner.join(", ")));
+                text.push_str(&format!("{key} = {}\n", table(inner)));
             }
         }
     }
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(", "))
-}
-
-fn quoted(text: impl Display) -> String {
-    Value::from(text.to_string()).to_string()
-}
-
-fn time(time: Duration) -> String {
-    quoted(humantime::format_duration(time))
 }

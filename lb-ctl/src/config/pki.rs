@@ -1,0 +1,164 @@
+//! `[pki]`: certificates and families of authorities, by name (R30, R31).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    diag::{Code, Report},
+    file::{Entry, Table},
+    files::{self, Purpose},
+    read::{self, missing},
+    sections::{Sections, entries, find, owner},
+};
+use crate::model::{
+    check::{CaFamily, CheckKind, ClientCert, Pki, TlsClient, Verify},
+    config::Config,
+};
+
+/// Sections of certificates and of families, as errors name them.
+pub(super) const CERT: &str = "pki.cert";
+pub(super) const FAMILY: &str = "pki.ca";
+/// Words of `verify` that no family can be called by.
+pub(super) const VERIFY_OFF: &str = "off";
+pub(super) const VERIFY_SYSTEM: &str = "system";
+
+/// Reads the section. Names of files are relative to `directory`.
+pub(super) fn read_pki(sections: &Sections, directory: &Path, report: &mut Report<'_>) -> Pki {
+    let mut pki = Pki::default();
+    for cert in &sections.certs {
+        let (table, named) = (entries(cert), owner(CERT, cert));
+        read::check_keys(table, &named, &["pem"], &[], report);
+        let Some(pem) = table.get("pem") else {
+            missing("pem", &named, cert.key.span, "\"pki/client-cert.pem\"", report);
+            continue;
+        };
+        if let Some(path) = read_path(pem, directory, report) {
+            pki.certs.insert(cert.key.value.clone(), path);
+        }
+    }
+    for family in &sections.families {
+        let (table, named) = (entries(family), owner(FAMILY, family));
+        read::check_keys(table, &named, &["members"], &[], report);
+        let name = &family.key.value;
+        if [VERIFY_OFF, VERIFY_SYSTEM].contains(&name.as_str()) {
+            report.error(
+                Code::BadName,
+                family.key.span,
+                format!("{named} cannot be called so: `verify = \"{name}\"` means something else"),
+                "give it another name",
+            );
+        }
+        let Some(members) = table.get("members") else {
+            missing("members", &named, family.key.span, MEMBERS_EXAMPLE, report);
+            continue;
+        };
+        if let Some(members) = read::table(members, MEMBERS_EXAMPLE, report) {
+            pki.families.insert(name.clone(), read_members(members, directory, report));
+            if members.entries.is_empty() {
+                report.error(
+                    Code::MissingKey,
+                    family.key.span,
+                    format!("{named} has no members: no server could be verified by it"),
+                    format!("write `members = {MEMBERS_EXAMPLE}`"),
+                );
+            }
+        }
+    }
+    pki
+}
+
+const MEMBERS_EXAMPLE: &str = "{ ca = \"pki/ca.pem\" }";
+
+fn read_members(members: &Table, directory: &Path, report: &mut Report<'_>) -> BTreeMap<String, PathBuf> {
+    let mut files = BTreeMap::new();
+    for member in &members.entries {
+        read::check_name(&member.key, "authority", report);
+        if let Some(path) = read_path(member, directory, report) {
+            files.insert(member.key.value.clone(), path);
+        }
+    }
+    files
+}
+
+/// The PEM file that an entry names.
+fn read_path(entry: &Entry, directory: &Path, report: &mut Report<'_>) -> Option<PathBuf> {
+    let path = read::file(entry, directory, "\"pki/ca.pem\"", report)?;
+    files::advise(&path, Purpose::Certificate, entry.node.span, report);
+    Some(path)
+}
+
+/// The family that an entry names.
+pub(super) fn family(
+    entry: &Entry,
+    sections: &Sections,
+    pki: &Pki,
+    report: &mut Report<'_>,
+) -> Option<CaFamily> {
+    let name = read::string(entry, "\"hospital\"", report)?;
+    let Some(members) = pki.families.get(name) else {
+        // One that is there but could not be read was reported.
+        if find(&sections.families, name).is_none() {
+            sections.unknown(entry, FAMILY, &sections.families, report);
+        }
+        return None;
+    };
+    Some(CaFamily { name: name.to_owned(), pems: members.values().cloned().collect() })
+}
+
+/// The certificate that an entry names.
+pub(super) fn client_cert(
+    entry: &Entry,
+    sections: &Sections,
+    pki: &Pki,
+    report: &mut Report<'_>,
+) -> Option<ClientCert> {
+    let name = read::string(entry, "\"client-cert\"", report)?;
+    let Some(pem) = pki.certs.get(name) else {
+        if find(&sections.certs, name).is_none() {
+            sections.unknown(entry, CERT, &sections.certs, report);
+        }
+        return None;
+    };
+    Some(ClientCert { name: name.to_owned(), pem: pem.clone() })
+}
+
+/// Warns of certificates and families that nothing names.
+pub(super) fn advise_unused(config: &Config, sections: &Sections, report: &mut Report<'_>) {
+    let checks = config.vips.iter().flat_map(|vip| {
+        let own = vip.rips.iter().filter_map(|rip| rip.check.as_ref());
+        std::iter::once(&vip.check).chain(own)
+    });
+    let (mut certs, mut families) = (BTreeSet::new(), BTreeSet::new());
+    for tls in checks.flat_map(|check| tls_clients(&check.kind)) {
+        certs.extend(tls.client_cert.as_ref().map(|cert| cert.name.as_str()));
+        if let Verify::Family(family) = &tls.verify {
+            families.insert(family.name.as_str());
+        }
+    }
+    families.extend(config.alerts.authorities().map(|family| family.name.as_str()));
+    for (what, list, used) in [(CERT, &sections.certs, certs), (FAMILY, &sections.families, families)] {
+        for entry in list.iter().filter(|entry| !used.contains(entry.key.value.as_str())) {
+            let message = format!("{} is not used", owner(what, entry));
+            report.warning(Code::Unused, entry.key.span, message, "remove it, or name it in a check");
+        }
+    }
+}
+
+fn tls_clients(kind: &CheckKind) -> Vec<&TlsClient> {
+    match kind {
+        CheckKind::Http(http) => http.tls.iter().collect(),
+        CheckKind::DicomEcho(dicom) => dicom.tls.iter().collect(),
+        CheckKind::All(parts) | CheckKind::Any(parts) => {
+            parts.iter().flat_map(|part| tls_clients(&part.kind)).collect()
+        }
+        CheckKind::Off
+        | CheckKind::Connect
+        | CheckKind::Mllp(_)
+        | CheckKind::Ping
+        | CheckKind::Script(_)
+        | CheckKind::Agent
+        | CheckKind::Track { .. } => Vec::new(),
+    }
+}
