@@ -22,7 +22,10 @@ use super::{
     spool::Content,
     trust::{Trust, root, tls_fault},
 };
-use crate::model::alerts::{Login, Mail, MailRoute, RelayTls};
+use crate::model::{
+    alerts::{Login, Mail, MailRoute, RelayTls},
+    check::CaFamily,
+};
 
 /// Time to connect to one address.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -54,7 +57,7 @@ pub(super) async fn send(mail: &Mail, letter: Letter<'_>) -> Result<String, Stri
             let relay = Relay { host, port: *port, tls: *tls, login: login.as_ref() };
             post.by_relay(relay, Trust::by(mail.ca.as_ref()).await?).await
         }
-        MailRoute::Mx => post.by_mx().await,
+        MailRoute::Mx => post.by_mx(mail.ca.as_ref()).await,
     }
 }
 
@@ -130,13 +133,13 @@ impl Post {
         Ok(format!("taken by {name}"))
     }
 
-    /// Tries the domain's servers in turn. Encryption is opportunistic (RFC 7435): who is named by DNS proves nothing by
-    /// a certificate for that name.
-    async fn by_mx(&self) -> Result<String, String> {
+    /// Tries the domain's servers in turn. Encryption is opportunistic (RFC 7435), since who is named by DNS proves
+    /// nothing by a certificate for that name; unless authorities are named, who then must have signed it.
+    async fn by_mx(&self, ca: Option<&CaFamily>) -> Result<String, String> {
         let mut last = String::new();
         for host in mx::servers(&self.domain).await? {
             let name = format!("mail server {host} of {}", self.domain);
-            match self.to_server(&host, &name).await {
+            match self.to_server(&host, &name, ca).await {
                 Ok(()) => return Ok(format!("taken by {name}")),
                 Err(NotTaken::Refused(why)) => return Err(why),
                 Err(NotTaken::NotNow(why)) => last = why,
@@ -145,16 +148,26 @@ impl Post {
         Err(last)
     }
 
-    async fn to_server(&self, host: &str, name: &str) -> Result<(), NotTaken> {
+    async fn to_server(&self, host: &str, name: &str, ca: Option<&CaFamily>) -> Result<(), NotTaken> {
         let unreachable = |error: &Error| NotTaken::NotNow(cannot_reach(name, error));
         let mut server = self.connect(host, SMTP, None).await.map_err(|error| unreachable(&error))?;
         if server.can_starttls() {
-            let parameters = Trust::Anybody.parameters(host).await.map_err(NotTaken::NotNow)?;
+            let trust = if ca.is_some() { Trust::by(ca).await } else { Ok(Trust::Anybody) };
+            let parameters = trust.map_err(NotTaken::NotNow)?.parameters(host).await;
+            let parameters = parameters.map_err(NotTaken::NotNow)?;
             if let Err(error) = server.starttls(parameters, &self.hello).await {
+                if ca.is_some() {
+                    return Err(unreachable(&error));
+                }
                 // A server whose TLS does not work gets it as it would without.
                 tracing::debug!("{name}: {}: sending without", cannot_reach(name, &error));
                 server = self.connect(host, SMTP, None).await.map_err(|error| unreachable(&error))?;
             }
+        } else if ca.is_some() {
+            server.abort().await;
+            return Err(NotTaken::NotNow(format!(
+                "{name} offers no STARTTLS: remove `alerts.ca`, or set `alerts.relay`"
+            )));
         }
         self.hand_over(server).await.map_err(|error| {
             let why = refused_mail(name, &error);

@@ -114,7 +114,8 @@ pub(super) fn tls_fault(error: &(dyn Error + 'static)) -> Option<String> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "rustls keeps its errors open")]
     Some(match fault {
         rustls::Error::InvalidCertificate(why) => match why {
-            CertificateError::UnknownIssuer => {
+            // The second is an authority of the right name with another key: one that was made anew.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "tls: no authority that counts has signed its certificate: name the one that has with `alerts.ca`"
                     .to_owned()
             }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod daemon;
 
 use std::{fs, net::SocketAddr, time::Duration};
 
