@@ -41,6 +41,8 @@ pub(super) struct Letter<'a> {
     pub(super) to: &'a str,
     /// Number of the message.
     pub(super) number: u64,
+    /// Seconds since the epoch at which it was made.
+    pub(super) at_epoch_secs: u64,
     /// What it says.
     pub(super) content: &'a Content,
 }
@@ -79,16 +81,17 @@ struct Relay<'a> {
 
 impl Post {
     fn of(mail: &Mail, letter: Letter<'_>) -> Result<Self, String> {
-        let Letter { to, number, content } = letter;
+        let Letter { to, number, at_epoch_secs, content } = letter;
         let from = address(&mail.from, "alerts.from")?;
         let to = address(to, "alerts.to` or `alert_to")?;
         let node = host_part(&content.node);
-        let made = SystemTime::UNIX_EPOCH + Duration::from_millis(number);
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(at_epoch_secs);
         let mut message = Message::builder()
             .from(Mailbox::new(None, from.clone()))
             .subject(content.subject.clone())
             .date(made)
-            .message_id(Some(format!("<lbd.{number}.{node}@{}>", from.domain())))
+            // With the time, since a machine whose state was wiped counts anew.
+            .message_id(Some(format!("<lbd.{at_epoch_secs}.{number}.{node}@{}>", from.domain())))
             .header(AutoSubmitted)
             .header(ContentType::TEXT_PLAIN);
         for name in &content.all {
@@ -301,13 +304,14 @@ mod tests {
     #[test]
     fn a_mail_says_when_it_was_made_by_whom_and_that_nobody_should_answer() {
         let content = content();
-        let letter = Letter { to: "it@hospital.example", number: 1_778_243_841_123, content: &content };
+        let letter =
+            Letter { to: "it@hospital.example", number: 7, at_epoch_secs: 1_778_243_841, content: &content };
         let post = Post::of(&mail(), letter).unwrap();
         let text = String::from_utf8(post.bytes).unwrap();
         for line in [
             "From: lb@hospital.example",
             "To: pacs@hospital.example, it@hospital.example",
-            "Message-ID: <lbd.1778243841123.lb-1@hospital.example>",
+            "Message-ID: <lbd.1778243841.7.lb-1@hospital.example>",
             "Date: Fri, 08 May 2026 12:37:21 +0000",
             "Auto-Submitted: auto-generated",
         ] {
@@ -320,7 +324,10 @@ mod tests {
     #[test]
     fn an_address_that_is_none_is_named_with_its_key() {
         let content = content();
-        let error = Post::of(&mail(), Letter { to: "nobody", number: 0, content: &content }).err().unwrap();
+        let error =
+            Post::of(&mail(), Letter { to: "nobody", number: 0, at_epoch_secs: 0, content: &content })
+                .err()
+                .unwrap();
         assert!(error.contains("\"nobody\" is no mail address") && error.contains("alert_to"), "{error}");
     }
 }

@@ -124,8 +124,9 @@ pub async fn run(connections: Connections, state_dir: PathBuf, shutdown: Shutdow
 }
 
 fn open(state_dir: &Path) -> anyhow::Result<(Ledger, Teller, Outbox)> {
-    let (ledger, told) = Ledger::open(state_dir)?;
+    let (mut ledger, told) = Ledger::open(state_dir)?;
     let (spool, waiting) = Spool::open(state_dir, ledger.committed())?;
+    ledger.begin(waiting.last().map_or(0, |parcel| parcel.number))?;
     Ok((ledger, Teller::new(told), Outbox::new(spool, waiting)))
 }
 
@@ -220,19 +221,20 @@ impl Messenger {
                 let subject = message::subject_line(&node, &events);
                 let content = content(subject, message::body(&context, &events), to.clone());
                 parcels.extend(parcels_of(
-                    self.ledger.next_number(epoch_millis()),
+                    self.ledger.next_number(),
+                    now.epoch_secs,
                     to.into_iter().map(Destination::Mail),
                     &content,
                 ));
             }
         }
         if !webhooks.is_empty() {
-            let number = self.ledger.next_number(epoch_millis());
+            let number = self.ledger.next_number();
             match message::json(&context, events, number) {
                 Ok(json) => {
                     let content = content(message::subject_line(&node, events), json, Vec::new());
                     let urls = webhooks.iter().map(|webhook| Destination::Webhook(webhook.url.clone()));
-                    parcels.extend(parcels_of(number, urls, &content));
+                    parcels.extend(parcels_of(number, now.epoch_secs, urls, &content));
                 }
                 Err(error) => tracing::error!("{error}"),
             }
@@ -325,10 +327,17 @@ fn has_a_way(alerts: &Alerts) -> bool {
 
 fn parcels_of(
     number: u64,
+    at_epoch_secs: u64,
     destinations: impl Iterator<Item = Destination>,
     content: &Content,
 ) -> impl Iterator<Item = Parcel> {
-    let parcel = move |(part, destination)| Parcel { number, part, destination, content: content.clone() };
+    let parcel = move |(part, destination)| Parcel {
+        number,
+        part,
+        at_epoch_secs,
+        destination,
+        content: content.clone(),
+    };
     (0..).zip(destinations).map(parcel)
 }
 
@@ -341,11 +350,6 @@ fn cannot_log(error: &std::io::Error) -> String {
 
 fn now() -> Now {
     Now { steady: Instant::now(), epoch_secs: epoch_secs(SystemTime::now()) }
-}
-
-fn epoch_millis() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn until(time: Option<Instant>) {

@@ -28,7 +28,7 @@ const MAX_AGE_SECS: u64 = 2 * 24 * 3600;
 /// Messages that wait; the oldest give way to more.
 const MAX_WAITING: usize = 1000;
 /// Messages under way at a time.
-const MAX_UNDER_WAY: usize = 16;
+const MAX_UNDER_WAY: usize = 64;
 /// Time that a mail may take: servers are slow to greet and to take.
 const MAIL_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -112,8 +112,9 @@ impl Outbox {
         let mut dropped = Vec::new();
         for (destination, queue) in self.queues.iter_mut().filter(|(_, queue)| !queue.is_busy) {
             let is_wanted = wanted.contains(destination);
-            let is_over =
-                |parcel: &Parcel| !is_wanted || parcel.epoch_secs().saturating_add(MAX_AGE_SECS) < epoch_secs;
+            let is_over = |parcel: &Parcel| {
+                !is_wanted || parcel.at_epoch_secs.saturating_add(MAX_AGE_SECS) < epoch_secs
+            };
             let (over, left) = queue.parcels.drain(..).partition(is_over);
             queue.parcels = left;
             let over: VecDeque<Parcel> = over;
@@ -260,13 +261,13 @@ pub(super) fn destinations(config: &Config) -> BTreeSet<Destination> {
 ///
 /// Why nobody did, with the cure.
 pub(super) async fn send(parcel: &Parcel, alerts: &Alerts) -> Result<String, String> {
-    let Parcel { number, destination, content, .. } = parcel;
+    let Parcel { number, at_epoch_secs, destination, content, .. } = parcel;
     match destination {
         Destination::Mail(to) => {
             let Some(mail) = &alerts.mail else {
                 return Err("mail is not configured: set `alerts.from`".to_owned());
             };
-            let letter = Letter { to, number: *number, content };
+            let letter = Letter { to, number: *number, at_epoch_secs: *at_epoch_secs, content };
             timeout(MAIL_DEADLINE, mail::send(mail, letter)).await.unwrap_or_else(|_elapsed| {
                 Err(format!("the mail server did not take it within {} s", MAIL_DEADLINE.as_secs()))
             })

@@ -20,10 +20,12 @@ const VERSION: u32 = 1;
 /// A message to one destination.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Parcel {
-    /// Number of the message: milliseconds since the epoch, and no two alike.
+    /// Number of the message: no two alike, the oldest the lowest.
     pub(super) number: u64,
     /// Number of the destination among those of the message.
     pub(super) part: u32,
+    /// Seconds since the epoch at which it was made.
+    pub(super) at_epoch_secs: u64,
     /// Where it goes.
     pub(super) destination: Destination,
     /// What goes there.
@@ -54,13 +56,8 @@ pub(super) struct Content {
 }
 
 impl Parcel {
-    /// Seconds since the epoch at which it was made.
-    pub(super) const fn epoch_secs(&self) -> u64 {
-        self.number / 1000
-    }
-
     fn file_name(&self) -> String {
-        format!("{:014}-{:05}.json", self.number, self.part)
+        format!("{:010}-{:05}.json", self.number, self.part)
     }
 }
 
@@ -89,13 +86,13 @@ pub(super) struct Spool(PathBuf);
 
 impl Spool {
     /// Opens it below a state directory, and gives what waits in it, the oldest first. Messages with a number above
-    /// `committed` were never said to be told: they are removed, since they will be told anew. Files that cannot be read
+    /// `committed`, if there is one, were never said to be told: they are removed, since they will be told anew. Files that cannot be read
     /// are left alone, and said.
     ///
     /// # Errors
     ///
     /// When it cannot be made or listed.
-    pub(super) fn open(state_dir: &Path, committed: u64) -> Result<(Self, Vec<Parcel>), StateError> {
+    pub(super) fn open(state_dir: &Path, committed: Option<u64>) -> Result<(Self, Vec<Parcel>), StateError> {
         let directory = state_dir.join("spool");
         let failed = |verb: &'static str| {
             let path = directory.clone();
@@ -113,7 +110,9 @@ impl Spool {
         let mut waiting = Vec::new();
         for path in paths {
             match load::<Parcel>(&path, VERSION, "move it away: this message is not sent") {
-                Ok(Some(parcel)) if parcel.number <= committed => waiting.push(parcel),
+                Ok(Some(parcel)) if committed.is_none_or(|last| parcel.number <= last) => {
+                    waiting.push(parcel)
+                }
                 Ok(Some(parcel)) => spool.remove(&parcel)?,
                 Ok(None) => {}
                 Err(error) => tracing::error!("{error}"),

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Tested, cannot_log, epoch_millis, has_a_way, message,
+    Tested, cannot_log, has_a_way, message,
     outbox::{destinations, send},
     situation::epoch_secs,
     spool::{Content, Destination, Parcel},
@@ -26,7 +26,8 @@ pub(super) async fn every_way(config: Arc<Config>, host: String) -> Tested {
         return vec![("alerts".to_owned(), Err(none.to_owned()))];
     }
     let node = config.node.name.clone().unwrap_or(host);
-    let words = message::test(&node, epoch_secs(SystemTime::now()));
+    let at_epoch_secs = epoch_secs(SystemTime::now());
+    let words = message::test(&node, at_epoch_secs);
     let mut ways = JoinSet::new();
     let mut tested = BTreeMap::new();
     for destination in destinations(&config) {
@@ -39,7 +40,7 @@ pub(super) async fn every_way(config: Arc<Config>, host: String) -> Tested {
             Destination::Webhook(_) => Vec::new(),
         };
         let content = Content { node: node.clone(), subject: words.subject.clone(), text, all };
-        let parcel = Parcel { number: epoch_millis(), part: 0, destination: destination.clone(), content };
+        let parcel = Parcel { number: 0, part: 0, at_epoch_secs, destination: destination.clone(), content };
         let config = Arc::clone(&config);
         tested.insert(destination.clone(), Err("the test ended badly: see the log of lbd".to_owned()));
         ways.spawn(async move {
