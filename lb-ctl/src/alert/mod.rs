@@ -321,7 +321,7 @@ struct Unkept {
     again: Instant,
 }
 
-fn has_a_way(alerts: &Alerts) -> bool {
+const fn has_a_way(alerts: &Alerts) -> bool {
     alerts.mail.is_some() || !alerts.webhooks.is_empty() || alerts.syslog
 }
 

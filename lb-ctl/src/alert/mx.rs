@@ -28,9 +28,9 @@ pub(super) async fn servers(domain: &str) -> Result<Vec<String>, String> {
         Ok(found) => found
             .answers()
             .iter()
-            .filter_map(|record| match &record.data {
-                RData::MX(mx) => Some((mx.preference, mx.exchange.to_utf8())),
-                _ => None,
+            .filter_map(|record| {
+                let RData::MX(mx) = &record.data else { return None };
+                Some((mx.preference, mx.exchange.to_utf8()))
             })
             .collect(),
         Err(error) if error.is_no_records_found() => Vec::new(),

@@ -106,7 +106,9 @@ where
             .map(|c| if c.is_control() { ' ' } else { c })
             .take(MAX_SHOWN_CHARS)
             .collect();
-        Err(format!("{name} answered {status}: {}: check `alerts.webhooks`", said.trim()))
+        let said = said.trim();
+        let colon = if said.is_empty() { "" } else { ": " };
+        Err(format!("{name} answered {status}{colon}{said}: check `alerts.webhooks`"))
     };
     tokio::pin!(answer);
     tokio::select! {

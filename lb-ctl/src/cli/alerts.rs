@@ -42,3 +42,26 @@ pub fn tested_into(out: &mut impl Write, ways: &[TestedWay]) -> io::Result<()> {
         writeln!(out, "{}: {word}: {}", plain(way), plain(text))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_has_a_line_that_cannot_write_over_another() {
+        let way = |way: &str, ok, text: &str| TestedWay { way: way.into(), ok, text: text.into() };
+        let ways = [
+            way("pacs@h.example", true, "taken by relay mail:587"),
+            way("http://hook/...", false, "said\x1b[2J so"),
+        ];
+        let mut out = Vec::new();
+        tested_into(&mut out, &ways).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let (first, second) = text.trim_end().split_once('\n').unwrap();
+        assert_eq!(first, "pacs@h.example: ok: taken by relay mail:587");
+        assert!(
+            second.starts_with("http://hook/...: FAILED: said") && !second.contains('\x1b'),
+            "{second:?}"
+        );
+    }
+}

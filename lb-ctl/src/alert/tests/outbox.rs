@@ -49,7 +49,7 @@ fn what_is_on_disk_but_was_not_said_to_be_told_is_told_anew_and_not_twice() {
 
     let (ledger, _) = Ledger::open(dir.path()).unwrap();
     assert_eq!(ledger.committed(), Some(first.number));
-    let (spool, waiting) = Spool::open(dir.path(), ledger.committed()).unwrap();
+    let (_, waiting) = Spool::open(dir.path(), ledger.committed()).unwrap();
     assert_eq!(waiting, std::slice::from_ref(&first));
     assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 1);
     // Without the ledger nobody knows, and what is there is sent.

@@ -38,6 +38,7 @@ Examples:
   lbctl rip online DICOM/DICOM1                   back in service
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
   lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
+  lbctl alert test                                a message to everybody who is told of failures
   lbctl config check                              check the files; needs no daemon
   lbctl config diff && lbctl apply                what an edited file would change, then change it
   lbctl flows count --by client                   who is connected
