@@ -252,7 +252,7 @@ fn cannot_reach(name: &str, error: &Error) -> String {
         (Some(fault), _) => format!("{name}: {fault}"),
         (None, Some(code)) => format!("{name} does not serve us: {code} {}", root(error)),
         (None, None) => {
-            format!("cannot reach {name}: {}: check `alerts.relay`, its port and the way there", root(error))
+            format!("cannot reach {name}: {}: check `alerts.relay` and the way there", root(error))
         }
     }
 }

@@ -17,7 +17,11 @@ use super::{
     spool::{Content, Destination, Parcel, Spool},
     webhook,
 };
-use crate::model::{alerts::Alerts, config::Config, operator::utc};
+use crate::model::{
+    alerts::{Alerts, MailRoute},
+    config::Config,
+    operator::utc,
+};
 
 /// Pause after a first failure; it doubles from one to the next.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -269,7 +273,12 @@ pub(super) async fn send(parcel: &Parcel, alerts: &Alerts) -> Result<String, Str
             };
             let letter = Letter { to, number: *number, at_epoch_secs: *at_epoch_secs, content };
             timeout(MAIL_DEADLINE, mail::send(mail, letter)).await.unwrap_or_else(|_elapsed| {
-                Err(format!("the mail server did not take it within {} s", MAIL_DEADLINE.as_secs()))
+                let nobody = match &mail.route {
+                    MailRoute::Relay { host, port, .. } => format!("relay {host}:{port} did not take"),
+                    MailRoute::Mx => "no mail server of the domain took".to_owned(),
+                };
+                let secs = MAIL_DEADLINE.as_secs();
+                Err(format!("{nobody} it within {secs} s: check that it answers, and the way there"))
             })
         }
         Destination::Webhook(url) => {
