@@ -270,7 +270,8 @@ impl Scene<'_> {
     fn rip(&self, vip: &Vip, rip: &Rip) -> RipStatus {
         let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
         let health = self.health.get(&id);
-        let last = health.and_then(|h| h.last.as_ref());
+        let kind = &rip.check.as_ref().unwrap_or(&vip.check).kind;
+        let checks = health.into_iter().flat_map(|h| h.last.iter().chain(&h.path));
         let note = self.view.notes.rips.get(&id);
         let slot = self.slots.get(&(vip.name.as_str(), rip.name.as_str()));
         let (packets, bytes) = slot.and_then(|s| self.counters.backends.get(s)).copied().unwrap_or_default();
@@ -279,7 +280,7 @@ impl Scene<'_> {
         let word = self.view.operator.get(&id).copied().unwrap_or_default();
         let connections = count(&self.census.active_by_slot);
         let concern = note.and_then(|n| n.detail.clone());
-        let why = told(&word, decided, connections, concern, check_detail(vip, health), self.now);
+        let why = told(&word, decided, connections, concern, check_detail(kind, health), self.now);
         let in_table = slot.is_some_and(|slot| self.in_tables.contains(slot));
         // What was decided counts when the kernel's table says the same.
         let (state, detail) = match (self.is_entrant(&id), in_table) {
@@ -298,8 +299,8 @@ impl Scene<'_> {
             verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
             verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
             detail,
-            reason: last.and_then(|l| l.failure.as_ref()).map(|f| f.reason),
-            steps: last.map_or_else(Vec::new, |l| l.steps.clone()),
+            reason: health.and_then(Health::failure).map(|f| f.reason),
+            steps: checks.flat_map(|check| check.steps.iter().cloned()).collect(),
             connections,
             closing: count(&self.census.closing_by_slot),
             packets_total: packets,
@@ -430,18 +431,22 @@ fn colour(enabled: bool, problem: bool, rips: &[RipStatus]) -> Colour {
 }
 
 /// What the check says, in a few words.
-fn check_detail(vip: &Vip, health: Option<&Health>) -> String {
-    let what = match vip.check.kind {
-        CheckKind::Off => return "not checked (check = \"off\")".to_owned(),
-        CheckKind::DicomEcho(_) => "c-echo",
-        ref kind => kind.name(),
-    };
+fn check_detail(kind: &CheckKind, health: Option<&Health>) -> String {
+    if *kind == CheckKind::Off {
+        return "not checked (check = \"off\")".to_owned();
+    }
+    let what = if matches!(kind, CheckKind::DicomEcho(_)) { "c-echo" } else { kind.name() };
     let Some(last) = health.and_then(|h| h.last.as_ref()) else {
         return "not checked yet".to_owned();
     };
-    last.failure
-        .as_ref()
-        .map_or_else(|| format!("{what} {}", short(last.took)), |failure| failure.text.clone())
+    if let Some(failure) = health.and_then(Health::failure) {
+        return failure.text.clone();
+    }
+    let passed = format!("{what} {}", short(last.took));
+    match health.and_then(|h| h.waiting.as_ref()) {
+        Some(why) => format!("{passed}; vip not tried: {why}"),
+        None => passed,
+    }
 }
 
 /// What is to be known of a server beside its one word: what its drain waits for, what is wrong, what overrules the

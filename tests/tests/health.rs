@@ -6,14 +6,14 @@ use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use lb_ctl::{
-    health::{Engine, run_once},
+    health::{Connections, Engine, run_once},
     model::{
-        check::DicomCheck,
-        config::{Check, CheckKind},
+        check::{Check, CheckKind, DicomCheck},
         health::{CheckResult, FailureReason, HealthMap, RipId, Target, Verdict},
     },
 };
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{interval, timeout},
 };
 
@@ -217,8 +217,12 @@ async fn orthanc_killed_and_restarted_goes_down_and_comes_up_again() {
     let id = target.id.clone();
     let (_targets, targets) = watch::channel(vec![target]);
     let (health, mut published) = watch::channel(HealthMap::new());
+    let (_syn_repeats, syn_repeats) = watch::channel(Arc::default());
+    let (_runs, runs) = mpsc::channel(1);
+    let (transitions, mut told) = mpsc::channel(16);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let engine = tokio::spawn(Engine::new(targets, health).run(async {
+    let connections = Connections { targets, health, syn_repeats, runs, transitions };
+    let engine = tokio::spawn(Engine::new(connections).run(async {
         let _ = stopped.await;
     }));
     let mut until = async |verdict: Verdict| {
@@ -237,5 +241,11 @@ async fn orthanc_killed_and_restarted_goes_down_and_comes_up_again() {
     assert_passed(up.last.as_ref().unwrap());
     stop.send(()).unwrap();
     timeout(PATIENCE, engine).await.unwrap().unwrap();
+    let mut turns = Vec::new();
+    while let Some(turn) = told.recv().await {
+        turns.push((turn.to, turn.reason));
+    }
+    let refused = Some(FailureReason::ConnectRefused);
+    assert_eq!(turns, [(Verdict::Up, None), (Verdict::Down, refused), (Verdict::Up, None)]);
     archive.kill().await;
 }

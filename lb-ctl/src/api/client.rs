@@ -19,8 +19,10 @@ use tokio::net::UnixStream;
 
 use crate::model::{
     alerts::TestedWay,
+    checks::{CheckQuery, CheckStatus, HistoryQuery, RunStatus},
     command::{Command, Outcome, Refusal},
     explain::{ExplainQuery, Explanation},
+    health::Transition,
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowList, FlowQuery, Status},
     tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
@@ -93,6 +95,24 @@ impl Client {
     /// `POST /v1/alerts/test`.
     pub async fn test_alerts(&self) -> Result<Vec<TestedWay>, ClientError> {
         self.post("/v1/alerts/test", &()).await
+    }
+
+    /// `GET /v1/checks`.
+    pub async fn checks(&self, query: &CheckQuery) -> Result<Vec<CheckStatus>, ClientError> {
+        let CheckQuery { vip, rip } = query;
+        self.get(&path("/v1/checks", [("vip", text(vip)), ("rip", text(rip))])).await
+    }
+
+    /// `GET /v1/checks/history`.
+    pub async fn check_history(&self, query: &HistoryQuery) -> Result<Vec<Transition>, ClientError> {
+        let HistoryQuery { vip, rip, limit } = query;
+        let pairs = [("vip", Some(vip.clone())), ("rip", Some(rip.clone())), ("limit", text(limit))];
+        self.get(&path("/v1/checks/history", pairs)).await
+    }
+
+    /// `POST /v1/checks/run`. The deadline ends the waiting, not the checks.
+    pub async fn run_checks(&self, which: &CheckQuery) -> Result<Vec<RunStatus>, ClientError> {
+        self.post("/v1/checks/run", which).await
     }
 
     /// `GET /v1/explain`.

@@ -1,6 +1,6 @@
 //! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::alerts`],
-//! [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and
-//! [`crate::model::tables`].
+//! [`crate::model::checks`], [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`],
+//! [`crate::model::status`] and [`crate::model::tables`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -12,6 +12,9 @@
 //! | `GET /v1/tables` | | list of [`TableStatus`](crate::model::tables::TableStatus): who is remembered |
 //! | `GET /v1/tables/entries` | [`EntryQuery`](crate::model::tables::EntryQuery) | [`EntryList`](crate::model::tables::EntryList) |
 //! | `POST /v1/tables/clear` | [`Clear`](crate::model::tables::Clear) | [`Removed`](crate::model::tables::Removed) |
+//! | `GET /v1/checks` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`CheckStatus`](crate::model::checks::CheckStatus) |
+//! | `GET /v1/checks/history` | [`HistoryQuery`](crate::model::checks::HistoryQuery) | list of [`Transition`](crate::model::health::Transition), the newest last |
+//! | `POST /v1/checks/run` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`RunStatus`](crate::model::checks::RunStatus), once all have ended |
 //! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
 //! | `POST /v1/alerts/test` | | list of [`TestedWay`](crate::model::alerts::TestedWay): a message to everybody |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
@@ -24,7 +27,8 @@
 //! client of another version can say so.
 #![forbid(unsafe_code)]
 
-pub mod alerts;
+mod alerts;
+mod checks;
 pub mod client;
 pub mod server;
 pub mod tables;

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    alerts,
+    alerts, checks,
     tables::{self, Explaining},
 };
 use crate::{
@@ -38,6 +38,7 @@ use crate::{
     health::{RunRequest, journal::HistoryRequest},
     model::{
         command::{Command, Outcome, Refusal},
+        health::Targets,
         history::{Version, VersionHead},
         status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, FlowStatus, Status},
     },
@@ -52,7 +53,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// Time that a change has to reach the data plane and its addresses to be tried.
 const APPLY_DEADLINE: Duration = Duration::from_secs(15);
 /// Time that an answer from another task may take.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Flows listed when the query does not say.
 const DEFAULT_LIMIT: usize = 1000;
 /// Flows looked through for one answer, 100 bytes each.
@@ -67,6 +68,8 @@ pub struct Api {
     pub requests: mpsc::Sender<Request>,
     /// To the task that owns the data plane's reader.
     pub listings: mpsc::Sender<Listing>,
+    /// What is checked.
+    pub targets: watch::Receiver<Targets>,
     /// To the check engine.
     pub runs: mpsc::Sender<RunRequest>,
     /// To the history of verdicts.
@@ -156,6 +159,7 @@ fn router(api: Api) -> Router {
         .route("/v1/flows/count", get(count))
         .merge(alerts::routes())
         .merge(tables::routes())
+        .merge(checks::routes())
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
         .route("/v1/config/history", get(history))
@@ -416,7 +420,7 @@ pub(super) fn stopping() -> No {
     No(StatusCode::SERVICE_UNAVAILABLE, "lbd is stopping: try again once it runs".to_owned())
 }
 
-fn busy() -> No {
+pub(super) fn busy() -> No {
     let text = format!("lbd did not come to it within {} s: see its journal", ANSWER_DEADLINE.as_secs());
     No(StatusCode::SERVICE_UNAVAILABLE, text)
 }

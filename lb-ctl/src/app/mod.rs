@@ -175,6 +175,7 @@ impl App {
                 chores: chores_in,
             },
         );
+        let checked = targets_in.clone();
         let checks = health::Connections {
             targets: targets_in,
             health,
@@ -209,6 +210,7 @@ impl App {
             },
             requests: requests.clone(),
             listings,
+            targets: checked.clone(),
             runs,
             histories,
             alert_tests,
@@ -220,7 +222,7 @@ impl App {
         let mut tasks = Tasks(JoinSet::new());
         tasks.spawn("network", (parts.network)(watched_in, facts, shutdown.clone()));
         tasks.spawn("checks", (parts.checks)(checks, shutdown.clone()));
-        tasks.spawn("journal", parts.journal.run(transitions_in, histories_in, shutdown.clone()));
+        tasks.spawn("journal", parts.journal.run(transitions_in, histories_in, checked, shutdown.clone()));
         tasks.spawn("foreign answers", (parts.foreign)(answers, shutdown.clone()));
         tasks.spawn("alerts", (parts.alerts)(alerts, shutdown.clone()));
         tasks.spawn("controller", controller.run(shutdown.clone()));

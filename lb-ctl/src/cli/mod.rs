@@ -1,11 +1,12 @@
 //! The command line. [`Cli`] is what can be typed, [`run`] does it; printers are pure and take what the API gave.
 //!
 //! Exit codes: 0 done, 1 usage or a local error, 2 the daemon refused or cannot be reached, 3 something is not
-//! green (`status`) or not right (`doctor`).
+//! green (`status`), not right (`doctor`), or fails (`check`).
 #![forbid(unsafe_code)]
 
 mod alerts;
 mod args;
+mod checks;
 mod history;
 mod lists;
 mod names;
@@ -26,6 +27,7 @@ use clap_complete::Shell;
 pub use self::{
     alerts::tested_into,
     args::{Cli, ListForm},
+    checks::{ShownCheck, check_into, checks_into, runs_into},
     history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
     overview::overview_into,
@@ -117,7 +119,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
     match &cli.verb {
         Verb::Alert(verb) => alerts::alert(cli, terminal, verb).await,
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
-        Verb::Check(verb) => operator::check(&client, terminal, verb).await,
+        Verb::Check(verb) => checks::check(&client, terminal, verb).await,
         Verb::Completions { shell } => complete(*shell, &mut terminal.out),
         Verb::Config(verb) => config(&client, terminal, verb).await,
         Verb::Doctor(args) => {

@@ -1,4 +1,4 @@
-//! What an operator says of real servers: drain, halt, online, forced verdicts; and the wait for a drain.
+//! What an operator says of real servers: drain, halt, online; and the wait for a drain.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     Done, RunError, Terminal,
-    args::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
+    args::{DrainArgs, HaltArgs, RipTargets, ServerVerb, Servers},
     command,
-    names::{at_address, expand, id_of},
+    names::{at_address, expand},
     text::{plain, plural},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     model::{
         command::Command,
         health::RipId,
-        operator::{Forced, Order},
+        operator::Order,
         status::{RipStatus, Status},
     },
 };
@@ -55,26 +55,6 @@ pub(super) async fn server(
     }
 }
 
-/// `lbctl check`.
-pub(super) async fn check(
-    client: &Client,
-    terminal: &mut Terminal<impl Write, impl Write>,
-    verb: &CheckVerb,
-) -> Result<Done, RunError> {
-    let CheckVerb::Force { rip, verdict, span } = verb;
-    let until_epoch_secs = span.map(from_now);
-    let forced = match verdict {
-        ForcedVerdict::Auto if span.is_some() => {
-            let text = "--for goes with up or down; with auto the check decides from now on: leave --for out";
-            return Err(RunError::Local(text.to_owned()));
-        }
-        ForcedVerdict::Auto => None,
-        ForcedVerdict::Down => Some(Forced { up: false, until_epoch_secs }),
-        ForcedVerdict::Up => Some(Forced { up: true, until_epoch_secs }),
-    };
-    command(client, terminal, &Command::Force { rips: vec![id_of(rip)], forced }).await
-}
-
 /// Drains servers, and waits for it if that is asked.
 pub(super) async fn drain(
     client: &Client,
@@ -106,7 +86,7 @@ async fn of_servers(client: &Client, servers: &Servers) -> Result<Vec<RipId>, Ru
 }
 
 /// A time from now on as seconds since the epoch, rounded up.
-fn from_now(span: Duration) -> u64 {
+pub(super) fn from_now(span: Duration) -> u64 {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(span);
     at.as_secs().saturating_add(u64::from(at.subsec_nanos() > 0))
 }

@@ -10,8 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::process::{Resource, getrlimit};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -19,34 +20,34 @@ use tokio::{
 use super::{
     probe::{self, Tools},
     roster::{QuestionId, Roster},
+    runs::{RunRequest, Runs},
 };
 use crate::model::health::{
-    CheckResult, Failure, FailureReason, HealthMap, RipId, RunResults, SynRepeatCounts, Targets, Transition,
+    CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition,
 };
 
-/// Checks in flight at most, a descriptor each: half of the 1024 that a service has by default. With more due than
-/// that, intervals grow; the one that has waited longest goes first.
-const MAX_IN_FLIGHT: usize = 512;
+/// Checks in flight at most, a descriptor each, and no more than half of the descriptors that this process may have. With
+/// more due than that, intervals grow; the one that has waited longest goes first.
+const MAX_IN_FLIGHT: usize = 4096;
+/// A change of verdict waits this long for others: a switch that fails takes down many servers, and the data plane is
+/// planned anew for all of them at once.
+const GATHER: Duration = Duration::from_millis(20);
+/// Time between changes of verdicts that are published one after the other: servers that fail together are found out over
+/// the time of an interval, and each plan is for all that is known.
+const PACE: Duration = Duration::from_millis(80);
 /// Results that change no verdict wait this long for others, and go out together.
-const COALESCE: Duration = Duration::from_millis(100);
+const COALESCE: Duration = Duration::from_millis(500);
+/// Requests to run checks that are under way at most; more wait in their channel.
+const MAX_RUNS: usize = 64;
 /// Time that running checks have at the end to release their associations.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Asks for checks to be run now, beside their intervals; they count like others.
-#[derive(Debug)]
-pub struct RunRequest {
-    /// Of which servers.
-    pub rips: Vec<RipId>,
-    /// Gets what they found; a server that is not checked has no result.
-    pub reply: oneshot::Sender<RunResults>,
-}
 
 /// What the engine is connected to.
 #[derive(Debug)]
 pub struct Connections {
     /// What to check.
     pub targets: watch::Receiver<Targets>,
-    /// Verdict changes at once, the rest at most every 100 ms.
+    /// Changes of verdicts within 80 ms, the rest within 500 ms.
     pub health: watch::Sender<HealthMap>,
     /// From the packet path.
     pub syn_repeats: watch::Receiver<Arc<SynRepeatCounts>>,
@@ -62,9 +63,20 @@ pub struct Engine {
     to: Connections,
     tools: Arc<Tools>,
     roster: Roster,
+    runs: Runs,
     running: JoinSet<CheckResult>,
-    asked: HashMap<Id, QuestionId>,
+    asked: HashMap<Id, Begun>,
+    max_in_flight: usize,
     publish_at: Option<Instant>,
+    /// When a change of verdict was published last.
+    turned_at: Option<Instant>,
+}
+
+/// A question that is being asked.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    question: QuestionId,
+    at: Instant,
 }
 
 impl Engine {
@@ -75,16 +87,19 @@ impl Engine {
         Self::with_seed(to, RandomState::new().build_hasher().finish())
     }
 
-    /// As [`Engine::new`]; the seed decides by how much each interval is spread.
+    /// As [`Engine::new`]; the seed decides by how much each interval is shortened.
     #[must_use]
     pub fn with_seed(to: Connections, seed: u64) -> Self {
         Self {
             tools: Arc::new(Tools::new(to.health.subscribe())),
             to,
             roster: Roster::new(seed),
+            runs: Runs::default(),
             running: JoinSet::new(),
             asked: HashMap::new(),
+            max_in_flight: max_in_flight(getrlimit(Resource::Nofile).current),
             publish_at: None,
+            turned_at: None,
         }
     }
 
@@ -102,6 +117,8 @@ impl Engine {
                     Ok(()) => self.follow(),
                     Err(_sender_gone) => break,
                 },
+                Ok(()) = self.to.syn_repeats.changed() => self.count_syn_repeats(),
+                Some(request) = self.to.runs.recv(), if self.runs.len() < MAX_RUNS => self.run_now(request),
                 Some(ended) = self.running.join_next_with_id() => self.collect(ended),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
@@ -116,53 +133,92 @@ impl Engine {
     fn follow(&mut self) {
         let targets = self.to.targets.borrow_and_update().clone();
         self.roster.follow(&targets, Instant::now().into_std(), SystemTime::now());
+        self.runs.reply(|question| self.roster.is_asked(question));
         self.publish();
     }
 
+    fn count_syn_repeats(&mut self) {
+        let counts = Arc::clone(&self.to.syn_repeats.borrow_and_update());
+        self.roster.count_syn_repeats(&counts);
+        self.publish_by(Instant::now() + COALESCE);
+    }
+
+    fn run_now(&mut self, RunRequest { rips, reply }: RunRequest) {
+        let now = Instant::now().into_std();
+        self.runs.add(self.roster.run_now(&rips, now), reply, now);
+        self.runs.reply(|question| self.roster.is_asked(question));
+    }
+
     fn start_due(&mut self) {
-        while self.running.len() < MAX_IN_FLIGHT {
-            let Some((id, question)) = self.roster.start_due(Instant::now().into_std()) else {
+        while self.running.len() < self.max_in_flight {
+            let at = Instant::now();
+            let Some((id, question)) = self.roster.start_due(at.into_std()) else {
                 break;
             };
             let tools = Arc::clone(&self.tools);
             let check = async move { probe::ask(&question.subject, question.timeout, &tools).await };
-            self.asked.insert(self.running.spawn(check).id(), id);
+            self.asked.insert(self.running.spawn(check).id(), Begun { question: id, at });
         }
     }
 
     /// When there is something to do without being told: a check to start (if one may), results to publish.
     fn wake(&self) -> Option<Instant> {
-        let due = if self.running.len() < MAX_IN_FLIGHT { self.roster.next_due() } else { None };
+        let due = if self.running.len() < self.max_in_flight { self.roster.next_due() } else { None };
         due.map(Instant::from_std).into_iter().chain(self.publish_at).min()
     }
 
-    /// Takes the answer that came, and those that came with it, so that they are published together.
+    /// Takes the answer that came, and those that came with it.
     fn collect(&mut self, ended: Result<(Id, CheckResult), JoinError>) {
-        let mut turned = self.finish(ended);
+        let mut urgent = self.finish(ended);
         while let Some(ended) = self.running.try_join_next_with_id() {
-            turned |= self.finish(ended);
+            urgent |= self.finish(ended);
         }
-        if turned {
+        let now = Instant::now();
+        let paced = self.turned_at.map_or(now, |at| at + PACE).max(now + GATHER);
+        self.publish_by(if urgent { paced } else { now + COALESCE });
+        if self.runs.reply(|question| self.roster.is_asked(question)) {
+            // Who was told will look what became of it.
             self.publish();
-        } else if !self.roster.is_published() {
-            self.publish_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }
     }
 
     fn finish(&mut self, ended: Result<(Id, CheckResult), JoinError>) -> bool {
         let (task, result) = ended.unwrap_or_else(|error| (error.id(), broken(&error)));
-        match self.asked.remove(&task) {
-            Some(id) => self.roster.finish(id, &result, Instant::now().into_std()),
-            None => false,
+        let Some(Begun { question, at }) = self.asked.remove(&task) else {
+            return false;
+        };
+        self.runs.take(question, at.into_std(), &result);
+        self.roster.finish(question, &result, Instant::now().into_std())
+    }
+
+    /// Has what is new published no later than at this time.
+    fn publish_by(&mut self, at: Instant) {
+        if !self.roster.is_published() {
+            self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
         }
     }
 
+    /// The history first: who has seen a verdict finds in it how it came about.
     fn publish(&mut self) {
         self.publish_at = None;
+        let now = Instant::now();
+        for transition in self.roster.take_transitions() {
+            self.turned_at = Some(now);
+            if let Err(error) = self.to.transitions.try_send(transition) {
+                let Transition { id, to, .. } = error.into_inner();
+                tracing::warn!("the history misses that {}/{} is {to:?}: it takes no more", id.vip, id.rip);
+            }
+        }
         if !self.roster.is_published() {
-            self.to.health.send_modify(|map| self.roster.publish(map));
+            self.to.health.send_modify(|map| self.roster.publish(map, now.into_std()));
         }
     }
+}
+
+/// How many checks may be in flight, given how many descriptors may be open; `None` = any number.
+fn max_in_flight(descriptors: Option<u64>) -> usize {
+    let half = descriptors.and_then(|most| usize::try_from(most / 2).ok()).unwrap_or(MAX_IN_FLIGHT);
+    half.clamp(1, MAX_IN_FLIGHT)
 }
 
 /// The result of a check that panicked: a defect of ours, and never the server's fault.
@@ -173,4 +229,18 @@ fn broken(error: &JoinError) -> CheckResult {
         text: format!("check: not tried, a defect in lbd: {error}; please report this"),
     };
     CheckResult::new(SystemTime::now(), Duration::ZERO, Vec::new(), Some(failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_take_half_of_the_descriptors_at_most() {
+        let limits =
+            [(Some(0), 1), (Some(1024), 512), (Some(16_384), 4096), (Some(u64::MAX), 4096), (None, 4096)];
+        for (descriptors, most) in limits {
+            assert_eq!(max_in_flight(descriptors), most);
+        }
+    }
 }

@@ -101,6 +101,8 @@ pub struct Health {
     pub advice: Advice,
     /// SYNs that came again since a new connection last got through.
     pub syn_repeats: u64,
+    /// What `rise` is multiplied by, since the server went down too often of late; 1 = it did not.
+    pub damping: u32,
 }
 
 impl Health {
@@ -115,6 +117,7 @@ impl Health {
             waiting: None,
             advice: Advice::default(),
             syn_repeats: 0,
+            damping: 1,
         }
     }
 
@@ -317,13 +320,13 @@ pub struct Transition {
 pub type SynRepeatCounts = BTreeMap<RipId, u64>;
 
 /// Which check a result is of.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Asked {
-    /// The VIP at the server.
-    Path,
     /// The server itself.
     Server,
+    /// The VIP at the server.
+    Path,
 }
 
 /// What checks that were run on request found.

@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod check;
+pub mod checks;
 pub mod command;
 pub mod config;
 pub mod desired;

@@ -128,9 +128,9 @@ pub struct RipStatus {
     pub verdict_for_secs: u64,
     /// `c-echo 3 ms`, or why it is not in service: `A-ASSOCIATE-RJ: called AE title not recognised`, `no answer to ARP`.
     pub detail: String,
-    /// Class of the last check's failure.
+    /// Class of what failed last: the check of the server itself, or the VIP at the server.
     pub reason: Option<FailureReason>,
-    /// Steps of the last check.
+    /// Steps of the last check, and of the last try of the VIP at the server.
     pub steps: Vec<Step>,
     /// Connections that are active now: established TCP connections, and UDP flows that are not silent.
     pub connections: u64,

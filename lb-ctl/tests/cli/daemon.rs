@@ -17,8 +17,10 @@ use axum::{
     routing::{get, post},
 };
 use lb_ctl::model::{
+    checks::{CheckQuery, CheckStatus, HistoryQuery, RunStatus},
     command::{Command, Outcome, Refusal},
     explain::{ExplainQuery, Explanation},
+    health::Transition,
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, Status},
     tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
@@ -51,6 +53,12 @@ pub(crate) struct Script {
     pub(crate) cleared: Mutex<Vec<Clear>>,
     pub(crate) looked_for: Mutex<Vec<EntryQuery>>,
     pub(crate) asked_about: Mutex<Vec<ExplainQuery>>,
+    pub(crate) checks: Vec<CheckStatus>,
+    pub(crate) turns: Vec<Transition>,
+    pub(crate) runs: Vec<RunStatus>,
+    /// Which checks were to be listed or run.
+    pub(crate) checks_meant: Mutex<Vec<CheckQuery>>,
+    pub(crate) pasts_meant: Mutex<Vec<HistoryQuery>>,
 }
 
 impl Script {
@@ -72,6 +80,11 @@ impl Script {
             cleared: Mutex::default(),
             looked_for: Mutex::default(),
             asked_about: Mutex::default(),
+            checks: Vec::new(),
+            turns: Vec::new(),
+            runs: Vec::new(),
+            checks_meant: Mutex::default(),
+            pasts_meant: Mutex::default(),
         }
     }
 }
@@ -96,6 +109,9 @@ impl Daemon {
             .route("/v1/tables", get(async |State(script): Shared| Json(script.tables.clone())))
             .route("/v1/tables/entries", get(list_entries))
             .route("/v1/tables/clear", post(clear))
+            .route("/v1/checks", get(list_checks))
+            .route("/v1/checks/history", get(tell_past))
+            .route("/v1/checks/run", post(run_checks))
             .route("/v1/explain", get(explain))
             .route("/v1/config", get(async || Json(ConfigText { toml: "[vip.DICOM]\n".to_owned() })))
             .route("/v1/config/diff", get(async |State(script): Shared| answer(&script)))
@@ -191,6 +207,21 @@ async fn clear(State(script): Shared, Json(clear): Json<Clear>) -> Json<Removed>
 async fn explain(State(script): Shared, Query(query): Query<ExplainQuery>) -> Json<Explanation> {
     script.asked_about.lock().expect("no panic").push(query);
     Json(script.explanation.clone().expect("the script has an explanation"))
+}
+
+async fn list_checks(State(script): Shared, Query(query): Query<CheckQuery>) -> Json<Vec<CheckStatus>> {
+    script.checks_meant.lock().expect("no panic").push(query);
+    Json(script.checks.clone())
+}
+
+async fn tell_past(State(script): Shared, Query(query): Query<HistoryQuery>) -> Json<Vec<Transition>> {
+    script.pasts_meant.lock().expect("no panic").push(query);
+    Json(script.turns.clone())
+}
+
+async fn run_checks(State(script): Shared, Json(query): Json<CheckQuery>) -> Json<Vec<RunStatus>> {
+    script.checks_meant.lock().expect("no panic").push(query);
+    Json(script.runs.clone())
 }
 
 fn answer(script: &Script) -> Response {

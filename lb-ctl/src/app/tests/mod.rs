@@ -12,6 +12,7 @@ use tokio::{
     time::sleep,
 };
 
+mod checks;
 mod history;
 
 use super::*;
@@ -19,6 +20,7 @@ use crate::{
     claims::Claimed,
     control::disk::Disk,
     dataplane::fake::Fake,
+    edges,
     model::{
         command::{Edit, Outcome, Refusal},
         config::{
@@ -165,12 +167,28 @@ struct World {
     fake: Fake,
     lan: Lan,
     disk: Disk,
+    verdicts: Verdicts,
+}
+
+/// Where verdicts come from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdicts {
+    /// Servers are checked.
+    Found,
+    /// The test says them.
+    Said,
 }
 
 impl World {
     fn new(config: Config) -> Self {
         let fake = Fake::default();
-        Self { dir: tempfile::tempdir().unwrap(), lan: Lan::new(&fake), fake, disk: Disk::new(config) }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            lan: Lan::new(&fake),
+            fake,
+            disk: Disk::new(config),
+            verdicts: Verdicts::Said,
+        }
     }
 
     async fn start(&self) -> Daemon {
@@ -183,6 +201,7 @@ impl World {
         let (writer, reader) = self.fake.open();
         let (health, verdicts) = watch::channel(HealthMap::new());
         let lan = self.lan.clone();
+        let origin = self.verdicts;
         let app = App::start(Parts {
             loaded: store.load().unwrap(),
             store,
@@ -194,8 +213,11 @@ impl World {
             book: self.lan.clone(),
             post: Unsent,
             network: |watched, facts, shutdown| lan.run(watched, facts, shutdown),
-            checks: |connections: health::Connections, shutdown| {
-                relay(verdicts, connections.health, shutdown)
+            checks: |connections: health::Connections, shutdown| async move {
+                match origin {
+                    Verdicts::Found => edges::checks(connections, shutdown).await,
+                    Verdicts::Said => relay(verdicts, connections.health, shutdown).await,
+                }
             },
             journal: Journal::open(self.dir.path()).unwrap(),
             foreign: |_connections, shutdown| idle(shutdown),

@@ -1,6 +1,7 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
 mod alerts;
+mod checks;
 mod operator;
 mod tables;
 #[cfg(test)]
@@ -16,7 +17,8 @@ use self::values::{
 };
 pub(super) use self::{
     alerts::AlertVerb,
-    operator::{CheckVerb, DrainArgs, ForcedVerdict, HaltArgs, RipTargets, ServerVerb, Servers},
+    checks::{CheckVerb, Checked, ForcedVerdict, TestArgs, TestKind},
+    operator::{DrainArgs, HaltArgs, RipTargets, ServerVerb, Servers},
     tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
     values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
 };
@@ -39,6 +41,9 @@ Examples:
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
   lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
   lbctl alert test                                a message to everybody who is told of failures
+  lbctl check run DICOM                           check its servers now
+  lbctl check test dicom-echo 10.12.1.110:104 --called PACS
+                                                  try a check out; needs no daemon
   lbctl config check                              check the files; needs no daemon
   lbctl config diff && lbctl apply                what an edited file would change, then change it
   lbctl flows count --by client                   who is connected
@@ -49,7 +54,7 @@ Examples:
 Every verb may be shortened while it is unique: `lbctl v l` is `lbctl vip list`.
 
 Exit codes: 0 done; 1 wrong usage or a local error; 2 lbd refused or cannot be reached; 3 something is not green
-(status) or not right (doctor).";
+(status), not right (doctor), or fails (check).";
 
 /// Looks after the load balancer: shows what it does, and changes it while it runs.
 #[derive(Debug, Parser)]
@@ -81,7 +86,7 @@ pub enum Verb {
     /// Machines by address, in every VIP that has them: drain, halt, bring online
     #[command(subcommand, arg_required_else_help = true)]
     Server(ServerVerb),
-    /// Health checks: overrule one
+    /// Health checks: list, show, run, try one out, overrule one
     #[command(subcommand, arg_required_else_help = true)]
     Check(CheckVerb),
     /// Alerts: send a test

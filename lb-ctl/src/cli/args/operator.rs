@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    QualifiedRip, RipTarget,
+    RipTarget,
     values::{parse_ip, parse_span},
 };
 
@@ -32,33 +32,6 @@ pub enum ServerVerb {
     },
     /// Bring a machine back into service, in every VIP that has its address
     Online(Servers),
-}
-
-/// `lbctl check`.
-#[derive(Debug, Subcommand)]
-pub enum CheckVerb {
-    /// Overrule the check of a real server, for a while or until it is told otherwise
-    Force {
-        /// VIP's and real server's name
-        #[arg(value_name = "VIP/RIP")]
-        rip: QualifiedRip,
-        /// What counts in place of the check's verdict; with `auto` the check decides again
-        verdict: ForcedVerdict,
-        /// The check decides again after this time, e.g. 10m
-        #[arg(long = "for", value_name = "TIME", value_parser = parse_span)]
-        span: Option<Duration>,
-    },
-}
-
-/// What counts in place of a check's verdict.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum ForcedVerdict {
-    /// The check's verdict
-    Auto,
-    /// Down, whatever the check says
-    Down,
-    /// Up, whatever the check says
-    Up,
 }
 
 /// Real servers by name.

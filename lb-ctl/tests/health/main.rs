@@ -3,24 +3,25 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod engine;
+
 use std::{
     future::Future,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use lb_ctl::{
-    health::{Engine, run_once},
+    health::run_once,
     model::{
-        check::DicomCheck,
-        config::{Check, CheckKind},
-        health::{CheckResult, FailureReason, HealthMap, RipId, Target, Targets, Verdict},
+        check::{Check, CheckKind, DicomCheck},
+        health::{CheckResult, FailureReason, RipId, Target},
     },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{oneshot, watch},
+    sync::mpsc,
     task::JoinHandle,
 };
 
@@ -190,7 +191,7 @@ async fn a_server_that_accepts_and_hangs_times_out_at_associate() {
 
 #[tokio::test]
 async fn a_server_that_hangs_after_the_association_is_aborted_at_the_deadline() {
-    let (goodbye, mut goodbyes) = tokio::sync::mpsc::channel(1);
+    let (goodbye, mut goodbyes) = mpsc::channel(1);
     let (addr, _server) = server(move |mut stream| {
         let goodbye = goodbye.clone();
         async move {
@@ -223,7 +224,7 @@ async fn an_echo_that_fails_and_a_class_that_is_not_accepted_end_in_a_release() 
             "A-ASSOCIATE-AC: Verification (1.2.840.10008.1.1) not accepted: abstract syntax not supported",
         ),
     ] {
-        let (released, mut releases) = tokio::sync::mpsc::channel(1);
+        let (released, mut releases) = mpsc::channel(1);
         let (addr, _server) = server(move |mut stream| {
             let released = released.clone();
             async move {
@@ -289,190 +290,4 @@ async fn servers_that_speak_something_else_are_named() {
         assert_eq!(failure.reason, reason, "{said:?}");
         assert!(failure.text.contains(text), "{said:?}: {}", failure.text);
     }
-}
-
-/// An engine at work.
-struct Running {
-    targets: watch::Sender<Targets>,
-    health: watch::Receiver<HealthMap>,
-    stop: oneshot::Sender<()>,
-    engine: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(targets: Targets) -> Self {
-        let (targets, targets_rx) = watch::channel(targets);
-        let (health_tx, health) = watch::channel(HealthMap::new());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let engine = Engine::with_seed(targets_rx, health_tx, 1);
-        let engine = tokio::spawn(engine.run(async {
-            let _ = stopped.await;
-        }));
-        Self { targets, health, stop, engine }
-    }
-
-    /// Waits until what is published satisfies the condition.
-    async fn until(&mut self, what: &str, holds: impl Fn(&HealthMap) -> bool) -> HealthMap {
-        let waited = tokio::time::timeout(PATIENCE, self.health.wait_for(|map| holds(map)))
-            .await
-            .map(|map| map.unwrap().clone());
-        waited.unwrap_or_else(|_| panic!("never came: {what}: {:?}", self.health.borrow()))
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        tokio::time::timeout(PATIENCE, self.engine).await.unwrap().unwrap();
-    }
-}
-
-fn verdict(map: &HealthMap, rip: &str) -> Option<Verdict> {
-    map.get(&RipId { vip: "PACS".to_owned(), rip: rip.to_owned() }).map(|health| health.verdict)
-}
-
-#[tokio::test]
-async fn the_engine_follows_servers_and_the_list_of_targets() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let up = target("A", addr, CheckKind::Connect);
-    let down = target("B", closed_port().await, CheckKind::Connect);
-    let mut engine = Running::start(vec![up.clone(), down.clone()]);
-    engine.until("unknown at first", |map| verdict(map, "B") == Some(Verdict::Unknown)).await;
-    let map = engine
-        .until("A up, B down", |map| {
-            verdict(map, "A") == Some(Verdict::Up) && verdict(map, "B") == Some(Verdict::Down)
-        })
-        .await;
-    let since = map[&up.id].since;
-    drop(listener);
-    let map = engine.until("A down", |map| verdict(map, "A") == Some(Verdict::Down)).await;
-    assert!(map[&up.id].since > since);
-    assert_eq!(
-        map[&up.id].last.as_ref().unwrap().failure.as_ref().unwrap().reason,
-        FailureReason::ConnectRefused
-    );
-    let _listener = TcpListener::bind(addr).await.unwrap();
-    engine.until("A up again", |map| verdict(map, "A") == Some(Verdict::Up)).await;
-    engine.targets.send(vec![down]).unwrap();
-    engine.until("A gone", |map| map.len() == 1 && verdict(map, "A").is_none()).await;
-    engine.stop().await;
-}
-
-#[tokio::test]
-async fn a_target_removed_while_its_check_runs_is_released_and_forgotten() {
-    let (ended, mut ends) = tokio::sync::mpsc::channel(8);
-    let (began, mut begins) = tokio::sync::mpsc::channel(8);
-    let (addr, _server) = server(move |mut stream| {
-        let (began, ended) = (began.clone(), ended.clone());
-        async move {
-            read_pdu(&mut stream).await;
-            let (go_on, going) = oneshot::channel::<()>();
-            began.send(go_on).await.unwrap();
-            going.await.unwrap();
-            write_pdu(&mut stream, 0x02, &accept_body(0)).await;
-            read_pdu(&mut stream).await;
-            write_pdu(&mut stream, 0x04, &echo_response(0)).await;
-            ended.send(read_pdu(&mut stream).await.unwrap().0).await.unwrap();
-            write_pdu(&mut stream, 0x06, &[0; 4]).await;
-        }
-    })
-    .await;
-    let mut patient = target("A", addr, dicom_echo());
-    patient.check.timeout = PATIENCE;
-    let mut engine = Running::start(vec![patient]);
-    let go_on = within(begins.recv()).await.unwrap();
-    engine.targets.send(Vec::new()).unwrap();
-    engine.until("the target gone", HealthMap::is_empty).await;
-    go_on.send(()).unwrap();
-    assert_eq!(within(ends.recv()).await, Some(0x05), "A-RELEASE-RQ");
-    assert!(engine.health.borrow().is_empty());
-    engine.stop().await;
-}
-
-#[tokio::test]
-async fn an_engine_that_is_stopped_releases_what_it_has_begun() {
-    let (said, mut heard) = tokio::sync::mpsc::channel(8);
-    let (addr, _server) = server(move |mut stream| {
-        let said = said.clone();
-        async move {
-            read_pdu(&mut stream).await;
-            let (go_on, going) = oneshot::channel::<()>();
-            said.send(Err(go_on)).await.unwrap();
-            going.await.unwrap();
-            write_pdu(&mut stream, 0x02, &accept_body(0)).await;
-            read_pdu(&mut stream).await;
-            write_pdu(&mut stream, 0x04, &echo_response(0)).await;
-            said.send(Ok(read_pdu(&mut stream).await.map(|(kind, _)| kind))).await.unwrap();
-        }
-    })
-    .await;
-    let mut patient = target("A", addr, dicom_echo());
-    patient.check.timeout = PATIENCE;
-    let engine = Running::start(vec![patient]);
-    let go_on = within(heard.recv()).await.unwrap().unwrap_err();
-    engine.stop.send(()).unwrap();
-    go_on.send(()).unwrap();
-    assert_eq!(within(heard.recv()).await.unwrap().unwrap(), Some(0x05), "A-RELEASE-RQ");
-    tokio::time::timeout(PATIENCE, engine.engine).await.unwrap().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_server_behind_many_vips_is_asked_once_per_interval() {
-    let (connected, mut connections) = tokio::sync::mpsc::unbounded_channel();
-    let (addr, _server) = server(move |mut stream| {
-        connected.send(()).unwrap();
-        async move {
-            read_pdu(&mut stream).await;
-            write_pdu(&mut stream, 0x03, &[0, 1, 1, 7]).await;
-        }
-    })
-    .await;
-    let targets = (0..50)
-        .map(|n| {
-            let mut target = target(&n.to_string(), addr, dicom_echo());
-            target.check.interval = Duration::from_secs(3600);
-            target.check.fall = 1;
-            target
-        })
-        .collect();
-    let mut engine = Running::start(targets);
-    let all_down = |map: &HealthMap| map.len() == 50 && map.values().all(|h| h.verdict == Verdict::Down);
-    let map = engine.until("all down", all_down).await;
-    let failure = map.values().next().unwrap().last.as_ref().unwrap().failure.as_ref().unwrap();
-    assert_eq!(failure.text, "A-ASSOCIATE-RJ: called AE title not recognised (LB-SCP)");
-    assert!(connections.try_recv().is_ok());
-    assert!(connections.try_recv().is_err(), "one connection for 50 targets");
-    engine.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_servers_all_get_their_verdict_in_few_updates() {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let targets: Targets = (0..2000_u32)
-        .map(|n| {
-            let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + n);
-            let mut target =
-                target(&n.to_string(), SocketAddr::new(IpAddr::V4(ip), port), CheckKind::Connect);
-            target.check.interval = Duration::from_secs(1);
-            target.check.timeout = PATIENCE;
-            target
-        })
-        .collect();
-    let mut engine = Running::start(targets);
-    let all_up = |map: &HealthMap| map.len() == 2000 && map.values().all(|h| h.verdict == Verdict::Up);
-    let first = engine.until("all up", all_up).await;
-    // From here on no verdict changes: several rounds of results go out in a bounded number of updates.
-    let started = Instant::now();
-    let mut updates = 0;
-    let rounds_ago = first.values().map(|h| h.last.as_ref().unwrap().at).max().unwrap();
-    let fresh = |map: &HealthMap| {
-        map.values().all(|h| h.last.as_ref().unwrap().at > rounds_ago + Duration::from_secs(1))
-    };
-    while !fresh(&engine.health.borrow_and_update()) {
-        tokio::time::timeout(PATIENCE, engine.health.changed()).await.unwrap().unwrap();
-        updates += 1;
-    }
-    let at_most = started.elapsed().as_millis() / 100 + 2;
-    assert!(updates <= at_most, "{updates} updates, {at_most} allowed");
-    engine.stop().await;
 }
