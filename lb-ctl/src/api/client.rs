@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::model::{
+    alerts::TestedWay,
     checks::{CheckQuery, CheckStatus, HistoryQuery, RunStatus},
     command::{Command, Outcome, Refusal},
     explain::{ExplainQuery, Explanation},
@@ -89,6 +90,11 @@ impl Client {
     /// `POST /v1/tables/clear`.
     pub async fn clear(&self, clear: &Clear) -> Result<Removed, ClientError> {
         self.post("/v1/tables/clear", clear).await
+    }
+
+    /// `POST /v1/alerts/test`.
+    pub async fn test_alerts(&self) -> Result<Vec<TestedWay>, ClientError> {
+        self.post("/v1/alerts/test", &()).await
     }
 
     /// `GET /v1/checks`.

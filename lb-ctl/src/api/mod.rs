@@ -1,5 +1,6 @@
-//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::checks`],
-//! [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`], [`crate::model::status`] and [`crate::model::tables`].
+//! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::alerts`],
+//! [`crate::model::checks`], [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`],
+//! [`crate::model::status`] and [`crate::model::tables`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -15,6 +16,7 @@
 //! | `GET /v1/checks/history` | [`HistoryQuery`](crate::model::checks::HistoryQuery) | list of [`Transition`](crate::model::health::Transition), the newest last |
 //! | `POST /v1/checks/run` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`RunStatus`](crate::model::checks::RunStatus), once all have ended |
 //! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
+//! | `POST /v1/alerts/test` | | list of [`TestedWay`](crate::model::alerts::TestedWay): a message to everybody |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
 //! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
 //! | `GET /v1/config/history` | | list of [`VersionHead`](crate::model::history::VersionHead), the newest last |
@@ -25,6 +27,7 @@
 //! client of another version can say so.
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod checks;
 pub mod client;
 pub mod server;

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    checks,
+    alerts, checks,
     tables::{self, Explaining},
 };
 use crate::{
@@ -157,6 +157,7 @@ fn router(api: Api) -> Router {
         .route("/v1/command", post(command))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count))
+        .merge(alerts::routes())
         .merge(tables::routes())
         .merge(checks::routes())
         .route("/v1/config", get(config))

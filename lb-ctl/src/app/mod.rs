@@ -189,6 +189,7 @@ impl App {
             health: health_in.clone(),
             foreign: foreign_in.clone(),
             facts: facts_in.clone(),
+            reconciled: reconciled.clone(),
             tests: alert_tests_in,
             problems: unsent,
         };

@@ -4,6 +4,7 @@
 //! green (`status`), not right (`doctor`), or fails (`check`).
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod args;
 mod arp_help;
 mod checks;
@@ -25,6 +26,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 pub use self::{
+    alerts::tested_into,
     args::{Cli, ListForm},
     checks::{ShownCheck, check_into, checks_into, runs_into},
     history::{history_into, version_into},
@@ -85,6 +87,9 @@ pub enum RunError {
     /// Output could not be written; with a broken pipe the reader has had enough.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    /// The daemon could not reach somebody.
+    #[error("{0}")]
+    Unreached(String),
     /// The daemon has nothing of this name.
     #[error("{0}")]
     Unknown(String),
@@ -95,7 +100,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Daemon(_) | Self::Unknown(_) => 2,
+            Self::Daemon(_) | Self::Unknown(_) | Self::Unreached(_) => 2,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Local(_) | Self::Output(_) => 1,
         }
@@ -113,6 +118,7 @@ impl RunError {
 pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> Result<Done, RunError> {
     let client = Client::new(&cli.socket, cli.answer_timeout);
     match &cli.verb {
+        Verb::Alert(verb) => alerts::alert(cli, terminal, verb).await,
         Verb::Apply => command(&client, terminal, &Command::Apply).await,
         Verb::ArpHelp(args) => arp_help::arp_help(&client, terminal, args).await,
         Verb::Check(verb) => checks::check(&client, terminal, verb).await,

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::check::CaFamily;
 
 /// `[alerts]`: what holds for all VIPs.
@@ -110,4 +112,15 @@ pub struct Webhook {
     pub url: String,
     /// Authorities by which the server's certificate is verified; `None` = the system's.
     pub ca: Option<CaFamily>,
+}
+
+/// How a test of one way of telling went: an element of the answer to `POST /v1/alerts/test`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TestedWay {
+    /// A mail address, a webhook without what may be secret in its URL, the system's log.
+    pub way: String,
+    /// It was taken.
+    pub ok: bool,
+    /// By whom, or why not.
+    pub text: String,
 }

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Time for anything the daemon does by itself: resolve, check, claim.
-const SETTLE: Duration = Duration::from_secs(15);
+pub(super) const SETTLE: Duration = Duration::from_secs(15);
 
 /// The two programs.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@ pub mod dicom;
 pub mod icmp;
 pub mod iperf;
 pub mod lbd;
+pub mod mail;
 pub mod mllp;
 pub mod netns;
 pub mod persisted;

@@ -220,7 +220,7 @@ impl Spread {
 }
 
 /// True when something on the host listens on a TCP port.
-fn listens(host: &Host, port: u16) -> bool {
+pub(super) fn listens(host: &Host, port: u16) -> bool {
     let address = SocketAddr::new(IpAddr::V4(host.v4), port);
     host.netns.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
 }

@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 20] = [
+const PROGRAMS: [Program; 22] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -113,6 +113,18 @@ const PROGRAMS: [Program; 20] = [
         packages: &["nginx-light"],
         daemon: Some("nginx"),
         why: "is the web server behind it",
+    },
+    Program {
+        name: "aiosmtpd",
+        packages: &["python3-aiosmtpd"],
+        daemon: None,
+        why: "is the library of the lab's mail server",
+    },
+    Program {
+        name: "dnsmasq",
+        packages: &["dnsmasq-base"],
+        daemon: None,
+        why: "says in the lab where the mail of a domain goes",
     },
     Program {
         name: "storescu",

@@ -1,5 +1,6 @@
 //! What can be typed: the verbs of `lbctl`, their arguments and their help.
 
+mod alerts;
 mod arp_help;
 mod checks;
 mod operator;
@@ -16,6 +17,7 @@ use self::values::{
     parse_assignment, parse_ip, parse_named_address, parse_named_ip, parse_ports, parse_timeout,
 };
 pub(super) use self::{
+    alerts::AlertVerb,
     arp_help::{ArpHelpArgs, System},
     checks::{CheckVerb, Checked, ForcedVerdict, TestArgs, TestKind},
     operator::{DrainArgs, HaltArgs, RipTargets, ServerVerb, Servers},
@@ -40,6 +42,7 @@ Examples:
   lbctl rip online DICOM/DICOM1                   back in service
   lbctl vip set DICOM idle_timeout=12h --dry-run  what would change
   lbctl vip set DICOM mode=l4-nat --dry-run       from direct routing to NAT
+  lbctl alert test                                a message to everybody who is told of failures
   lbctl check run DICOM                           check its servers now
   lbctl check test dicom-echo 10.12.1.110:104 --called PACS
                                                   try a check out; needs no daemon
@@ -89,6 +92,9 @@ pub enum Verb {
     /// Health checks: list, show, run, try one out, overrule one
     #[command(subcommand, arg_required_else_help = true)]
     Check(CheckVerb),
+    /// Alerts: send a test
+    #[command(subcommand, arg_required_else_help = true)]
+    Alert(AlertVerb),
     /// Configuration files: check, compare, apply, show
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigVerb),
