@@ -36,6 +36,9 @@ const CROWDED_PERCENT: u64 = 45;
 /// Share of a VIP's source ports in use, in percent, from which on it is a problem.
 const SCARCE_PERCENT: u64 = 80;
 
+/// SYNs that must have come again in vain before it is said: one or two are a lost packet's.
+const SUSPICIOUS_SYN_REPEATS: u64 = 3;
+
 /// What is said of VIPs and servers on their way into the kernel's tables.
 const NOT_YET: &str = "not in the data plane yet";
 
@@ -304,6 +307,7 @@ impl Scene<'_> {
             detail,
             reason: health.and_then(Health::failure).map(|f| f.reason),
             steps: checks.flat_map(|check| check.steps.iter().cloned()).collect(),
+            syn_repeats: health.map_or(0, |h| h.syn_repeats),
             connections,
             closing: count(&self.census.closing_by_slot),
             packets_total: packets,
@@ -445,11 +449,17 @@ fn check_detail(kind: &CheckKind, health: Option<&Health>) -> String {
     if let Some(failure) = health.and_then(Health::failure) {
         return failure.text.clone();
     }
-    let passed = format!("{what} {}", short(last.took));
-    match health.and_then(|h| h.waiting.as_ref()) {
-        Some(why) => format!("{passed}; vip not tried: {why}"),
-        None => passed,
+    let mut passed = format!("{what} {}", short(last.took));
+    if let Some(why) = health.and_then(|h| h.waiting.as_ref()) {
+        passed.push_str(&format!("; vip not tried: {why}"));
     }
+    let repeats = health.map_or(0, |h| h.syn_repeats);
+    if repeats >= SUSPICIOUS_SYN_REPEATS {
+        passed.push_str(&format!(
+            "; clients' SYNs came again {repeats} times and no new connection got through"
+        ));
+    }
+    passed
 }
 
 /// What is to be known of a server beside its one word: what its drain waits for, what is wrong, what overrules the

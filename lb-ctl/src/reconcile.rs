@@ -394,9 +394,9 @@ fn put_tables(
 ) -> bool {
     let sound = |step: &&Step| step.vip.as_ref().is_none_or(|vip| !failed.contains(vip));
     let steps: Vec<&Step> = steps.iter().filter(sound).collect();
-    let tables = steps.iter().filter_map(|step| match &step.op {
-        Op::PutTable { service, table } => Some((*service, table)),
-        _ => None,
+    let tables = steps.iter().filter_map(|step| {
+        let Op::PutTable { service, table } = &step.op else { return None };
+        Some((*service, table))
     });
     let done = writer.put_tables(&tables.collect::<Vec<_>>());
     let mut all = true;

@@ -215,9 +215,9 @@ impl Scene {
         for run in ops.chunk_by(|one, next| is_table(one) == is_table(next)) {
             let tables: Vec<_> = run
                 .iter()
-                .filter_map(|op| match op {
-                    Op::PutTable { service, table } => Some((*service, table)),
-                    _ => None,
+                .filter_map(|op| {
+                    let Op::PutTable { service, table } = op else { return None };
+                    Some((*service, table))
                 })
                 .collect();
             for outcome in self.writer.put_tables(&tables) {

@@ -14,6 +14,7 @@ use crate::{
         operator::{Forced, Order, Word},
         status::RipState,
     },
+    net::foreign::describe,
     reconcile::Reconciled,
 };
 
@@ -258,27 +259,10 @@ fn serving(vip: &Vip, sources: &Sources<'_>) -> Standing {
 }
 
 fn foreign(answer: &ForeignAnswer, sources: &Sources<'_>) -> (Subject, Failing) {
-    let ForeignAnswer { ip, mac, ifindex } = answer;
+    let ForeignAnswer { ip, mac, ifindex: _ } = answer;
     let vips = &sources.view.config.vips;
     let vip = vips.iter().find(|vip| vip.enabled && vip.ip == *ip).map(|vip| vip.name.clone());
-    let has_mac = |rip: &IpAddr| sources.facts.paths.get(rip).is_some_and(|path| path.mac == Some(*mac));
-    let server = vips.iter().flat_map(|vip| &vip.rips).find(|rip| has_mac(&rip.ip));
-    let asked = if ip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
-    let interface = sources.facts.link_name(*ifindex);
-    let text = match (server, &vip) {
-        (Some(rip), Some(vip)) => format!(
-            "{} answers {asked} for {ip} on {interface} ({mac}): clients will bypass the load balancer: \
-             run `lbctl arp-help linux --vip {vip}` on it",
-            rip.name
-        ),
-        (Some(rip), None) => {
-            format!("{} answers {asked} for {ip} on {interface} ({mac}): take the address off it", rip.name)
-        }
-        (None, _) => format!(
-            "another machine ({mac}) answers {asked} for {ip} on {interface}: clients may reach it in place of the \
-             load balancer: find it, and take the address off it"
-        ),
-    };
+    let text = describe(answer, &sources.view.config, sources.facts);
     let subject = Subject::Foreign { vip, ip: *ip, mac: mac.to_string() };
     (subject, Failing { reason: None, text, since_epoch_secs: None })
 }

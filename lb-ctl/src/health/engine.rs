@@ -140,7 +140,7 @@ impl Engine {
 
     fn count_syn_repeats(&mut self) {
         let counts = Arc::clone(&self.to.syn_repeats.borrow_and_update());
-        self.roster.count_syn_repeats(&counts);
+        self.roster.count_syn_repeats(&counts, Instant::now().into_std());
         self.publish_by(Instant::now() + COALESCE);
     }
 

@@ -132,6 +132,8 @@ pub struct RipStatus {
     pub reason: Option<FailureReason>,
     /// Steps of the last check, and of the last try of the VIP at the server.
     pub steps: Vec<Step>,
+    /// SYNs that clients sent again since a new connection last got through.
+    pub syn_repeats: u64,
     /// Connections that are active now: established TCP connections, and UDP flows that are not silent.
     pub connections: u64,
     /// TCP connections whose client has said FIN; they are remembered for two minutes of silence.

@@ -195,6 +195,7 @@ pub(crate) fn up(name: &str, address: &str, connections: u64) -> RipStatus {
         detail: "c-echo 3 ms".to_owned(),
         reason: None,
         steps: vec![step("connect", 412), step("associate", 1871), step("echo", 640), step("release", 77)],
+        syn_repeats: 0,
         connections,
         closing: 0,
         packets_total: 10_000,

@@ -2,7 +2,8 @@
 
 use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
-use lb_common::limits::map;
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
+use lb_common::{limits::map, service::Table};
 use lb_ctl::model::status::{RipStatus, Status, VipStatus};
 use rustix::process::Signal;
 
@@ -218,6 +219,22 @@ impl Lbd {
             id
         });
         Attachment { link: number(&link, "id"), program, tables }
+    }
+
+    /// How many servers the first service's look-up table leads to, as the kernel has it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be read.
+    #[must_use]
+    #[track_caller]
+    pub fn servers_in_table(&self) -> u32 {
+        let read = || -> Result<u32, MapError> {
+            let data = MapData::from_pin(self.paths.pin_dir.join(map::TABLES))?;
+            let tables: ArrayOfMaps<MapData, Array<MapData, Table>> = Map::from_map_data(data)?.try_into()?;
+            Ok(tables.get(&0, 0)?.get(&0, 0)?.servers)
+        };
+        read().unwrap_or_else(|error| panic!("the look-up table cannot be read: {error}"))
     }
 
     /// What it has logged, over all its lives.

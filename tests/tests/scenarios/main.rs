@@ -8,6 +8,7 @@
 mod arp_watch;
 mod bad_input;
 mod continuity;
+mod detection;
 mod direct_routing;
 mod dr_path;
 mod failures;

@@ -149,9 +149,9 @@ impl Roster {
     }
 
     /// Takes what the packet path saw of SYNs that came again.
-    pub(super) fn count_syn_repeats(&mut self, counts: &SynRepeatCounts) {
+    pub(super) fn count_syn_repeats(&mut self, counts: &SynRepeatCounts, now: Instant) {
         for (id, subject) in &mut self.subjects {
-            if subject.update_syn_repeats(counts.get(id).copied().unwrap_or(0)) {
+            if subject.update_syn_repeats(counts.get(id).copied().unwrap_or(0), now) {
                 self.unpublished.insert(id.clone());
             }
         }

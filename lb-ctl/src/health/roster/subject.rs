@@ -1,7 +1,7 @@
 //! One server: the two questions about it, and the one verdict on it. Pure: time is passed in.
 #![forbid(unsafe_code)]
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
     super::{fall_rise::FallRise, flaps::Flaps},
@@ -14,9 +14,12 @@ use crate::model::{
     },
 };
 
-/// SYNs that must have come again since the last check for them to count as a failed one: a lost packet or two are no sign
-/// of a server that lets nobody in.
+/// SYNs that must have come again for them to count as a failed check: a lost packet or two are no sign of a server that lets
+/// nobody in.
 const TELLING_SYN_REPEATS: u64 = 3;
+/// Time without another one in which clients that try in vain still do: TCP's pauses are a second, two, four, and the tables
+/// are swept every few seconds.
+const SYN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A server of a VIP.
 #[derive(Debug)]
@@ -52,26 +55,26 @@ impl Line {
 /// SYNs that clients had to send again.
 #[derive(Clone, Copy, Debug, Default)]
 struct SynWatch {
-    now: u64,
-    at_last_check: u64,
-    /// A new connection got through since the last check.
-    progress: bool,
+    /// Since a new connection last got through.
+    count: u64,
+    /// When another one was seen last.
+    grew: Option<Instant>,
 }
 
 impl SynWatch {
-    const fn update(&mut self, now: u64) {
-        if now < self.now {
-            self.progress = true;
+    const fn update(&mut self, count: u64, now: Instant) {
+        // A smaller one has begun anew in between.
+        if count > self.count || (count < self.count && count > 0) {
+            self.grew = Some(now);
         }
-        self.now = now;
+        self.count = count;
     }
 
-    /// Ends the time since the last check; true when clients tried in vain in it.
-    const fn check(&mut self) -> bool {
-        let in_vain = !self.progress && self.now.saturating_sub(self.at_last_check) >= TELLING_SYN_REPEATS;
-        self.at_last_check = self.now;
-        self.progress = false;
-        in_vain
+    /// True while clients try in vain. A server that nobody tries any more, since it was taken out, is not held to it.
+    fn is_in_vain(&self, now: Instant, interval: Duration) -> bool {
+        let lately = interval.max(SYN_PATIENCE);
+        self.count >= TELLING_SYN_REPEATS
+            && self.grew.is_some_and(|grew| now.saturating_duration_since(grew) <= lately)
     }
 }
 
@@ -152,9 +155,10 @@ impl Subject {
         if asked == Asked::Server && !is_local {
             advised = self.advice != result.advice;
             self.advice = result.advice;
-            let in_vain = self.syns.check() && self.target.check.syn_repeats == SynRepeats::Count;
+            let in_vain = self.target.check.syn_repeats == SynRepeats::Count
+                && self.syns.is_in_vain(now, self.target.check.interval);
             if in_vain && result.failure.is_none() {
-                result.failure = Some(syns_unanswered(self.syns.now));
+                result.failure = Some(syns_unanswered(self.syns.count));
             }
         }
         self.damping = self.flaps.factor(now);
@@ -176,9 +180,9 @@ impl Subject {
     }
 
     /// SYNs that came again since a new connection last got through. True when it is another number than before.
-    pub(super) const fn update_syn_repeats(&mut self, count: u64) -> bool {
-        let before = self.syns.now;
-        self.syns.update(count);
+    pub(super) const fn update_syn_repeats(&mut self, count: u64, now: Instant) -> bool {
+        let before = self.syns.count;
+        self.syns.update(count, now);
         before != count
     }
 
@@ -192,7 +196,7 @@ impl Subject {
             path: self.path.as_ref().and_then(|line| line.last.clone()),
             waiting,
             advice: self.advice,
-            syn_repeats: self.syns.now,
+            syn_repeats: self.syns.count,
             damping: self.damping,
             ..Health::new(self.verdict, self.since)
         }

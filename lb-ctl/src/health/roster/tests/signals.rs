@@ -7,7 +7,7 @@ use crate::model::check::SynRepeats;
 impl Scene {
     /// The packet path has seen so many SYNs of A come again.
     fn syns(&mut self, count: u64) {
-        self.roster.count_syn_repeats(&[(id("A"), count)].into());
+        self.roster.count_syn_repeats(&[(id("A"), count)].into(), self.now);
         self.roster.publish(&mut self.map, self.now);
     }
 }
@@ -46,16 +46,30 @@ fn syns_are_shown_and_do_not_count_where_that_is_not_wanted() {
 #[test]
 fn few_syns_or_a_connection_that_got_through_fail_nothing() {
     let mut scene = Scene::new(&[counting()]);
-    for count in [2, 4, 6, 0, 2, 4] {
+    for count in [2, 2, 0, 2, 0, 1] {
         scene.syns(count);
         scene.round(None);
         assert_eq!(scene.health("A").failure(), None, "{count}");
     }
-    scene.syns(10);
-    scene.syns(0);
-    scene.syns(20);
+}
+
+#[test]
+fn few_at_a_time_add_up_until_nobody_tries_any_more() {
+    let mut target = counting();
+    target.check.interval = Duration::from_millis(500);
+    let mut scene = Scene::new(&[target]);
+    for count in [1, 2, 2, 3, 3] {
+        scene.syns(count);
+        scene.round(None);
+    }
+    assert_eq!(scene.verdict("A"), Verdict::Down);
+    while scene.health("A").failure().is_some() {
+        scene.round(None);
+        scene.syns(3);
+    }
     scene.round(None);
-    assert_eq!(scene.health("A").failure(), None, "one got through meanwhile");
+    scene.round(None);
+    assert_eq!(scene.verdict("A"), Verdict::Up, "it was out of service, and nobody could try");
 }
 
 #[test]
