@@ -14,7 +14,7 @@ use lb_tests::{
     packet::{
         bench::{Bench, leave_this_cpu},
         case::{at, bench},
-        dut::{Dut, Options, Runner, XDP_TX},
+        dut::{Dut, Options, Runner, XDP_DROP, XDP_TX},
         frame::{
             Frame,
             flags::{ACK, SYN},
@@ -55,16 +55,22 @@ impl<'a> Sender<'a> {
 
     /// Sends one and says which server gets it.
     fn send(&mut self, client: [u8; 4], port: u16) -> u16 {
-        self.frame[26..30].copy_from_slice(&client);
-        self.frame[34..36].copy_from_slice(&port.to_be_bytes());
-        assert_eq!(self.runner.run(&self.frame, &mut self.out), XDP_TX);
+        assert_eq!(self.verdict(client, port), XDP_TX);
         u16::from_be_bytes([self.out[4], self.out[5]])
     }
 
-    /// One from an address that nobody has.
-    fn spoof(&mut self, random: &mut Random) {
+    /// One from an address that nobody has. True when it was dropped.
+    fn spoof(&mut self, random: &mut Random) -> bool {
         let word = random.any().to_le_bytes();
-        self.send([11, word[0], word[1], word[2]], u16::from_le_bytes([word[3], word[4]]));
+        let verdict = self.verdict([11, word[0], word[1], word[2]], u16::from_le_bytes([word[3], word[4]]));
+        assert!([XDP_TX, XDP_DROP].contains(&verdict), "{verdict}");
+        verdict == XDP_DROP
+    }
+
+    fn verdict(&mut self, client: [u8; 4], port: u16) -> u32 {
+        self.frame[26..30].copy_from_slice(&client);
+        self.frame[34..36].copy_from_slice(&port.to_be_bytes());
+        self.runner.run(&self.frame, &mut self.out)
     }
 }
 
@@ -78,20 +84,22 @@ fn established(dut: &Dut) -> BTreeMap<(u64, u64), u64> {
     dut.entries_v4(map::FLOWS_V4).iter().map(|words| ((words[1], words[2]), words[1 + KEY_V4])).collect()
 }
 
-/// Sends segments of this kind from invented addresses, from two CPUs where there are two.
-fn flood(dut: &Dut, flags: u8, packets: u32) {
+/// Sends segments of this kind from invented addresses, from two CPUs where there are two. Says how many were dropped: two
+/// that look like one flow while both CPUs write its entry.
+fn flood(dut: &Dut, flags: u8, packets: u32) -> u64 {
     thread::scope(|scope| {
-        for half in 0..2 {
-            let mut sender = Sender::new(dut.runner(), flags);
-            scope.spawn(move || {
-                leave_this_cpu();
-                let mut random = Random::new(half);
-                for _ in 0..packets / 2 {
-                    sender.spoof(&mut random);
-                }
-            });
-        }
-    });
+        let halves: Vec<_> = (0..2)
+            .map(|half| {
+                let mut sender = Sender::new(dut.runner(), flags);
+                scope.spawn(move || {
+                    leave_this_cpu();
+                    let mut random = Random::new(half);
+                    (0..packets / 2).filter(|_| sender.spoof(&mut random)).count() as u64
+                })
+            })
+            .collect();
+        halves.into_iter().map(|half| half.join().unwrap()).sum()
+    })
 }
 
 #[test]
@@ -116,11 +124,14 @@ fn a_flood_leaves_every_established_flow_with_its_server() {
         "{refused} of {CONNECTED} flows met a full bucket in a table that is a tenth full"
     );
 
+    let mut dropped = 0;
     for (what, flags, packets) in [("SYNs", SYN, FLOOD), ("segments out of nowhere", ACK, FLOOD / 2)] {
-        flood(&bench.dut, flags, packets);
+        dropped += flood(&bench.dut, flags, packets);
         assert!(established(&bench.dut) == before, "{packets} {what} changed the established flows");
     }
     let counted = bench.counted();
+    assert_eq!(counted.reasons.get(&Reason::TwinPacket).copied().unwrap_or(0), dropped);
+    assert!(dropped < 100, "{dropped} packets of the flood took each other for their twins");
     let overwritten = counted.reasons[&Reason::HalfOpenOverwritten];
     assert!(overwritten > u64::from(FLOOD), "the flood went through the half-open table: {overwritten}");
     assert_eq!(counted.reasons.get(&Reason::FlowTableFull).copied().unwrap_or(0), refused);
