@@ -19,7 +19,7 @@ use crate::{
     config::{self, EditError},
     control::{ConfigStore, LoadedConfig, Refused},
     dataplane::bpf,
-    health::{self, Engine},
+    health,
     history::{History, HistoryError, Recovered},
     model::{
         command::Edit,
@@ -245,10 +245,9 @@ pub async fn network(
 ///
 /// # Errors
 ///
-/// None: what a check meets is its result.
+/// When they have no thread to run on. What a check meets is its result.
 pub async fn checks(connections: health::Connections, shutdown: Shutdown) -> anyhow::Result<()> {
-    Engine::new(connections).run(shutdown.requested()).await;
-    Ok(())
+    health::apart::run(connections, shutdown.requested()).await.context("checks cannot run")
 }
 
 /// Refuses to start without what the kernel will ask for.

@@ -16,6 +16,7 @@
 //! - Identical questions (same address, kind, interval and timeout) are asked once, for all servers they stand for.
 #![forbid(unsafe_code)]
 
+pub mod apart;
 mod engine;
 pub mod fall_rise;
 mod flaps;

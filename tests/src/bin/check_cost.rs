@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use lb_ctl::{
-    health::{Connections, Engine},
+    health::{Connections, apart},
     model::{
         check::Check,
         health::{HealthMap, RipId, Target, Targets, Verdict},
@@ -136,8 +136,8 @@ async fn engine(args: &Args, port: u16) -> Result<Measured> {
     let (_runs, runs) = mpsc::channel(1);
     let (transitions, _history) = mpsc::channel(1 << 16);
     let (stop, stopped) = oneshot::channel::<()>();
-    let engine = Engine::new(Connections { targets, health, syn_repeats, runs, transitions });
-    let engine = tokio::spawn(engine.run(async {
+    let connections = Connections { targets, health, syn_repeats, runs, transitions };
+    let engine = tokio::spawn(apart::run(connections, async {
         let _sender_gone = stopped.await;
     }));
     let all_up = |map: &HealthMap| {
@@ -157,7 +157,7 @@ async fn engine(args: &Args, port: u16) -> Result<Measured> {
         bail!("a server that was there went down");
     }
     drop(stop);
-    engine.await?;
+    engine.await??;
     Ok(Measured { cpu: after - before, checks })
 }
 

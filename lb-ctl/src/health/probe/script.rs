@@ -1,6 +1,6 @@
 //! A program of the site's own (R42): what it is called with, what it says, and what its end means.
 //!
-//! It runs as nobody, in a process group of its own ([`unprivileged`](super::unprivileged)), and nothing of it outlives
+//! It runs as nobody, in a process group of its own ([`super::unprivileged`]), and nothing of it outlives
 //! the check ([`offspring`](super::offspring)).
 #![forbid(unsafe_code)]
 
