@@ -98,7 +98,10 @@ fn flood(dut: &Dut, flags: u8, packets: u32) -> u64 {
                 })
             })
             .collect();
-        halves.into_iter().map(|half| half.join().unwrap()).sum()
+        halves
+            .into_iter()
+            .map(|half| half.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .sum()
     })
 }
 
