@@ -34,6 +34,7 @@ pub mod observe;
 pub mod operator;
 pub mod plan;
 pub mod predict;
+mod random;
 pub mod reconcile;
 mod replace_file;
 pub mod reset;

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     future::Future,
-    hash::{BuildHasher, Hasher, RandomState},
     pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,8 +21,9 @@ use super::{
     roster::{QuestionId, Roster},
     runs::{RunRequest, Runs},
 };
-use crate::model::health::{
-    CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition,
+use crate::{
+    model::health::{CheckResult, Failure, FailureReason, HealthMap, SynRepeatCounts, Targets, Transition},
+    random::random,
 };
 
 /// Checks in flight at most, a descriptor each, and no more than half of the descriptors that this process may have. With
@@ -83,8 +83,7 @@ impl Engine {
     /// Checks what `targets` says. Entries of targets that it was never told of are left alone.
     #[must_use]
     pub fn new(to: Connections) -> Self {
-        // The hasher's keys are random: the standard library's way to a random number.
-        Self::with_seed(to, RandomState::new().build_hasher().finish())
+        Self::with_seed(to, random())
     }
 
     /// As [`Engine::new`]; the seed decides by how much each interval is shortened.

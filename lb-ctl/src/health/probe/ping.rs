@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -16,7 +15,10 @@ use tokio::{
 };
 
 use super::{Peer, Stopwatch, connect::classify, failure};
-use crate::model::health::{Failure, FailureReason};
+use crate::{
+    model::health::{Failure, FailureReason},
+    random::random,
+};
 
 /// Requests of one check, spread over its time: one that is lost on the way is not the server's fault.
 const TRIES: u16 = 3;
@@ -41,7 +43,7 @@ pub(super) async fn probe(peer: &Peer, clock: &mut Stopwatch) -> Result<(), Fail
     let work = async {
         let socket = open(peer).map_err(|error| not_opened(ip, &error))?;
         // The hasher's keys are random: the standard library's way to a random number.
-        let echo = Echo { is_v4: ip.is_ipv4(), token: RandomState::new().build_hasher().finish() };
+        let echo = Echo { is_v4: ip.is_ipv4(), token: random() };
         exchange(&socket, &echo, gap).await.map_err(|error| classify("ping", &ip, &error))
     };
     clock.step("ping", FailureReason::PingTimeout, &format!(" from {ip}"), work).await

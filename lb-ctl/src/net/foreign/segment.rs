@@ -1,12 +1,7 @@
 //! One segment: asks in rounds who has the addresses, and hears everybody who says that it has one.
 #![forbid(unsafe_code)]
 
-use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    io,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{io, net::IpAddr, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -20,6 +15,7 @@ use crate::{
         arp::Arp,
         wire::{ArpEar, NeighbourEar},
     },
+    random::random,
 };
 
 /// Time from round to round, give or take a tenth.
@@ -109,7 +105,5 @@ async fn ask(order: &Order, arp: &ArpEar, neighbours: &NeighbourEar) -> io::Resu
 
 /// A time, or up to a tenth more or less, so that two load balancers on a segment drift apart.
 fn spread(time: Duration) -> Duration {
-    // The hasher's keys are random: the standard library's way to a random number.
-    let random = RandomState::new().build_hasher().finish();
-    time / 1000 * (900 + u32::try_from(random % 201).unwrap_or_default())
+    time / 1000 * (900 + u32::try_from(random() % 201).unwrap_or_default())
 }

@@ -28,12 +28,13 @@ use tokio::{
 
 use super::{
     frame::{Heard, Segment, What},
-    random, told,
+    told,
     wires::{Line, Wires},
 };
 use crate::{
     model::health::{DirectPath, Failure},
     net::subnet::host_prefix,
+    random::random,
 };
 
 /// Largest packet. What every IPv6 link takes (RFC 8200, 5) also goes by an IPv4 link of the smallest common MTU, and

@@ -12,10 +12,7 @@ mod frame;
 mod told;
 mod wires;
 
-use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -52,9 +49,4 @@ pub(super) async fn probe(path: &DirectPath, wires: &Wires, clock: &mut Stopwatc
     };
     drop(timeout_at(patience, parting).await);
     Ok(())
-}
-
-/// A random number. The hasher's keys are random: the standard library's way to one.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

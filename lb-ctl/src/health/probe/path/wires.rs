@@ -15,6 +15,7 @@ use super::frame::{self, FIRST_LOCAL_PORT, Heard};
 use crate::{
     model::health::{DirectPath, PathTarget, Target},
     net::PacketSocket,
+    random::random,
 };
 
 /// Frames that may wait for a try to look at them; what does not fit is lost, as on any wire.
@@ -109,7 +110,7 @@ impl Wire {
         let socket = PacketSocket::open_filtered(ifindex, ethertype, &frame::filter(ethertype))?;
         // Not always the same port first: after a restart a server may still remember what came from it.
         let span = u64::from(u16::MAX - FIRST_LOCAL_PORT) + 1;
-        let next = FIRST_LOCAL_PORT + u16::try_from(super::random() % span).unwrap_or_default();
+        let next = FIRST_LOCAL_PORT + u16::try_from(random() % span).unwrap_or_default();
         let shared = Arc::new(Shared { socket, ports: Mutex::new(Ports { taken: HashMap::new(), next }) });
         let reader = tokio::spawn(read(Arc::clone(&shared)));
         Ok(Self { shared, reader })
