@@ -17,7 +17,7 @@ use crate::{
     dataplane::{Counters, Flow, FlowCensus, Installed, ServiceKey, XdpMode},
     model::{
         config::{CheckKind, Rip, SourceAddresses, Vip},
-        health::{Health, HealthMap, RipId, Verdict},
+        health::{Health, HealthMap, RipId, TELLING_SYN_REPEATS, Verdict, syns_in_vain},
         net::{Address, ForeignAnswers, NetFacts, VipAddress},
         operator::{Forced, Order, Word, utc},
         status::{
@@ -35,9 +35,6 @@ use crate::{
 const CROWDED_PERCENT: u64 = 45;
 /// Share of a VIP's source ports in use, in percent, from which on it is a problem.
 const SCARCE_PERCENT: u64 = 80;
-
-/// SYNs that must have come again in vain before it is said: one or two are a lost packet's.
-const SUSPICIOUS_SYN_REPEATS: u64 = 3;
 
 /// What is said of VIPs and servers on their way into the kernel's tables.
 const NOT_YET: &str = "not in the data plane yet";
@@ -454,10 +451,8 @@ fn check_detail(kind: &CheckKind, health: Option<&Health>) -> String {
         passed.push_str(&format!("; vip not tried: {why}"));
     }
     let repeats = health.map_or(0, |h| h.syn_repeats);
-    if repeats >= SUSPICIOUS_SYN_REPEATS {
-        passed.push_str(&format!(
-            "; clients' SYNs came again {repeats} times and no new connection got through"
-        ));
+    if repeats >= TELLING_SYN_REPEATS {
+        passed.push_str(&format!("; {}", syns_in_vain(repeats)));
     }
     passed
 }

@@ -191,7 +191,7 @@ impl CheckResult {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Step {
     /// `connect`, `tls`, `associate`, `echo`, `find`, `release`, `request`, `body`, `message`, `ping`, `script`, `agent`, `track`;
-    /// the same behind `vip ` when the VIP is tried.
+    /// the same behind `vip ` when the VIP is tried, and behind the part's kind and port in a check of several.
     pub name: String,
     /// Microseconds.
     pub took_micros: u64,
@@ -316,6 +316,16 @@ pub struct Transition {
 /// By server: SYNs that came again since a new connection last got through. Cumulative no longer than that: it falls to
 /// zero when one does.
 pub type SynRepeatCounts = BTreeMap<RipId, u64>;
+
+/// SYNs that must have come again for it to be said, or to count as a failed check: a lost packet or two are no sign of a
+/// server that lets nobody in.
+pub const TELLING_SYN_REPEATS: u64 = 3;
+
+/// What is said of so many.
+#[must_use]
+pub fn syns_in_vain(repeats: u64) -> String {
+    format!("clients' SYNs came again {repeats} times and no new connection got through")
+}
 
 /// Which check a result is of.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]

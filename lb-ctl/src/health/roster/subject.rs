@@ -10,13 +10,11 @@ use super::{
 use crate::model::{
     check::{CheckKind, SynRepeats},
     health::{
-        Advice, Asked, CheckResult, Failure, FailureReason, Health, PathTarget, Target, Transition, Verdict,
+        Advice, Asked, CheckResult, Failure, FailureReason, Health, PathTarget, TELLING_SYN_REPEATS, Target,
+        Transition, Verdict, syns_in_vain,
     },
 };
 
-/// SYNs that must have come again for them to count as a failed check: a lost packet or two are no sign of a server that lets
-/// nobody in.
-const TELLING_SYN_REPEATS: u64 = 3;
 /// Time without another one in which clients that try in vain still do: TCP's pauses are a second, two, four, and the tables
 /// are swept every few seconds.
 const SYN_PATIENCE: Duration = Duration::from_secs(5);
@@ -270,10 +268,7 @@ pub(super) fn replaced(before: &Subject, after: &Subject, wall: SystemTime) -> O
 }
 
 fn syns_unanswered(count: u64) -> Failure {
-    Failure {
-        reason: FailureReason::SynsUnanswered,
-        text: format!("clients' SYNs came again {count} times and no new connection got through"),
-    }
+    Failure { reason: FailureReason::SynsUnanswered, text: syns_in_vain(count) }
 }
 
 fn epoch_millis(at: SystemTime) -> u64 {
