@@ -54,7 +54,7 @@ use lb_tests::{
             Frame,
             flags::{ACK, SYN},
         },
-        plane::program_on,
+        plane::{carry_out, program_on},
     },
 };
 
@@ -211,22 +211,7 @@ impl Scene {
         let predicted = predict(self.writer.installed(), &desired, &FlowCensus::default(), &BTreeSet::new());
         let applying = Instant::now();
         let ops: Vec<Op> = made.steps.into_iter().map(|step| step.op).collect();
-        let is_table = |op: &Op| matches!(op, Op::PutTable { .. });
-        for run in ops.chunk_by(|one, next| is_table(one) == is_table(next)) {
-            let tables: Vec<_> = run
-                .iter()
-                .filter_map(|op| {
-                    let Op::PutTable { service, table } = op else { return None };
-                    Some((*service, table))
-                })
-                .collect();
-            for outcome in self.writer.put_tables(&tables) {
-                outcome.unwrap();
-            }
-            for op in run.iter().filter(|op| !is_table(op)) {
-                self.writer.apply(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
-            }
-        }
+        carry_out(&mut self.writer, &ops.iter().collect::<Vec<_>>());
         let times = Times {
             load_and_check: loaded - began,
             compile: compiled - loaded,

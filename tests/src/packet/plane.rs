@@ -24,7 +24,7 @@ use lb_common::{
 };
 use lb_ctl::{
     dataplane::{
-        FlowCensus, Writer as _,
+        FlowCensus, Op, Writer as _,
         bpf::{BpfWriter, Options, detach, open},
     },
     plan::Step,
@@ -32,6 +32,27 @@ use lb_ctl::{
 
 use super::dut::INGRESS;
 use crate::lab::{bpffs, netns::Netns};
+
+/// Does what a plan says, tables that stand next to each other at once, as the reconciler does.
+///
+/// # Panics
+///
+/// When something fails.
+pub fn carry_out(writer: &mut BpfWriter, ops: &[&Op]) {
+    let is_table = |op: &Op| matches!(op, Op::PutTable { .. });
+    for run in ops.chunk_by(|one, next| is_table(one) == is_table(next)) {
+        let tables = run.iter().filter_map(|op| {
+            let Op::PutTable { service, table } = op else { return None };
+            Some((*service, table))
+        });
+        for outcome in writer.put_tables(&tables.collect::<Vec<_>>()) {
+            outcome.unwrap_or_else(|error| panic!("{}", error.line()));
+        }
+        for op in run.iter().filter(|op| !is_table(op)) {
+            writer.apply(op).unwrap_or_else(|error| panic!("{op:?}: {}", error.line()));
+        }
+    }
+}
 
 /// Maps under pins, and whoever writes them. Dropped, it takes everything away.
 pub struct Plane {
@@ -83,9 +104,8 @@ impl Plane {
     ///
     /// When something fails.
     pub fn apply(&mut self, steps: &[Step]) {
-        for step in steps {
-            self.writer().apply(&step.op).unwrap_or_else(|error| panic!("{step:?}: {}", error.line()));
-        }
+        let ops: Vec<&Op> = steps.iter().map(|step| &step.op).collect();
+        carry_out(self.writer(), &ops);
         self.find_program();
     }
 
