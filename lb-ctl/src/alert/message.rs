@@ -299,6 +299,6 @@ fn shortened(text: &str) -> String {
 }
 
 /// One line without control characters: reasons may quote what a server said.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

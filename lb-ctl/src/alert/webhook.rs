@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::trust::{Trust, root, tls_fault};
+use super::{
+    message::plain,
+    trust::{Trust, root, tls_fault},
+};
 use crate::model::check::CaFamily;
 
 /// Time for the whole of it.
@@ -101,11 +104,7 @@ where
         // Half of an explanation is better than none, and none is no fault.
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         let said = body.map(|body| body.to_bytes()).unwrap_or_default();
-        let said: String = String::from_utf8_lossy(&said)
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(MAX_SHOWN_CHARS)
-            .collect();
+        let said: String = plain(&String::from_utf8_lossy(&said)).chars().take(MAX_SHOWN_CHARS).collect();
         let said = said.trim();
         let colon = if said.is_empty() { "" } else { ": " };
         Err(format!("{name} answered {status}{colon}{said}: check `alerts.webhooks`"))

@@ -26,7 +26,8 @@ struct Args {
     /// Directory on a BPF file system for what must outlive the daemon
     #[arg(long, default_value = "/sys/fs/bpf/lbd")]
     pin_dir: PathBuf,
-    /// Directory for operator states (drain, halt), the list of addresses that lbd added, and the configuration's history
+    /// Directory for operator states (drain, halt), the list of addresses that lbd added, the histories of the configuration
+    /// and of checks, and alerts that wait to be sent
     #[arg(long, default_value = "/var/lib/lbd")]
     state_dir: PathBuf,
     /// Read and check the configuration, then exit
