@@ -1,5 +1,5 @@
 //! A part of a crowd of connections, in a process of its own: `server ADDRESS:PORT` accepts and holds, `client ADDRESS
-//! COUNT ADDRESS:PORT` opens and holds. Says a line when it is ready, and one for every order on its standard input.
+//! COUNT SPARE ADDRESS:PORT` opens and holds. Says a line when it is ready, and one for every order on its standard input.
 
 #![forbid(unsafe_code)]
 
@@ -20,18 +20,23 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["server", address] => serve(parse(address)?),
-        ["client", from, count, to] => {
-            let count: u16 = parse(count)?;
+        ["client", from, count, spare, to] => {
+            let (count, spare): (u16, u16) = (parse(count)?, parse(spare)?);
             allow_open_files(u64::from(count) + OTHER_FILES);
-            let (open, lost): (Vec<_>, Vec<_>) =
-                open_each(parse(from)?, count, parse(to)?).into_iter().partition(Result::is_ok);
-            let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-            for error in lost.into_iter().filter_map(Result::err) {
-                *kinds.entry(error.to_string()).or_default() += 1;
+            let mut lost: BTreeMap<String, usize> = BTreeMap::new();
+            let mut open = Vec::new();
+            for outcome in open_each(parse(from)?, count.saturating_add(spare), parse(to)?) {
+                match outcome {
+                    Ok(connection) => open.push(connection),
+                    Err(error) => *lost.entry(error.to_string()).or_default() += 1,
+                }
+                if open.len() == usize::from(count) {
+                    break;
+                }
             }
-            hold(open.into_iter().flatten().collect(), &kinds)
+            hold(open, &lost)
         }
-        _ => bail!("usage: crowd server ADDRESS:PORT | crowd client ADDRESS COUNT ADDRESS:PORT"),
+        _ => bail!("usage: crowd server ADDRESS:PORT | crowd client ADDRESS COUNT SPARE ADDRESS:PORT"),
     }
 }
 

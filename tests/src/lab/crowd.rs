@@ -131,21 +131,15 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens `count` connections from one address, one after the other, and tells what came of each. The first one that
-/// is neither taken nor refused is the last: whoever does not answer one does not answer thousands.
-#[must_use]
-pub fn open_each(from: IpAddr, count: u16, to: SocketAddr) -> Vec<io::Result<TcpStream>> {
-    let mut opened = Vec::new();
-    for port in (FIRST_PORT..).take(usize::from(count)) {
-        let outcome = open(SocketAddr::new(from, port), to);
-        let answered =
-            outcome.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::ConnectionRefused);
-        opened.push(outcome);
-        if !answered {
-            break;
-        }
-    }
-    opened
+/// Opens up to `count` connections from one address, each when it is asked for, and tells what came of it. The first
+/// one that is neither taken nor refused is the last: whoever does not answer one does not answer thousands.
+pub fn open_each(from: IpAddr, count: u16, to: SocketAddr) -> impl Iterator<Item = io::Result<TcpStream>> {
+    let mut answered = true;
+    (FIRST_PORT..).take(usize::from(count)).map_while(move |port| {
+        let outcome = answered.then(|| open(SocketAddr::new(from, port), to))?;
+        answered = outcome.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::ConnectionRefused);
+        Some(outcome)
+    })
 }
 
 /// Opens a connection from one address and port to another.
@@ -217,7 +211,7 @@ pub struct Member {
 
 impl Member {
     /// Starts `bin/crowd` (or what `CROWD_BIN` names) on a host: `server ADDRESS:PORT`, or `client ADDRESS COUNT
-    /// ADDRESS:PORT`.
+    /// SPARE ADDRESS:PORT`.
     ///
     /// # Panics
     ///
@@ -265,21 +259,31 @@ impl Member {
     }
 }
 
+/// What a client's process says when it has what it was asked for, and how many were refused before it had.
+fn refused(said: &str, count: u16) -> Option<u64> {
+    match said.strip_prefix(&format!("{count} open "))? {
+        "{}" => Some(0),
+        lost => lost.strip_prefix("{\"Connection refused (os error 111)\": ")?.strip_suffix('}')?.parse().ok(),
+    }
+}
+
 /// Opens `count` connections to `to` from each address of a client, a process for each; as many processes share the
-/// address of the server. When all are open at once, every one carries a byte there and back. Gives where they come
-/// from in the eyes of the server.
+/// address of the server. When one is refused, the next port is tried, `spare` times, as clients do. When all are open
+/// at once, every one carries a byte there and back. Gives where they come from in the eyes of the server, and how
+/// many were refused.
 ///
 /// # Panics
 ///
-/// When one connection is not established, or does not carry its byte.
+/// When one connection is neither established nor refused, or more are refused than may be, or one does not carry its
+/// byte.
 #[must_use]
 #[track_caller]
 pub fn gather(
     (client, addresses): (&Host, &[IpAddr]),
-    count: u16,
+    (count, spare): (u16, u16),
     to: SocketAddr,
     (server, address): (&Host, SocketAddr),
-) -> Vec<SocketAddr> {
+) -> (Vec<SocketAddr>, u64) {
     let each = |members: &mut [Member], order: &str| -> Vec<String> {
         members.iter_mut().for_each(|member| member.order(order));
         members.iter_mut().map(Member::answer).collect()
@@ -289,14 +293,18 @@ pub fn gather(
     for server in &mut servers {
         assert_eq!(server.answer(), "ready");
     }
-    let (number, destination) = (count.to_string(), to.to_string());
+    let [number, spare, destination] = [count.to_string(), spare.to_string(), to.to_string()];
     let mut clients: Vec<_> = addresses
         .iter()
-        .map(|from| Member::start(client, &["client", &from.to_string(), &number, &destination]))
+        .map(|from| Member::start(client, &["client", &from.to_string(), &number, &spare, &destination]))
         .collect();
-    for client in &mut clients {
-        assert_eq!(client.answer(), format!("{count} open {{}}"), "connections to {to}");
-    }
+    let refused = clients
+        .iter_mut()
+        .map(|client| {
+            let said = client.answer();
+            refused(&said, count).unwrap_or_else(|| panic!("of {count} connections to {to}: {said}"))
+        })
+        .sum();
     let total = addresses.len() * usize::from(count);
     wait_until(STUCK, "the servers have accepted all connections", || {
         let held = each(&mut servers, "count");
@@ -309,7 +317,7 @@ pub fn gather(
     let answers = each(&mut clients, "receive");
     assert!(answers.iter().all(|answer| answer == "done"), "receive: {answers:?}");
     let peers = each(&mut servers, "peers");
-    peers.iter().flat_map(|line| line.split(' ')).filter_map(|peer| peer.parse().ok()).collect()
+    (peers.iter().flat_map(|line| line.split(' ')).filter_map(|peer| peer.parse().ok()).collect(), refused)
 }
 
 impl Drop for Member {
