@@ -13,6 +13,7 @@ use crate::{
     control::ConfigStore as _,
     dataplane::bpf,
     edges::{self, Files, Machine, Wire},
+    haproxy,
     health::journal::Journal,
     model::{config::Sources, history::Cause},
     net::foreign,
@@ -32,6 +33,8 @@ pub struct Places {
     pub pin_dir: PathBuf,
     /// Directory for what must outlive the daemon and is no configuration.
     pub state_dir: PathBuf,
+    /// Directory for what need not outlive the machine: the companion proxy's configuration, sockets and certificates.
+    pub runtime_dir: PathBuf,
 }
 
 impl Places {
@@ -81,7 +84,8 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
     }
     let vips = loaded.config.vips.len();
     tracing::info!("lbd {} serves {vips} VIPs", env!("CARGO_PKG_VERSION"));
-    let state_dir = places.state_dir.clone();
+    let (state_dir, runtime_dir) = (places.state_dir.clone(), places.runtime_dir.clone());
+    let found = haproxy::find(&runtime_dir).await;
     let app = App::start(Parts {
         store: Arc::new(store),
         loaded,
@@ -97,6 +101,8 @@ pub async fn serve(places: &Places) -> anyhow::Result<()> {
         journal: Journal::open(&places.state_dir)?,
         foreign: foreign::run,
         alerts: |connections, shutdown| alert::run(connections, state_dir, shutdown),
+        carried: found.carried,
+        proxy: |connections, shutdown| haproxy::run(connections, runtime_dir, shutdown),
         routing: routing::run,
     });
     app.run(signals, edges::notify).await?;

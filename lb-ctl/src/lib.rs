@@ -25,6 +25,8 @@ pub mod dataplane;
 pub mod doctor;
 pub mod edges;
 pub mod explain;
+pub mod fallback_page;
+pub mod haproxy;
 pub mod health;
 pub mod history;
 mod lent;

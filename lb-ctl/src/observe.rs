@@ -15,11 +15,13 @@ use crate::{
     alert,
     control::View,
     dataplane::{Counters, Flow, FlowCensus, Installed, ServiceKey, XdpMode},
+    fallback_page,
     model::{
         config::{CheckKind, Rip, SourceAddresses, Vip},
         health::{Health, HealthMap, RipId, TELLING_SYN_REPEATS, Verdict, syns_in_vain},
         net::{Address, ForeignAnswers, NetFacts, VipAddress},
         operator::{Forced, Order, Word, utc},
+        proxied::{Proxied, ProxiedServer, Takes},
         status::{
             Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, SourcePorts,
             Status, VipStatus,
@@ -56,6 +58,10 @@ pub struct Observer {
     pub routing: watch::Receiver<routing::Problems>,
     /// Who else answers for VIPs.
     pub foreign: watch::Receiver<Arc<ForeignAnswers>>,
+    /// What the companion proxy does.
+    pub proxied: watch::Receiver<Arc<Proxied>>,
+    /// What keeps the fallback page from being served.
+    pub fallback_page: watch::Receiver<fallback_page::Problems>,
     /// Why nobody can be told.
     pub alerts: watch::Receiver<alert::Problems>,
     /// Data plane.
@@ -74,6 +80,7 @@ impl Observer {
         let reconciled = Arc::clone(&self.reconciled.borrow());
         let census = Arc::clone(&self.census.borrow());
         let counters = Arc::clone(&self.counters.borrow());
+        let proxied = Arc::clone(&self.proxied.borrow());
         let health = self.health.borrow().clone();
         let facts = self.facts.borrow().clone();
         let scene = Scene {
@@ -83,6 +90,7 @@ impl Observer {
             reconciled: &reconciled,
             census: &census,
             counters: &counters,
+            proxied: &proxied,
             slots: slots(&reconciled.installed),
             in_tables: in_tables(&reconciled.installed),
             now,
@@ -91,12 +99,14 @@ impl Observer {
         let links = scene.links();
         let served = vips.iter().filter(|v| v.enabled);
         let worst = served.clone().map(|v| v.colour).max().unwrap_or(Colour::Green);
-        let detached = links.is_empty() && served.count() > 0;
+        let detached = links.is_empty() && served.filter(|vip| !vip.mode.is_layer7()).count() > 0;
         let mut problems = scene.problems(&links, &vips, detached);
         let foreign = Arc::clone(&self.foreign.borrow());
         problems.extend(foreign.iter().map(|answer| describe(answer, &view.config, &facts)));
         problems.extend(self.routing.borrow().iter().cloned());
         problems.extend(self.alerts.borrow().iter().cloned());
+        problems.extend(proxied.problems.iter().cloned());
+        problems.extend(self.fallback_page.borrow().iter().cloned());
         Status {
             node: view.config.node.name.clone().unwrap_or_else(|| self.host.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -160,6 +170,7 @@ struct Scene<'a> {
     reconciled: &'a Reconciled,
     census: &'a FlowCensus,
     counters: &'a Counters,
+    proxied: &'a Proxied,
     slots: BTreeMap<(&'a str, &'a str), u16>,
     in_tables: BTreeSet<u16>,
     now: SystemTime,
@@ -167,6 +178,9 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     fn vip(&self, vip: &Vip) -> VipStatus {
+        if vip.mode.is_layer7() {
+            return self.proxy(vip);
+        }
         let rips: Vec<RipStatus> = vip.rips.iter().map(|rip| self.rip(vip, rip)).collect();
         let problem = self.vip_problem(vip);
         let installed = &self.reconciled.installed;
@@ -176,6 +190,7 @@ impl Scene<'_> {
             name: vip.name.clone(),
             ip: vip.ip,
             ports: vip.ports.to_string(),
+            tls_port: None,
             protocol: vip.protocols,
             mode: vip.mode,
             scheduler: vip.scheduler,
@@ -190,6 +205,93 @@ impl Scene<'_> {
             source_ports: id.and_then(|id| self.source_ports(id)),
             rips,
         }
+    }
+
+    /// A VIP that the companion proxy serves.
+    fn proxy(&self, vip: &Vip) -> VipStatus {
+        let proxied = self.proxied.vips.get(&vip.name).cloned().unwrap_or_default();
+        let rips: Vec<RipStatus> =
+            vip.rips.iter().map(|rip| self.proxied_rip(vip, rip, proxied.servers.get(&rip.name))).collect();
+        let problem = self.proxy_problem(vip);
+        VipStatus {
+            name: vip.name.clone(),
+            ip: vip.ip,
+            ports: vip.ports.to_string(),
+            tls_port: vip.proxy.as_ref().and_then(|proxy| Some(proxy.tls.as_ref()?.port)),
+            protocol: vip.protocols,
+            mode: vip.mode,
+            scheduler: vip.scheduler,
+            enabled: vip.enabled,
+            colour: colour(vip.enabled, problem.is_some(), &rips),
+            problem,
+            connections: proxied.connections,
+            closing: 0,
+            flows_total: proxied.connections_total,
+            packets_total: 0,
+            bytes_total: proxied.bytes_total,
+            source_ports: None,
+            rips,
+        }
+    }
+
+    /// A server as the companion proxy has it. What was decided counts when the proxy says the same.
+    fn proxied_rip(&self, vip: &Vip, rip: &Rip, proxied: Option<&ProxiedServer>) -> RipStatus {
+        let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
+        let health = self.health.get(&id);
+        let kind = &rip.check.as_ref().unwrap_or(&vip.check).kind;
+        let note = self.view.notes.rips.get(&id);
+        let decided = note.map_or(RipState::Checking, |note| note.state);
+        let word = self.view.operator.get(&id).copied().unwrap_or_default();
+        let traffic = proxied.copied().unwrap_or_default();
+        let concern = note.and_then(|note| note.detail.clone());
+        let why = told(&word, decided, traffic.connections, concern, check_detail(kind, health), self.now);
+        let wanted = self.view.goal.proxies.vip(&vip.name).and_then(|desired| desired.servers.get(&rip.name));
+        let should = vip.enabled && wanted.is_some_and(|service| service.takes == Takes::Everything);
+        let (state, detail) = match (should, traffic.in_service) {
+            (true, false) => (RipState::Checking, "not in the proxy yet".to_owned()),
+            (false, true) => (RipState::Active, format!("{why}; still takes new connections")),
+            (true, true) | (false, false) => (decided, why),
+        };
+        RipStatus {
+            name: rip.name.clone(),
+            ip: rip.ip,
+            port: rip.port,
+            weight: rip.weight,
+            state,
+            operator: word,
+            verdict: health.map_or(Verdict::Unknown, |h| h.verdict),
+            verdict_for_secs: health.map_or(0, |h| since(h.since, self.now)),
+            detail,
+            reason: health.and_then(Health::failure).map(|f| f.reason),
+            steps: health.into_iter().flat_map(|h| &h.last).flat_map(|check| check.steps.clone()).collect(),
+            syn_repeats: 0,
+            connections: traffic.connections,
+            closing: 0,
+            packets_total: 0,
+            bytes_total: traffic.bytes_total,
+            mac: self.facts.paths.get(&rip.ip).and_then(|path| path.mac).map(|mac| mac.to_string()),
+        }
+    }
+
+    /// Why a VIP is not served by the proxy, the cause before its consequences.
+    fn proxy_problem(&self, vip: &Vip) -> Option<String> {
+        if !vip.enabled {
+            return None;
+        }
+        let here = self.view.notes.vips.get(&vip.name).or_else(|| self.proxied.refused.get(&vip.name));
+        if here.is_some() || !self.facts.complete {
+            return here.cloned();
+        }
+        let goal = &self.view.goal.state;
+        let mut claimed = goal.proxy_addresses.iter().chain(goal.addresses.keys());
+        let address = claimed.find(|address| address.ip == vip.ip)?;
+        if let Some(refused) = self.reconciled.addresses.get(&vip.ip) {
+            return Some(refused.clone());
+        }
+        if !self.is_here(address) {
+            return Some(self.claiming(address));
+        }
+        (!self.proxied.vips.contains_key(&vip.name)).then(|| "not in the proxy yet".to_owned())
     }
 
     /// Source ports of a SNAT service. One towards one server is not in the way of the same one towards another.
@@ -570,7 +672,7 @@ mod tests {
     #[test]
     fn a_drain_says_what_it_waits_for() {
         let drain = |deadline_epoch_secs, then_halt| {
-            Word::from(Order::Drain { migrate: false, deadline_epoch_secs, then_halt })
+            Word::from(Order::Drain { migrate: None, deadline_epoch_secs, then_halt })
         };
         let at = |secs: u64| Some(1_778_243_841 + secs);
         for (word, connections, expected) in [

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::model::operator::{Forced, Order};
 
-    const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+    const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
     const HALT: Order = Order::Halt { keep_sessions: false };
 
     fn id(rip: &str) -> RipId {
@@ -158,7 +158,7 @@ mod tests {
         let order = prop_oneof![
             Just(Order::Online),
             any::<bool>().prop_map(|keep_sessions| Order::Halt { keep_sessions }),
-            (any::<bool>(), at.clone(), any::<bool>()).prop_map(
+            (any::<Option<bool>>(), at.clone(), any::<bool>()).prop_map(
                 |(migrate, deadline_epoch_secs, then_halt)| {
                     Order::Drain { migrate, deadline_epoch_secs, then_halt }
                 }

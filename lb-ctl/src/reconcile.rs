@@ -24,6 +24,7 @@ use crate::{
     model::{
         desired::DesiredState,
         net::{NetFacts, VipAddress},
+        proxied::Proxies,
     },
     plan::{self, Plan, Step},
     reset::{self, Death, Ended},
@@ -49,6 +50,8 @@ pub struct Goal {
     pub number: u64,
     /// What is desired.
     pub state: DesiredState,
+    /// What the companion proxy should do; the reconciler does not look at it.
+    pub proxies: Arc<Proxies>,
 }
 
 /// What came of it.
@@ -165,7 +168,8 @@ impl<A: AddressBook> Reconciler<A> {
             return true;
         }
         let facts = self.to.facts.borrow().clone();
-        let wanted: BTreeSet<VipAddress> = goal.state.addresses.keys().copied().collect();
+        let proxies = &goal.state.proxy_addresses;
+        let wanted: BTreeSet<VipAddress> = goal.state.addresses.keys().chain(proxies).copied().collect();
         let mut problems = self.claims.release(&wanted, &facts).await;
 
         let state = Arc::clone(&goal);
@@ -424,19 +428,20 @@ fn is_too_narrow(installed: &Installed, addresses: &BTreeSet<IpAddr>, servers: &
         || installed.routed_servers().any(|ip| !servers.contains(&ip))
 }
 
-/// Addresses whose link runs the program and, if a VIP has them, whose service has keys.
+/// Addresses whose link runs the program and, if a VIP has them, whose service has keys; and those that need neither.
 fn ready(desired: &DesiredState, installed: &Installed) -> BTreeSet<VipAddress> {
     let vips = vip_addresses(desired);
     let served: BTreeSet<IpAddr> = installed.keys.keys().map(|key| key.ip).collect();
     let has_service = |a: &VipAddress| !vips.contains(&a.ip) || served.contains(&a.ip);
     let addresses = desired.addresses.iter();
     let ready = addresses.filter(|(a, link)| has_service(a) && installed.links.contains_key(link));
-    ready.map(|(address, _)| *address).collect()
+    ready.map(|(address, _)| *address).chain(desired.proxy_addresses.iter().copied()).collect()
 }
 
 /// Addresses that clients connect to.
 fn vip_addresses(desired: &DesiredState) -> BTreeSet<IpAddr> {
-    desired.services.values().flat_map(|service| service.keys.iter().map(|key| key.ip)).collect()
+    let layer4 = desired.services.values().flat_map(|service| service.keys.iter().map(|key| key.ip));
+    layer4.chain(desired.proxy_addresses.iter().map(|address| address.ip)).collect()
 }
 
 /// Says in the log what is new.

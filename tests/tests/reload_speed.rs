@@ -202,6 +202,7 @@ impl Scene {
             settings: &self.writer.settings(),
             ramps: &BTreeMap::new(),
             forget: &BTreeSet::new(),
+            carried: &BTreeSet::new(),
         };
         let desired = compile(&inputs).desired;
         let compiled = Instant::now();

@@ -239,6 +239,7 @@ fn outage_of(vip: &Vip, left: Left, count: &Count) -> Standing {
     }
     text.push_str(&match vip.fallback {
         Fallback::Drop => "; new connections are dropped".to_owned(),
+        Fallback::Page => "; new connections go to the fallback page".to_owned(),
         Fallback::Reject => "; new connections are refused".to_owned(),
         Fallback::Server { ip, .. } => format!("; new connections go to the fallback server {ip}"),
     });

@@ -35,11 +35,13 @@ use crate::{
     alert::TestRequest,
     control::{Done, Refused, Reply, Request},
     dataplane::{Error, Flow},
+    haproxy,
     health::{RunRequest, journal::HistoryRequest},
     model::{
         command::{Command, Outcome, Refusal},
         health::Targets,
         history::{Version, VersionHead},
+        proxied::Proxied,
         status::{ConfigText, CountBy, FlowCount, FlowCountQuery, FlowList, FlowQuery, FlowStatus, Status},
     },
     observe::Observer,
@@ -80,8 +82,12 @@ pub struct Api {
     pub chores: mpsc::Sender<Chore>,
     /// What tries packets out.
     pub explaining: Explaining,
+    /// To the task that runs the companion proxy.
+    pub asks: mpsc::Sender<haproxy::Ask>,
     /// What has reached the data plane.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// What has reached the companion proxy.
+    pub proxied: watch::Receiver<Arc<Proxied>>,
 }
 
 /// Why the socket cannot be used.

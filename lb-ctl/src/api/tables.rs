@@ -105,7 +105,9 @@ async fn tables(State(api): State<Api>) -> Result<Json<Vec<TableStatus>>, No> {
         let id = moment.id_of(&vip.name);
         let kind = match &vip.persist {
             Persist::None => return None,
-            Persist::LastSuccessful => {
+            // Of the proxy's own tables.
+            Persist::Cookie { .. } | Persist::UrlParam { .. } => return None,
+            Persist::LastSuccessful { .. } => {
                 TableKind::LastSuccessful { server: id.and_then(|id| moment.first_of(id)) }
             }
             Persist::SourceIp { timeout, group, prefix_v4, prefix_v6 } => TableKind::SourceIp {
@@ -171,7 +173,7 @@ async fn clear(
     let moment = api.moment();
     let vip = moment.remembering(&clear.vip)?;
     let id = moment.service(&vip.name)?;
-    if vip.persist == Persist::LastSuccessful {
+    if matches!(vip.persist, Persist::LastSuccessful { .. }) {
         return forget_server(&api, &clear).await.map(Json);
     }
     let slots = clear.rip.as_ref().map(|rip| moment.slots(rip, Some(id))).transpose()?;

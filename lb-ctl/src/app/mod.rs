@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     path::Path,
     sync::Arc,
@@ -26,12 +27,14 @@ use crate::{
     claims::{AddressBook, Owned},
     control::{ConfigStore, Connections, Controller, LoadedConfig, Request},
     dataplane::{Counters, Error, FlowCensus, Reader, Writer},
+    fallback_page, haproxy,
     health::{self, journal::Journal},
     model::{
         command::Command,
         desired::DesiredState,
-        health::{HealthMap, SynRepeatCounts, Targets},
+        health::{HealthMap, RipId, SynRepeatCounts, Targets},
         net::{ForeignAnswers, NetFacts, Watched},
+        proxied::Proxied,
     },
     net::foreign,
     observe::{self, Observer},
@@ -51,7 +54,7 @@ const TRANSITIONS: usize = 1 << 16;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the daemon is made of.
-pub struct Parts<A, P, N, H, R, F, L> {
+pub struct Parts<A, P, N, H, R, F, L, X> {
     /// Where configurations come from.
     pub store: Arc<dyn ConfigStore>,
     /// The first one.
@@ -80,6 +83,10 @@ pub struct Parts<A, P, N, H, R, F, L> {
     pub foreign: F,
     /// Task that tells people, until shutdown.
     pub alerts: L,
+    /// Servers that a running proxy leads connections to.
+    pub carried: BTreeSet<RipId>,
+    /// Task that runs the companion proxy, until shutdown.
+    pub proxy: X,
     /// Task that makes the machine the router that servers need, until shutdown.
     pub routing: R,
 }
@@ -94,7 +101,7 @@ pub struct App {
 
 impl App {
     /// Spawns every task. Must be called on a Tokio runtime.
-    pub fn start<A, P, N, NF, H, HF, R, RF, F, FF, L, LF>(parts: Parts<A, P, N, H, R, F, L>) -> Self
+    pub fn start<A, P, N, NF, H, HF, R, RF, F, FF, L, LF, X, XF>(parts: Parts<A, P, N, H, R, F, L, X>) -> Self
     where
         A: AddressBook,
         P: Post,
@@ -108,6 +115,8 @@ impl App {
         FF: Future<Output = anyhow::Result<()>> + Send + 'static,
         L: FnOnce(alert::Connections, Shutdown) -> LF,
         LF: Future<Output = anyhow::Result<()>> + Send + 'static,
+        X: FnOnce(haproxy::Connections, Shutdown) -> XF,
+        XF: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (trigger, shutdown) = shutdown::channel();
         let (requests, requests_in) = mpsc::channel(QUEUE);
@@ -125,6 +134,9 @@ impl App {
         let (histories, histories_in) = mpsc::channel(QUEUE);
         let (foreign, foreign_in) = watch::channel(Arc::new(ForeignAnswers::default()));
         let (alert_tests, alert_tests_in) = mpsc::channel(QUEUE);
+        let (proxied, proxied_in) = watch::channel(Arc::new(Proxied::default()));
+        let (asks, asks_in) = mpsc::channel(QUEUE);
+        let (page, page_in) = watch::channel(fallback_page::Problems::default());
         let (unsent, unsent_in) = watch::channel(alert::Problems::default());
         let (goal, goal_in) = watch::channel(Arc::new(Goal::default()));
         let (census, census_in) = watch::channel(Arc::new(FlowCensus::default()));
@@ -143,7 +155,7 @@ impl App {
             parts.store,
             parts.loaded.config,
             parts.operator,
-            before,
+            (before, parts.carried),
             parts.writer.settings(),
             Connections {
                 requests: requests_in,
@@ -151,6 +163,7 @@ impl App {
                 health: health_in.clone(),
                 census: census_in.clone(),
                 reconciled: reconciled.clone(),
+                proxied: proxied_in.clone(),
                 clock: Box::new(SystemTime::now),
                 goal,
                 targets,
@@ -162,6 +175,8 @@ impl App {
         let explainer = parts.writer.explainer();
         let resets = Resets::new(parts.writer.pairs(), ended_in, facts_in.clone(), parts.post);
         let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
+        let proxy = haproxy::Connections { goal: goal_in.clone(), published: proxied, asks: asks_in };
+        let fallback = fallback_page::Connections { view: view_in.clone(), problems: page };
         let reconciler = Reconciler::new(
             parts.writer,
             parts.book,
@@ -204,6 +219,8 @@ impl App {
                 routing: problems_in,
                 foreign: foreign_in,
                 alerts: unsent_in,
+                proxied: proxied_in.clone(),
+                fallback_page: page_in,
                 reconciled: reconciled.clone(),
                 census: census_in,
                 counters: counters_in,
@@ -215,6 +232,8 @@ impl App {
             histories,
             alert_tests,
             chores,
+            asks,
+            proxied: proxied_in,
             explaining: Explaining::new(explainer),
             reconciled: reconciled.clone(),
         };
@@ -229,6 +248,8 @@ impl App {
         tasks.spawn("reconciler", reconciler.run(shutdown.clone()));
         tasks.spawn("resets", resets.run(shutdown.clone()));
         tasks.spawn("routing", (parts.routing)(router, shutdown.clone()));
+        tasks.spawn("proxy", (parts.proxy)(proxy, shutdown.clone()));
+        tasks.spawn("fallback page", fallback_page::run(fallback, shutdown.clone()));
         tasks.spawn("telemetry", telemetry.run(shutdown.clone()));
         tasks.spawn("api", server::serve(parts.listener, api, shutdown));
         Self { tasks: tasks.0, trigger, requests, reconciled }

@@ -30,6 +30,9 @@ struct Args {
     /// and of checks, and alerts that wait to be sent
     #[arg(long, default_value = "/var/lib/lbd")]
     state_dir: PathBuf,
+    /// Directory for the companion proxy's configuration, sockets and certificates
+    #[arg(long, default_value = "/run/lbd")]
+    runtime_dir: PathBuf,
     /// Read and check the configuration, then exit
     #[arg(long, conflicts_with = "detach")]
     check: bool,
@@ -64,8 +67,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         .with_ansi(colour::is_wanted(&std::io::stderr()))
         .with_target(false)
         .init();
-    let places =
-        Places { config: args.config, socket: args.socket, pin_dir: args.pin_dir, state_dir: args.state_dir };
+    let places = Places {
+        config: args.config,
+        socket: args.socket,
+        pin_dir: args.pin_dir,
+        state_dir: args.state_dir,
+        runtime_dir: args.runtime_dir,
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let lines = if args.check {
         daemon::check(&places)?

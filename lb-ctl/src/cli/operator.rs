@@ -63,7 +63,7 @@ pub(super) async fn drain(
     how: DrainArgs,
 ) -> Result<Done, RunError> {
     let state = Order::Drain {
-        migrate: how.migrate,
+        migrate: (how.migrate || how.keep_persistent).then_some(how.migrate),
         deadline_epoch_secs: how.timeout.map(from_now),
         then_halt: how.then.is_some(),
     };

@@ -181,6 +181,7 @@ pub(super) const fn method_and_mode(mode: Mode) -> (&'static str, &'static str) 
         Mode::L4Dr => ("Layer 4", "DR"),
         Mode::L4Nat => ("Layer 4", "NAT"),
         Mode::L4Snat => ("Layer 4", "SNAT"),
+        Mode::L7Http | Mode::L7Tcp => ("Layer 7", "Proxy"),
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Claiming<'a> {
     before: &'a DesiredState,
     /// Addresses, each with the physical link below its interface.
     pub(super) addresses: BTreeMap<VipAddress, u32>,
+    /// Addresses that only the companion proxy serves.
+    pub(super) proxy_addresses: BTreeSet<VipAddress>,
     /// Those links.
     pub(super) links: BTreeSet<u32>,
     /// An address has no place now; what had one keeps it.
@@ -26,7 +28,14 @@ pub(super) struct Claiming<'a> {
 
 impl<'a> Claiming<'a> {
     pub(super) const fn new(facts: &'a NetFacts, before: &'a DesiredState) -> Self {
-        Self { facts, before, addresses: BTreeMap::new(), links: BTreeSet::new(), unsure: false }
+        Self {
+            facts,
+            before,
+            addresses: BTreeMap::new(),
+            proxy_addresses: BTreeSet::new(),
+            links: BTreeSet::new(),
+            unsure: false,
+        }
     }
 
     /// Claims an address on the interface that was found for it, and gives that interface.
@@ -61,6 +70,21 @@ impl<'a> Claiming<'a> {
         match self.claim(vip.ip, paths::carrier(vip.ip, vip.interface.as_deref(), self.facts)) {
             Ok(link) => paths::not_running(link).or(problem),
             Err(why) => Some(why),
+        }
+    }
+
+    /// Claims what a layer-7 VIP needs, which is no link: the kernel takes its packets. Says why it cannot be served, if so.
+    pub(super) fn proxy(&mut self, vip: &Vip) -> Option<String> {
+        match paths::carrier(vip.ip, vip.interface.as_deref(), self.facts) {
+            Ok((link, _)) => {
+                self.proxy_addresses.insert(VipAddress { ifindex: link.index, ip: vip.ip });
+                paths::not_running(link)
+            }
+            Err(problem) => {
+                let kept = self.before.proxy_addresses.iter().filter(|address| address.ip == vip.ip);
+                self.proxy_addresses.extend(kept);
+                Some(problem)
+            }
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) fn arrange(
 /// it is the one with a share; the kernel's limits say so to a restarted controller, which cannot read tables back
 /// without rights that it should not need.
 fn in_use(active: &[&Rip], vip: &Vip, before: Option<&DesiredService>, inputs: &Inputs<'_>) -> Option<usize> {
-    if vip.persist != Persist::LastSuccessful || inputs.forget.contains(&vip.name) {
+    if !matches!(vip.persist, Persist::LastSuccessful { .. }) || inputs.forget.contains(&vip.name) {
         return None;
     }
     let list = before.filter(|service| service.filling == Filling::First)?;
@@ -73,7 +73,7 @@ pub(super) fn share_out(active: &[&Rip], vip: &Vip, service: &mut DesiredService
 
 /// The weight that a server has now: it works its way to the whole of it after it came up, and may ask for less by its
 /// agent.
-fn ramped(rip: &Rip, vip: &Vip, inputs: &Inputs<'_>) -> u16 {
+pub(super) fn ramped(rip: &Rip, vip: &Vip, inputs: &Inputs<'_>) -> u16 {
     let id = RipId { vip: vip.name.clone(), rip: rip.name.clone() };
     let percent = inputs.ramps.get(&id).map_or(100, |&percent| u32::from(percent.min(100)));
     let advised = inputs.health.get(&id).and_then(|health| health.advice.percent);

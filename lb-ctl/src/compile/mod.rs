@@ -28,6 +28,7 @@ use crate::{
         health::{Advice, AdvisedState, Health, HealthMap, RipId, Verdict},
         net::NetFacts,
         operator::{Forced, Order, Word, Words},
+        proxied::Proxies,
         status::RipState,
     },
 };
@@ -37,6 +38,7 @@ mod entrants;
 mod fallback;
 mod groups;
 mod paths;
+mod proxies;
 mod sources;
 
 /// Everything that decides.
@@ -58,6 +60,8 @@ pub struct Inputs<'a> {
     pub ramps: &'a BTreeMap<RipId, u16>,
     /// VIPs whose server in use no longer matters: an operator cleared it.
     pub forget: &'a BTreeSet<String>,
+    /// Servers of layer-7 VIPs that take new connections as things are.
+    pub carried: &'a BTreeSet<RipId>,
 }
 
 /// What comes out.
@@ -65,6 +69,8 @@ pub struct Inputs<'a> {
 pub struct Compiled {
     /// What the data plane should hold.
     pub desired: DesiredState,
+    /// What the companion proxy should do.
+    pub proxies: Proxies,
     /// What people should know of it.
     pub notes: Notes,
 }
@@ -96,9 +102,18 @@ pub struct RipNote {
 pub fn compile(inputs: &Inputs<'_>) -> Compiled {
     let Inputs { config, facts, before, .. } = *inputs;
     let mut out = Compiled::default();
+    out.proxies.settings = config.proxy.clone();
     let mut claiming = Claiming::new(facts, before);
     let mut fallbacks = BTreeMap::new();
     for vip in &config.vips {
+        if vip.mode.is_layer7() {
+            let proxy = proxies::put(vip, inputs, &mut out.notes);
+            if vip.enabled {
+                out.notes.vips.extend(claiming.proxy(vip).map(|problem| (vip.name.clone(), problem)));
+                out.proxies.vips.push(proxy);
+            }
+            continue;
+        }
         let mut service = service(vip, inputs, &mut out.notes);
         if !vip.enabled {
             continue;
@@ -122,8 +137,11 @@ pub fn compile(inputs: &Inputs<'_>) -> Compiled {
     }
     groups::mark(config, &mut out);
     claiming.gateway(config, &mut out.notes.problems);
-    let Claiming { addresses, links, unsure, .. } = claiming;
+    let Claiming { addresses, mut proxy_addresses, links, unsure, .. } = claiming;
+    // An address that layer 4 has, too, waits for the program.
+    proxy_addresses.retain(|address| !addresses.contains_key(address));
     out.desired.addresses = addresses;
+    out.desired.proxy_addresses = proxy_addresses;
     if config.node.interfaces.is_empty() {
         out.desired.links = links;
     } else {
@@ -234,7 +252,8 @@ fn keys_of_port(vip: &Vip, port: u16) -> impl Iterator<Item = ServiceKey> {
 
 fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     let (persist_prefix, persist_ticks) = match vip.persist {
-        Persist::LastSuccessful | Persist::None => (0, 0),
+        Persist::LastSuccessful { .. } | Persist::None => (0, 0),
+        Persist::Cookie { .. } | Persist::UrlParam { .. } => (0, 0),
         Persist::SourceIp { prefix_v4, prefix_v6, timeout, .. } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
             (prefix, settings.ticks(whole_secs(timeout)))
@@ -242,14 +261,15 @@ fn record(vip: &Vip, pick: u8, settings: &Settings) -> Service {
     };
     Service {
         mode: match vip.mode {
-            Mode::L4Dr => mode::DR,
             Mode::L4Nat => mode::NAT,
             Mode::L4Snat => mode::SNAT,
+            // Layer 7 never comes here.
+            Mode::L4Dr | Mode::L7Http | Mode::L7Tcp => mode::DR,
         },
         pick,
         no_server: match vip.fallback {
             Fallback::Drop => no_server::DROP,
-            Fallback::Reject | Fallback::Server { .. } => no_server::REJECT,
+            Fallback::Page | Fallback::Reject | Fallback::Server { .. } => no_server::REJECT,
         },
         persist_prefix,
         flags: flags(vip),
@@ -329,7 +349,10 @@ fn fate(id: &RipId, rip: &Rip, before: Option<&DesiredService>, inputs: &Inputs<
     }
     let live = |state, detail, flags| Fate { forward: Some(forward), flags, note: note(state, detail) };
     match order {
-        Order::Drain { migrate, .. } => live(RipState::Drain, concern, if migrate { CLOSED } else { 0 }),
+        Order::Drain { migrate, .. } => {
+            let flags = if migrate.unwrap_or(false) { CLOSED } else { 0 };
+            live(RipState::Drain, concern, flags)
+        }
         Order::Halt { .. } => live(RipState::Halt, concern, CLOSED),
         Order::Online if rip.weight == 0 => {
             live(RipState::Drain, Some("weight 0: takes no new flows".to_owned()), 0)

@@ -102,12 +102,13 @@ fn own_check(old: &Vip, was: &Rip, new: &Vip, is: &Rip) -> Vec<String> {
 
 /// `DICOM2 10.12.1.111:11112 w100`.
 fn server(rip: &Rip) -> String {
-    let Rip { name, ip, port, weight, max_connections, min_connections, check } = rip;
+    let Rip { name, ip, port, weight, max_connections, min_connections, check, pool } = rip;
     let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
     let limit = |word: &str, limit: u16| if limit == 0 { String::new() } else { format!(" {word} {limit}") };
     let check = check.as_ref().map_or_else(String::new, |check| format!(" check {}", check.kind.name()));
     let (max, min) = (limit("max", *max_connections), limit("min", *min_connections));
-    format!("{name} {address} w{weight}{max}{min}{check}")
+    let pool = pool.as_ref().map_or_else(String::new, |pool| format!(" pool {pool}"));
+    format!("{name} {address} w{weight}{max}{min}{check}{pool}")
 }
 
 /// A line when the names common to both stand in another order.

@@ -149,6 +149,7 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
         pki: pki.clone(),
+        proxy: crate::model::proxy::ProxySettings::default(),
     };
     pki::advise_unused(&config, &sections, report);
     config

@@ -49,7 +49,7 @@ pub(super) fn read_persist(
     let word = read::word(kind, &PERSISTS, &PERSIST_LATER, report)?;
     refuse_meaningless(&table, kind.node.value.as_str().unwrap_or_default(), report);
     match word {
-        PersistWord::LastSuccessful => Some(Persist::LastSuccessful),
+        PersistWord::LastSuccessful => Some(Persist::LastSuccessful { timeout: None }),
         PersistWord::None => Some(Persist::None),
         PersistWord::SourceIp => source_ip(&table, ip, report),
     }
@@ -103,8 +103,8 @@ fn scheduler(vip: &Draft, report: &mut Report<'_>) {
     };
     let (name, span) = (&vip.name.value, vip.name.span);
     match (&persist.value, scheduler) {
-        (Persist::LastSuccessful, Scheduler::First) => {}
-        (Persist::LastSuccessful, other) => report.error(
+        (Persist::LastSuccessful { .. }, Scheduler::First) => {}
+        (Persist::LastSuccessful { .. }, other) => report.error(
             Code::MisplacedKey,
             persist.span,
             format!(
@@ -121,7 +121,8 @@ fn scheduler(vip: &Draft, report: &mut Report<'_>) {
             ),
             "choose scheduler \"wlc\" beside `persist`, or remove `persist`",
         ),
-        (Persist::None | Persist::SourceIp { .. }, _) => {}
+        (Persist::Cookie { .. } | Persist::None | Persist::SourceIp { .. } | Persist::UrlParam { .. }, _) => {
+        }
     }
 }
 

@@ -78,7 +78,7 @@ fn is_no_vip(vip: &Draft, what: &str, ip: &At<IpAddr>, vips: &Owners<'_>, report
         return;
     };
     let help = match vip.mode {
-        Some(Mode::L4Nat | Mode::L4Snat) => "write the server's own address",
+        Some(Mode::L4Nat | Mode::L4Snat | Mode::L7Http | Mode::L7Tcp) => "write the server's own address",
         None | Some(Mode::L4Dr) => "write the server's own address; the VIP goes on its loopback interface",
     };
     report.error_also(

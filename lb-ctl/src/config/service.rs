@@ -66,7 +66,7 @@ impl Draft {
         let At { value, span } = self.fallback.as_ref()?;
         match *value {
             Fallback::Server { ip, port } => Some((At { value: ip, span: *span }, port)),
-            Fallback::Drop | Fallback::Reject => None,
+            Fallback::Drop | Fallback::Page | Fallback::Reject => None,
         }
     }
 
@@ -280,7 +280,7 @@ fn advise_meaningless(table: &Table, named: &str, mode: Option<Mode>, report: &m
             "with direct routing servers answer clients themselves",
         ),
         Mode::L4Nat => (&["source", "source_ports"], "NAT keeps the client's address"),
-        Mode::L4Snat => return,
+        Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => return,
     };
     for Entry { key, .. } in keys.iter().filter_map(|key| table.get(key)) {
         let name = &key.value;

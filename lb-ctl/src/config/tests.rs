@@ -99,7 +99,7 @@ fn a_fallback_is_a_word_or_a_server() {
 fn a_vip_may_stay_on_the_server_in_use_over_a_profile_that_persists() {
     let base = "[profile.p]\npersist = { type = 'source-ip', timeout = '1h', group = 'g' }\n";
     let keys = format!("profile = 'p'\nscheduler = 'first'\npersist = 'last-successful'\n{SERVERS}");
-    assert_eq!(vip(base, &keys).persist, Persist::LastSuccessful);
+    assert_eq!(vip(base, &keys).persist, Persist::LastSuccessful { timeout: None });
 }
 
 /// Two VIPs with these `persist`, the second by IPv6 if `v6`.

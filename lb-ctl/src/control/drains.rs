@@ -7,6 +7,7 @@ use crate::{
     model::{
         health::RipId,
         operator::{Left, Order, Words},
+        proxied::Proxied,
     },
 };
 
@@ -23,8 +24,15 @@ pub(super) struct Drains {
 }
 
 impl Drains {
-    /// Takes in a sweep. `installed` is what the kernel holds; what is not there has no connections.
-    pub(super) fn count(&mut self, words: &Words, installed: &Installed, census: &FlowCensus) {
+    /// Takes in a sweep. `installed` is what the kernel holds, `proxied` what the proxy does; what is in neither has no
+    /// connections.
+    pub(super) fn count(
+        &mut self,
+        words: &Words,
+        installed: &Installed,
+        census: &FlowCensus,
+        proxied: &Proxied,
+    ) {
         let entrants: BTreeSet<u16> =
             installed.tables.values().flat_map(|t| t.entrants.iter().map(|e| e.slot)).collect();
         let mut busy = BTreeSet::new();
@@ -35,6 +43,11 @@ impl Drains {
             {
                 busy.insert((service.name.as_str(), who.name.as_str()));
             }
+        }
+        for (vip, status) in &proxied.vips {
+            let servers =
+                status.servers.iter().filter(|(_, server)| server.connections > 0 || server.in_service);
+            busy.extend(servers.map(|(rip, _)| (vip.as_str(), rip.as_str())));
         }
         self.persistent = persistent(words, installed, census);
         let before = std::mem::take(&mut self.quiet);
@@ -105,13 +118,13 @@ mod tests {
         }
         installed.twins = [((2, 0), 0), ((0, 1), 2)].into();
         let id = RipId { vip: "A".to_owned(), rip: "R1".to_owned() };
-        let order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: true };
+        let order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: true };
         let words = Words::from([(id.clone(), Word { order, ..Word::default() })]);
         for (named, left) in [(0, Left::Persistence), (1, Left::Nothing), (2, Left::Persistence)] {
             let census = FlowCensus { persistent_by_slot: [(named, 1)].into(), ..FlowCensus::default() };
             let mut drains = Drains::default();
             for _ in 0..QUIET_SWEEPS {
-                drains.count(&words, &installed, &census);
+                drains.count(&words, &installed, &census, &Proxied::default());
             }
             assert_eq!(drains.left(&id, true), left, "an entry names slot {named}");
         }

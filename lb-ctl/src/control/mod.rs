@@ -34,6 +34,7 @@ use crate::{
         history::{Cause, Version, VersionHead},
         net::{NetFacts, Watched},
         operator::Words,
+        proxied::{Proxied, Proxies, Takes},
     },
     operator::OperatorFile,
     predict,
@@ -182,6 +183,8 @@ pub struct Connections {
     pub census: watch::Receiver<Arc<FlowCensus>>,
     /// From the reconciler: what the kernel holds.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// From the companion proxy, about once a second.
+    pub proxied: watch::Receiver<Arc<Proxied>>,
     /// What deadlines go by.
     pub clock: WallClock,
     /// To the reconciler.
@@ -204,6 +207,8 @@ pub struct Controller {
     ramps: Ramps,
     /// VIPs whose server in use is to be forgotten when they are compiled next.
     forgotten: BTreeSet<String>,
+    /// Servers of layer-7 VIPs that take new connections as things are.
+    carried: BTreeSet<RipId>,
     settings: Settings,
     config: Arc<Config>,
     config_problem: Option<String>,
@@ -217,12 +222,12 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts from a configuration and from what the data plane held before.
+    /// Starts from a configuration and from what the data plane and the proxy held before.
     pub fn new(
         store: Arc<dyn ConfigStore>,
         config: Config,
         operator: OperatorFile,
-        before: DesiredState,
+        (before, carried): (DesiredState, BTreeSet<RipId>),
         settings: Settings,
         to: Connections,
     ) -> Self {
@@ -232,12 +237,13 @@ impl Controller {
             drains: Drains::default(),
             ramps: Ramps::default(),
             forgotten: BTreeSet::new(),
+            carried,
             settings,
             config: Arc::new(config),
             config_problem: None,
             operator_problem: None,
             retry_at: None,
-            goal: Arc::new(Goal { number: 0, state: before }),
+            goal: Arc::new(Goal { number: 0, state: before, proxies: Arc::default() }),
             notes: Notes::default(),
             to,
         }
@@ -286,6 +292,10 @@ impl Controller {
                     Some(request) => self.answer(request).await,
                     None => return Ok(()),
                 },
+                changed = self.to.proxied.changed() => {
+                    changed?;
+                    self.to.proxied.borrow_and_update();
+                }
                 changed = self.to.census.changed() => {
                     changed?;
                     self.take_census();
@@ -376,7 +386,7 @@ impl Controller {
         let supposed = predict::suppose(&self.config, &config, &facts, &self.to.health.borrow());
         let operator = self.operator.words().clone();
         let ramps = self.ramps.percents(&config, Instant::now());
-        let goal = Arc::clone(&self.goal);
+        let (goal, carried) = (Arc::clone(&self.goal), self.carried.clone());
         let installed = Arc::clone(&self.to.reconciled.borrow().installed);
         let census = Arc::clone(&self.to.census.borrow());
         // Tables of many VIPs take a while to be filled and compared.
@@ -390,6 +400,7 @@ impl Controller {
                 settings: &settings,
                 ramps: &ramps,
                 forget: &BTreeSet::new(),
+                carried: &carried,
             });
             predict::predict(&installed, &compiled.desired, &census, &supposed.new)
         });
@@ -483,8 +494,11 @@ impl Controller {
         self.forgotten.clear();
         log::transitions(&self.notes, &compiled.notes, &health);
         self.notes = compiled.notes;
-        if self.goal.number == 0 || self.goal.state != compiled.desired {
-            self.goal = Arc::new(Goal { number: self.goal.number + 1, state: compiled.desired });
+        self.carried = carried(&compiled.proxies);
+        let (state, proxies) = (compiled.desired, compiled.proxies);
+        if self.goal.number == 0 || self.goal.state != state || *self.goal.proxies != proxies {
+            let number = self.goal.number + 1;
+            self.goal = Arc::new(Goal { number, state, proxies: Arc::new(proxies) });
             self.to.goal.send_replace(Arc::clone(&self.goal));
         }
         self.publish_view();
@@ -501,6 +515,7 @@ impl Controller {
             settings: &self.settings,
             ramps: &self.ramps.percents(&self.config, now),
             forget: &self.forgotten,
+            carried: &self.carried,
         })
     }
 
@@ -523,6 +538,15 @@ impl Controller {
         let called = tokio::task::spawn_blocking(move || call(store.as_ref())).await;
         called.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
+}
+
+/// Servers of layer-7 VIPs that take new connections.
+fn carried(proxies: &Proxies) -> BTreeSet<RipId> {
+    let ids = proxies.vips.iter().flat_map(|desired| {
+        let takes = desired.servers.iter().filter(|(_, service)| service.takes == Takes::Everything);
+        takes.map(|(rip, _)| RipId { vip: desired.vip.name.clone(), rip: rip.clone() })
+    });
+    ids.collect()
 }
 
 fn listed(names: &[&str]) -> String {

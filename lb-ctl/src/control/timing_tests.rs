@@ -20,6 +20,7 @@ use crate::{
         health::{Health, Verdict},
         net::{Address, Link, Path as NetPath},
         operator::{Forced, Order, Word},
+        proxied::Proxied,
         status::RipState,
     },
     plan,
@@ -31,6 +32,7 @@ const BEGIN: u64 = 1_778_243_841;
 const HALT: Order = Order::Halt { keep_sessions: false };
 
 fn drain(migrate: bool, secs: Option<u64>) -> Order {
+    let migrate = Some(migrate);
     Order::Drain { migrate, deadline_epoch_secs: secs.map(|secs| BEGIN + secs), then_halt: true }
 }
 
@@ -69,6 +71,7 @@ struct Desk {
     reconciled: watch::Sender<Arc<Reconciled>>,
     view: watch::Receiver<Arc<View>>,
     _facts: watch::Sender<NetFacts>,
+    _proxied: watch::Sender<Arc<Proxied>>,
     kernel: FakeWriter,
     /// Seconds that somebody set the clock forward.
     skew: Arc<AtomicU64>,
@@ -94,6 +97,9 @@ impl Desk {
         let (health, health_in) = watch::channel(HealthMap::new());
         let (census, census_in) = watch::channel(Arc::default());
         let (reconciled, reconciled_in) = watch::channel(Arc::default());
+        // No VIP is the proxy's.
+        let (proxied, proxied_in) =
+            watch::channel(Arc::new(Proxied { number: u64::MAX, ..Proxied::default() }));
         let (publish, view) = watch::channel(Arc::new(Controller::first_view(&config)));
         let (skew, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let forward = Arc::clone(&skew);
@@ -101,7 +107,7 @@ impl Desk {
             Arc::new(Disk::new(config.clone())),
             config,
             OperatorFile::open(state_dir).unwrap(),
-            DesiredState::from_installed(kernel.installed()),
+            (DesiredState::from_installed(kernel.installed()), BTreeSet::new()),
             kernel.settings(),
             Connections {
                 requests: requests_in,
@@ -109,6 +115,7 @@ impl Desk {
                 health: health_in,
                 census: census_in,
                 reconciled: reconciled_in,
+                proxied: proxied_in,
                 clock: Box::new(move || {
                     let since = began.elapsed() + Duration::from_secs(forward.load(Ordering::Relaxed));
                     UNIX_EPOCH + Duration::from_secs(BEGIN) + since
@@ -121,7 +128,20 @@ impl Desk {
             },
         );
         let task = tokio::spawn(controller.run(shutdown));
-        Self { requests, health, census, reconciled, view, _facts: facts, kernel, skew, began, trigger, task }
+        Self {
+            requests,
+            health,
+            census,
+            reconciled,
+            view,
+            _facts: facts,
+            _proxied: proxied,
+            kernel,
+            skew,
+            began,
+            trigger,
+            task,
+        }
     }
 
     fn verdicts(&self, verdict: Verdict) {
@@ -216,7 +236,7 @@ async fn a_drain_is_halted_at_its_deadline_and_stays_so() {
 async fn a_drain_without_an_order_to_halt_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut desk = Desk::start(dir.path(), pacs()).await;
-    let order = Order::Drain { migrate: true, deadline_epoch_secs: Some(BEGIN + 5), then_halt: false };
+    let order = Order::Drain { migrate: Some(true), deadline_epoch_secs: Some(BEGIN + 5), then_halt: false };
     desk.order(order).await;
     desk.reach().await;
     for _ in 0..20 {
@@ -279,7 +299,7 @@ async fn a_drain_that_keeps_persistence_waits_for_its_clients_too() {
 async fn a_new_order_counts_sweeps_anew() {
     let dir = tempfile::tempdir().unwrap();
     let mut desk = Desk::start(dir.path(), pacs()).await;
-    let quiet = Order::Drain { migrate: true, deadline_epoch_secs: None, then_halt: false };
+    let quiet = Order::Drain { migrate: Some(true), deadline_epoch_secs: None, then_halt: false };
     desk.order(quiet).await;
     desk.reach().await;
     for _ in 0..5 {

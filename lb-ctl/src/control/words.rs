@@ -97,10 +97,12 @@ impl Controller {
     pub(super) fn take_census(&mut self) {
         let census = self.to.census.borrow_and_update().clone();
         let reconciled = self.to.reconciled.borrow().clone();
-        if self.goal.number == 0 || reconciled.number < self.goal.number {
+        if self.goal.number == 0 || reconciled.number.min(self.to.proxied.borrow().number) < self.goal.number
+        {
             self.drains.restart();
         } else {
-            self.drains.count(self.operator.words(), &reconciled.installed, &census);
+            let proxied = self.to.proxied.borrow().clone();
+            self.drains.count(self.operator.words(), &reconciled.installed, &census, &proxied);
         }
         let repeats = syn_repeats(&reconciled.installed, &census);
         self.to.syn_repeats.send_if_modified(|published| {

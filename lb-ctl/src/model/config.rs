@@ -11,7 +11,11 @@ use lb_common::limits::{DEFAULT_FLOWS_V4, DEFAULT_FLOWS_V6, DEFAULT_HALF_OPEN};
 use serde::{Deserialize, Serialize};
 
 pub use super::check::{Check, CheckKind};
-use super::{alerts::Alerts, check::Pki};
+use super::{
+    alerts::Alerts,
+    check::Pki,
+    proxy::{Proxy, ProxySettings},
+};
 
 /// A whole, valid configuration. The default is that of an empty file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub pki: Pki,
     /// Who is told when something fails.
     pub alerts: Alerts,
+    /// What the companion proxy is for all layer-7 VIPs.
+    pub proxy: ProxySettings,
     /// VIPs in the order of the files.
     pub vips: Vec<Vip>,
 }
@@ -114,6 +120,8 @@ pub struct Vip {
     pub reset: bool,
     /// False: configured, but not served; its address is not claimed.
     pub enabled: bool,
+    /// What the companion proxy does; there in the modes of layer 7, and in no other.
+    pub proxy: Option<Box<Proxy>>,
     /// Real servers in the order written (the order that `first` goes by).
     pub rips: Vec<Rip>,
 }
@@ -141,6 +149,7 @@ impl Vip {
             return_path: ReturnPath::default(),
             reset: true,
             enabled: true,
+            proxy: mode.is_layer7().then(|| Box::new(Proxy::new(&ProxySettings::default()))),
             rips: Vec::new(),
         }
     }
@@ -150,7 +159,7 @@ impl Vip {
     pub const fn fallback_server(&self) -> Option<(IpAddr, Option<u16>)> {
         match self.fallback {
             Fallback::Server { ip, port } => Some((ip, port)),
-            Fallback::Drop | Fallback::Reject => None,
+            Fallback::Drop | Fallback::Page | Fallback::Reject => None,
         }
     }
 
@@ -178,6 +187,8 @@ pub struct Rip {
     pub min_connections: u16,
     /// How this server is checked, when otherwise than the VIP's others; whole, with what it takes from the VIP's.
     pub check: Option<Check>,
+    /// Pool that switch rules lead to, and that it is of; `None` = the VIP's own. Layer 7 only.
+    pub pool: Option<String>,
 }
 
 impl Rip {
@@ -195,6 +206,7 @@ impl Rip {
             max_connections: 0,
             min_connections: 0,
             check: None,
+            pool: None,
         }
     }
 }
@@ -211,6 +223,12 @@ pub enum Mode {
     /// Layer 4, source and destination rewritten.
     #[serde(rename = "l4-snat")]
     L4Snat,
+    /// Layer 7: the companion proxy takes HTTP requests and makes them anew.
+    #[serde(rename = "l7-http")]
+    L7Http,
+    /// Layer 7: the companion proxy takes connections and makes them anew.
+    #[serde(rename = "l7-tcp")]
+    L7Tcp,
 }
 
 impl Mode {
@@ -221,15 +239,26 @@ impl Mode {
             Self::L4Dr => "l4-dr",
             Self::L4Nat => "l4-nat",
             Self::L4Snat => "l4-snat",
+            Self::L7Http => "l7-http",
+            Self::L7Tcp => "l7-tcp",
         }
     }
 
-    /// True when servers' packets pass through this machine too.
+    /// True when the packet path rewrites servers' packets too.
     #[must_use]
     pub const fn sees_replies(self) -> bool {
         match self {
-            Self::L4Dr => false,
             Self::L4Nat | Self::L4Snat => true,
+            Self::L4Dr | Self::L7Http | Self::L7Tcp => false,
+        }
+    }
+
+    /// True when the companion proxy serves it, and not the packet path.
+    #[must_use]
+    pub const fn is_layer7(self) -> bool {
+        match self {
+            Self::L4Dr | Self::L4Nat | Self::L4Snat => false,
+            Self::L7Http | Self::L7Tcp => true,
         }
     }
 }
@@ -425,9 +454,21 @@ impl Scheduler {
 /// Whether clients come back to the same server.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Persist {
+    /// By a cookie that the proxy gives; HTTP only.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Idle time after which the client is scheduled anew.
+        max_idle: Duration,
+        /// Time after which the client is scheduled anew in any case.
+        max_life: Duration,
+    },
     /// All clients stay on the server in use until it fails or an operator takes it away (R50); with
     /// [`Scheduler::First`] only.
-    LastSuccessful,
+    LastSuccessful {
+        /// Idle time after which the first server is used again (R52); `None` = never, which only layer 4 has.
+        timeout: Option<Duration>,
+    },
     /// Every connection is scheduled anew.
     #[default]
     None,
@@ -442,14 +483,27 @@ pub enum Persist {
         /// VIPs that name the same group send a client to the same server; `None` = this VIP alone.
         group: Option<String>,
     },
+    /// By a parameter of the request's URL, for all clients that have the same value (R27); HTTP only.
+    UrlParam {
+        /// Its name.
+        name: String,
+        /// Idle time after which a value is scheduled anew.
+        timeout: Duration,
+        /// Most values that are remembered.
+        entries: u32,
+        /// Characters of a value that count.
+        key_len: u16,
+    },
 }
 
 /// What becomes of new flows when no server is up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Fallback {
-    /// Dropped without a word.
+    /// Dropped without a word; layer 4 only.
     Drop,
-    /// Refused: RST, or port unreachable.
+    /// Sent to the page that this machine serves; layer 7 only.
+    Page,
+    /// Refused: RST, or port unreachable. On layer 7: closed, or status 503.
     #[default]
     Reject,
     /// Sent to a server that is not checked and gets nothing otherwise.
@@ -466,6 +520,7 @@ impl std::fmt::Display for Fallback {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Drop => f.write_str("drop"),
+            Self::Page => f.write_str("page"),
             Self::Reject => f.write_str("reject"),
             Self::Server { ip, port: None } => write!(f, "{ip}"),
             Self::Server { ip, port: Some(port) } => write!(f, "{}", SocketAddr::new(*ip, *port)),

@@ -31,6 +31,8 @@ pub struct DesiredState {
     /// Addresses that this machine should have (of VIPs, sources of SNAT, gateways), each with the link that the
     /// program must run on before the address is there: else the kernel would answer for the servers.
     pub addresses: BTreeMap<VipAddress, u32>,
+    /// Addresses that this machine should have and that no program is needed for: the companion proxy alone serves them.
+    pub proxy_addresses: BTreeSet<VipAddress>,
     /// Links that the program should run on, by interface index.
     pub links: BTreeSet<u32>,
     /// How replies leave by each link that they may leave by: all links that the program should run on.
@@ -188,6 +190,7 @@ impl DesiredState {
         }
         Self {
             addresses: BTreeMap::new(),
+            proxy_addresses: BTreeSet::new(),
             links: installed.links.keys().copied().collect(),
             link_records: installed.link_records.clone(),
             services,

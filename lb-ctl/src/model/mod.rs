@@ -11,5 +11,7 @@ pub mod health;
 pub mod history;
 pub mod net;
 pub mod operator;
+pub mod proxied;
+pub mod proxy;
 pub mod status;
 pub mod tables;

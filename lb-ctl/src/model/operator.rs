@@ -29,9 +29,10 @@ pub struct Word {
 pub enum Order {
     /// Existing flows go on, new ones go elsewhere.
     Drain {
-        /// New connections of clients that persistence would send here go elsewhere, too.
+        /// New connections of clients that persistence would send here go elsewhere, too. `None` = as the VIP's layer has
+        /// it: on layer 4 they come here, on layer 7 they go elsewhere, since cookies are kept for hours.
         #[serde(default)]
-        migrate: bool,
+        migrate: Option<bool>,
         /// When those in progress have had their time.
         #[serde(default)]
         deadline_epoch_secs: Option<u64>,
@@ -85,10 +86,10 @@ impl Word {
         let (mut word, mut why) = (self, Vec::new());
         if let Order::Drain { migrate, deadline_epoch_secs, then_halt: true } = self.order {
             let ended = match (left, migrate) {
-                (Left::Nothing, _) | (Left::Persistence, true) => {
+                (Left::Nothing, _) | (Left::Persistence, Some(true)) => {
                     Some("drain ended, no connection left: halted")
                 }
-                (Left::Connections, _) | (Left::Persistence, false) => {
+                (Left::Connections, _) | (Left::Persistence, None | Some(false)) => {
                     is_over(deadline_epoch_secs).then_some("drain ended, its time is over: halted")
                 }
             };
@@ -146,7 +147,9 @@ impl fmt::Display for Order {
         let mut more = Vec::new();
         match *self {
             Self::Drain { migrate, deadline_epoch_secs, then_halt } => {
-                more.extend(migrate.then(|| "migrates".to_owned()));
+                more.extend(migrate.map(|migrates| {
+                    if migrates { "migrates" } else { "keeps persistent clients" }.to_owned()
+                }));
                 more.extend(deadline_epoch_secs.map(|at| format!("until {}", utc(at))));
                 more.extend(then_halt.then(|| "then halt".to_owned()));
             }
@@ -178,24 +181,24 @@ pub fn utc(epoch_secs: u64) -> String {
 mod tests {
     use super::*;
 
-    const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+    const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
     const HALT: Order = Order::Halt { keep_sessions: false };
 
-    fn order(migrate: bool, deadline_epoch_secs: Option<u64>, then_halt: bool) -> Word {
+    fn order(migrate: Option<bool>, deadline_epoch_secs: Option<u64>, then_halt: bool) -> Word {
         Word { order: Order::Drain { migrate, deadline_epoch_secs, then_halt }, forced: None }
     }
 
     #[test]
     fn a_drain_ends_by_itself_only_if_it_is_to_halt_then() {
         for (word, left, halts) in [
-            (order(false, Some(100), true), Left::Connections, true),
-            (order(false, Some(101), true), Left::Connections, false),
-            (order(false, Some(100), false), Left::Nothing, false),
-            (order(true, Some(101), true), Left::Persistence, true),
-            (order(true, None, true), Left::Persistence, true),
-            (order(true, None, true), Left::Connections, false),
-            (order(false, None, true), Left::Persistence, false),
-            (order(false, Some(101), true), Left::Nothing, true),
+            (order(None, Some(100), true), Left::Connections, true),
+            (order(None, Some(101), true), Left::Connections, false),
+            (order(None, Some(100), false), Left::Nothing, false),
+            (order(Some(true), Some(101), true), Left::Persistence, true),
+            (order(Some(true), None, true), Left::Persistence, true),
+            (order(Some(true), None, true), Left::Connections, false),
+            (order(None, None, true), Left::Persistence, false),
+            (order(None, Some(101), true), Left::Nothing, true),
         ] {
             let (then, why) = word.at(100, left);
             assert_eq!(then.order == HALT, halts, "{word:?} {left:?}");
@@ -212,20 +215,20 @@ mod tests {
         let expected = (Word { order: DRAIN, forced: None }, vec!["forced up no longer: the check decides"]);
         assert_eq!(word.at(100, Left::Nothing), expected);
         assert_eq!(word.next_epoch_secs(), Some(100));
-        let both = Word { forced, ..order(true, Some(7), true) };
+        let both = Word { forced, ..order(Some(true), Some(7), true) };
         assert_eq!(both.next_epoch_secs(), Some(7));
-        assert_eq!(order(true, Some(7), false).next_epoch_secs(), None, "nothing happens then");
+        assert_eq!(order(Some(true), Some(7), false).next_epoch_secs(), None, "nothing happens then");
     }
 
     #[test]
     fn words_are_told_and_understood_in_short() {
         let json = r#"{"state":"drain","forced":null}"#;
         assert_eq!(serde_json::from_str::<Word>(json).unwrap(), Word { order: DRAIN, forced: None });
-        for word in [order(true, Some(5), true), Word::default(), HALT.into()] {
+        for word in [order(Some(true), Some(5), true), Word::default(), HALT.into()] {
             let json = serde_json::to_string(&word).unwrap();
             assert_eq!(serde_json::from_str::<Word>(&json).unwrap(), word, "{json}");
         }
-        let told = order(true, Some(1_778_243_841), true).order.to_string();
+        let told = order(Some(true), Some(1_778_243_841), true).order.to_string();
         assert_eq!(told, "drain (migrates; until 2026-05-08 12:37:21 UTC; then halt)");
         assert_eq!(Order::Halt { keep_sessions: true }.to_string(), "halt (keeps sessions)");
         assert_eq!(Forced { up: false, until_epoch_secs: None }.to_string(), "forced down");

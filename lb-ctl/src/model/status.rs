@@ -69,6 +69,9 @@ pub struct VipStatus {
     pub ip: IpAddr,
     /// Ports.
     pub ports: String,
+    /// Port of its address where TLS ends; layer 7 only.
+    #[serde(default)]
+    pub tls_port: Option<u16>,
     /// Transport protocols.
     pub protocol: Protocols,
     /// Forwarding mode.

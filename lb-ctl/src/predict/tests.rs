@@ -70,6 +70,7 @@ impl Scene {
             settings: &Settings::default(),
             ramps: &BTreeMap::new(),
             forget: &BTreeSet::new(),
+            carried: &BTreeSet::new(),
         };
         compile(&inputs).desired
     }

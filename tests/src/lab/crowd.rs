@@ -263,7 +263,9 @@ impl Member {
 fn refused(said: &str, count: u16) -> Option<u64> {
     match said.strip_prefix(&format!("{count} open "))? {
         "{}" => Some(0),
-        lost => lost.strip_prefix("{\"Connection refused (os error 111)\": ")?.strip_suffix('}')?.parse().ok(),
+        lost => {
+            lost.strip_prefix("{\"Connection refused (os error 111)\": ")?.strip_suffix('}')?.parse().ok()
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Paths {
     pub socket: PathBuf,
     /// Operator state.
     pub state_dir: PathBuf,
+    /// The companion proxy's files.
+    pub runtime_dir: PathBuf,
     /// Links and maps.
     pub pin_dir: PathBuf,
 }
@@ -99,6 +101,7 @@ impl Lbd {
             config: dir.join("lbd.toml"),
             socket: dir.join("lbd.sock"),
             state_dir: dir.join("state"),
+            runtime_dir: dir.join("run"),
             pin_dir: bpffs::path(host.netns.name()),
         };
         let lbd = Self {
@@ -305,9 +308,14 @@ impl Lbd {
 
 impl Paths {
     fn args(&self) -> Vec<PathBuf> {
-        let Self { config, socket, state_dir, pin_dir } = self.clone();
-        let named =
-            [("--config", config), ("--socket", socket), ("--pin-dir", pin_dir), ("--state-dir", state_dir)];
+        let Self { config, socket, state_dir, runtime_dir, pin_dir } = self.clone();
+        let named = [
+            ("--config", config),
+            ("--socket", socket),
+            ("--pin-dir", pin_dir),
+            ("--state-dir", state_dir),
+            ("--runtime-dir", runtime_dir),
+        ];
         named.into_iter().flat_map(|(name, path)| [PathBuf::from(name), path]).collect()
     }
 }

@@ -154,6 +154,7 @@ impl Clients {
         let port = at.rip_port.unwrap_or(wish.port);
         let server = SocketAddr::new(server, if mode == Mode::L4Dr { wish.port } else { port });
         match mode {
+            Mode::L7Http | Mode::L7Tcp => unreachable!("these sites have no layer 7"),
             Mode::L4Dr => assert_eq!((source, target), (wish.client, to)),
             Mode::L4Nat => assert_eq!((source, target), (wish.client, server)),
             Mode::L4Snat => {

@@ -27,7 +27,7 @@ use crate::BACK;
 /// Schedulers that a VIP may have.
 const SCHEDULERS: [&str; 5] = ["wlc", "wrr", "maglev", "source-hash", "first"];
 /// What an operator may say of a server, beside that it is online.
-pub(crate) const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+pub(crate) const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
 /// See [`DRAIN`].
 pub(crate) const HALT: Order = Order::Halt { keep_sessions: false };
 /// Ports of every VIP.
@@ -116,6 +116,7 @@ impl Site {
             settings,
             ramps: &BTreeMap::new(),
             forget: &BTreeSet::new(),
+            carried: &BTreeSet::new(),
         });
         assert!(compiled.notes.vips.is_empty(), "{:?}", compiled.notes.vips);
         compiled

@@ -111,7 +111,7 @@ fn unserved() -> Subject {
 fn a_server_fails_by_its_check_or_for_want_of_a_way_and_never_by_an_operators_word() {
     let noted = |state, detail: Option<&str>| RipNote { state, detail: detail.map(Into::into), fresh: false };
     let forced = |up| Word { forced: Some(Forced { up, until_epoch_secs: None }), ..Word::default() };
-    let drain = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+    let drain = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
     let table: [(&str, Verdict, Word, RipNote, Option<&str>); 8] = [
         ("up", Verdict::Up, Word::default(), noted(RipState::Active, None), Some("well")),
         ("down", Verdict::Down, Word::default(), noted(RipState::Down, None), Some("connect refused")),

@@ -200,7 +200,7 @@ impl World {
         let (operator, owned) = open_state(self.dir.path()).unwrap();
         let (writer, reader) = self.fake.open();
         let (health, verdicts) = watch::channel(HealthMap::new());
-        let lan = self.lan.clone();
+        let (lan, runtime_dir) = (self.lan.clone(), self.dir.path().join("run"));
         let origin = self.verdicts;
         let app = App::start(Parts {
             loaded: store.load().unwrap(),
@@ -222,6 +222,8 @@ impl World {
             journal: Journal::open(self.dir.path()).unwrap(),
             foreign: |_connections, shutdown| idle(shutdown),
             alerts: |_connections, shutdown| idle(shutdown),
+            carried: BTreeSet::new(),
+            proxy: |connections, shutdown| haproxy::run(connections, runtime_dir, shutdown),
             routing: |_connections, shutdown| idle(shutdown),
         });
         let mut reconciled = app.reconciled.clone();
@@ -327,7 +329,7 @@ impl Daemon {
     }
 }
 
-const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
 const HALT: Order = Order::Halt { keep_sessions: false };
 
 fn set_state(rip: &str, state: Order) -> Command {

@@ -56,10 +56,11 @@ pub struct Servers {
 /// How a server is drained.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct DrainArgs {
-    /// New connections of its clients go elsewhere, even those that persistence would send there
+    /// New connections of its clients go elsewhere, even those that persistence would send there; on layer 7 they do unless
+    /// --keep-persistent is given
     #[arg(long, conflicts_with = "keep_persistent")]
     pub migrate: bool,
-    /// Clients that persistence sends there still get there (unless said otherwise)
+    /// Clients that persistence sends there still get there; on layer 4 they do unless --migrate is given
     #[arg(long)]
     pub keep_persistent: bool,
     /// Time that connections in progress have, e.g. 10m

@@ -91,6 +91,7 @@ impl World {
             settings: &Settings { hz: 250, tick_shift: 5, ..Settings::default() },
             ramps: &self.ramps,
             forget: &self.forget,
+            carried: &BTreeSet::new(),
         })
     }
 
@@ -137,8 +138,8 @@ fn healthy_servers_take_flows_by_the_mac_of_their_link() {
     assert!(compiled.notes.vips.is_empty() && compiled.notes.problems.is_empty());
 }
 
-const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
-const MIGRATE: Order = Order::Drain { migrate: true, deadline_epoch_secs: None, then_halt: false };
+const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
+const MIGRATE: Order = Order::Drain { migrate: Some(true), deadline_epoch_secs: None, then_halt: false };
 const HALT: Order = Order::Halt { keep_sessions: false };
 
 #[test]

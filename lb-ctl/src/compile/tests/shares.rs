@@ -22,7 +22,7 @@ impl World {
     fn staying() -> Self {
         let mut world = Self::new();
         let vip = &mut world.config.vips[0];
-        (vip.scheduler, vip.persist) = (Scheduler::First, Persist::LastSuccessful);
+        (vip.scheduler, vip.persist) = (Scheduler::First, Persist::LastSuccessful { timeout: None });
         for (n, name) in PLACES.iter().enumerate().skip(2) {
             let address = IpAddr::from(Ipv4Addr::new(10, 12, 1, 110 + n as u8));
             let rip = Rip { name: (*name).to_owned(), ip: address, ..vip.rips[0].clone() };
@@ -225,7 +225,7 @@ fn what_another_scheduler_had_first_is_not_in_use() {
     assert_eq!(world.settle(), "R2 R3 R4 R1");
     world.config.vips[0].rips.rotate_right(1);
     world.config.vips[0].scheduler = Scheduler::First;
-    world.config.vips[0].persist = Persist::LastSuccessful;
+    world.config.vips[0].persist = Persist::LastSuccessful { timeout: None };
     assert_eq!(world.settle(), "R1 R2 R3 R4");
 }
 

@@ -31,7 +31,9 @@ pub fn show(config: &Config) -> String {
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port, weight, max_connections, min_connections, check } in &vip.rips {
+        for Rip { name, ip, port, weight, max_connections, min_connections, check, pool: _ } in
+            vip.rips.iter().filter(|rip| rip.pool.is_none())
+        {
             let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
             let own = check.as_ref().map_or_else(String::new, |check| {
                 format!(", check = {}", table(&check_keys(check, vip.mode, vip.protocols)))
@@ -132,7 +134,17 @@ fn source_keys(source: &Source) -> [Setting; 2] {
 
 fn persist_keys(vip: &Vip) -> Keys {
     match &vip.persist {
-        Persist::LastSuccessful => vec![("type", quoted("last-successful"))],
+        Persist::Cookie { name, max_idle, max_life } => vec![
+            ("type", quoted("cookie")),
+            ("name", quoted(name)),
+            ("max_idle", time(*max_idle)),
+            ("max_life", time(*max_life)),
+        ],
+        Persist::LastSuccessful { timeout } => {
+            let mut keys = vec![("type", quoted("last-successful"))];
+            keys.extend(timeout.map(|timeout| ("timeout", time(timeout))));
+            keys
+        }
         Persist::None => vec![("type", quoted("none"))],
         Persist::SourceIp { prefix_v4, prefix_v6, timeout, group } => {
             let prefix = if vip.ip.is_ipv4() { prefix_v4 } else { prefix_v6 };
@@ -144,6 +156,13 @@ fn persist_keys(vip: &Vip) -> Keys {
             keys.extend(group.as_ref().map(|group| ("group", quoted(group))));
             keys
         }
+        Persist::UrlParam { name, timeout, entries, key_len } => vec![
+            ("type", quoted("url-param")),
+            ("name", quoted(name)),
+            ("timeout", time(*timeout)),
+            ("entries", entries.to_string()),
+            ("key_len", key_len.to_string()),
+        ],
     }
 }
 
