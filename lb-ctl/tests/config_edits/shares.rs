@@ -100,5 +100,5 @@ fn a_vip_is_added_with_everything_that_was_typed() {
 
     let list = VipSpec { scheduler: text("first"), persist: text("last-successful"), ..dicom_spec() };
     let vip = plan(&start(), &vip_add(list)).loaded.config.vips.pop().unwrap();
-    assert_eq!((vip.scheduler, vip.persist), (Scheduler::First, Persist::LastSuccessful));
+    assert_eq!((vip.scheduler, vip.persist), (Scheduler::First, Persist::LastSuccessful { timeout: None }));
 }

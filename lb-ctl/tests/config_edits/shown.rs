@@ -49,7 +49,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 flows_v6: flows + 1,
                 half_open: flows + 2,
             };
-            let mut config = Config { node, gateway, pki, alerts, vips: vips.collect() };
+            let mut config = Config { node, gateway, pki, alerts, vips: vips.collect(), ..Config::default() };
             settle(&mut config);
             config
         },
@@ -93,8 +93,11 @@ fn any_vip() -> impl Strategy<Value = Vip> {
             if mode == Mode::L4Snat {
                 vip.source = source_of(source, v6);
             }
-            let unpersistent =
-                if scheduler == Scheduler::First { Persist::LastSuccessful } else { Persist::None };
+            let unpersistent = if scheduler == Scheduler::First {
+                Persist::LastSuccessful { timeout: None }
+            } else {
+                Persist::None
+            };
             vip.persist = persist.map_or(unpersistent, |(secs, prefix, shared)| Persist::SourceIp {
                 prefix_v4: if v6 { 32 } else { prefix },
                 prefix_v6: if v6 { prefix } else { 128 },
@@ -118,7 +121,16 @@ fn any_vip() -> impl Strategy<Value = Vip> {
                 let port = port.filter(|_| takes_ports);
                 let (max_connections, min_connections) = (one.max(other), one.min(other));
                 let ip = ip.parse().unwrap();
-                vip.rips.push(Rip { name, ip, port, weight, max_connections, min_connections, check: own });
+                vip.rips.push(Rip {
+                    name,
+                    ip,
+                    port,
+                    weight,
+                    max_connections,
+                    min_connections,
+                    check: own,
+                    pool: None,
+                });
             }
             vip
         },
