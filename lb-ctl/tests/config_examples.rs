@@ -35,6 +35,7 @@ fn rip(name: &str, ip: &str) -> Rip {
         max_connections: 0,
         min_connections: 0,
         check: None,
+        pool: None,
     }
 }
 
@@ -78,6 +79,7 @@ fn guide_p(name: &str, ip: &str, ports: &[u16], check_port: Option<u16>, server:
         return_path: ReturnPath::default(),
         reset: true,
         enabled: true,
+        proxy: None,
         rips: vec![server],
     }
 }

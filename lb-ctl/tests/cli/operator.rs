@@ -14,7 +14,7 @@ use crate::{
     samples::{AT, empty, green, up, vip},
 };
 
-const DRAIN: Order = Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false };
+const DRAIN: Order = Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false };
 const HALT: Order = Order::Halt { keep_sessions: false };
 
 fn id(vip: &str, rip: &str) -> RipId {
@@ -32,10 +32,11 @@ fn two_vips() -> Status {
 async fn servers_are_named_in_one_vip_in_every_vip_or_by_their_machine() {
     let daemon = Daemon::serve(Script::new(two_vips()));
     let both = || vec![id("DICOM", "DICOM1"), id("WADO", "DICOM1")];
-    let migrate = Order::Drain { migrate: true, deadline_epoch_secs: None, then_halt: true };
+    let migrate = Order::Drain { migrate: Some(true), deadline_epoch_secs: None, then_halt: true };
+    let keep = Order::Drain { migrate: Some(false), deadline_epoch_secs: None, then_halt: false };
     let verbs = [
         ("rip drain DICOM1 --all-vips", both(), DRAIN),
-        ("rip drain DICOM/DICOM1 --keep-persistent", vec![id("DICOM", "DICOM1")], DRAIN),
+        ("rip drain DICOM/DICOM1 --keep-persistent", vec![id("DICOM", "DICOM1")], keep),
         ("rip drain DICOM1 --all-vips --migrate --then halt", both(), migrate),
         (
             "rip halt DICOM2 DICOM/DICOM2 DICOM/DICOM1",
@@ -97,7 +98,7 @@ async fn times_are_counted_from_now() {
     else {
         panic!("{commands:?}");
     };
-    let Order::Drain { migrate: false, deadline_epoch_secs: Some(at), then_halt: true } = *state else {
+    let Order::Drain { migrate: None, deadline_epoch_secs: Some(at), then_halt: true } = *state else {
         panic!("{state:?}");
     };
     assert!((before + 600..=now() + 601).contains(&at), "{at}");
@@ -144,7 +145,7 @@ async fn a_wait_counts_down_until_the_server_is_empty() {
 
 #[tokio::test]
 async fn a_wait_ends_with_the_halt_that_follows() {
-    let drain = Order::Drain { migrate: true, deadline_epoch_secs: Some(AT + 600), then_halt: true };
+    let drain = Order::Drain { migrate: Some(true), deadline_epoch_secs: Some(AT + 600), then_halt: true };
     let line = "rip drain DICOM/DICOM1 --migrate --timeout 10m --then halt --wait";
     let ran = waited(line, vec![draining(0, 2, drain), draining(2, 2, drain)], draining(601, 0, HALT)).await;
     let out = "nothing to change\nDICOM/DICOM1: 2 connections left, 10:00 to go\nDICOM/DICOM1: halted\n";
@@ -153,7 +154,7 @@ async fn a_wait_ends_with_the_halt_that_follows() {
 
 #[tokio::test]
 async fn a_wait_is_over_with_the_time_and_says_what_is_left() {
-    let drain = Order::Drain { migrate: false, deadline_epoch_secs: Some(AT + 2), then_halt: false };
+    let drain = Order::Drain { migrate: None, deadline_epoch_secs: Some(AT + 2), then_halt: false };
     let line = "server drain 10.12.1.110 --timeout 2s --wait";
     let ran = waited(line, vec![draining(0, 2, drain), draining(0, 2, drain)], draining(2, 2, drain)).await;
     let out = "nothing to change\nDICOM/DICOM1: 2 connections left, 0:02 to go\n\

@@ -71,7 +71,7 @@ pub(crate) fn degraded() -> Status {
     };
     let drained = RipStatus {
         state: RipState::Drain,
-        operator: Order::Drain { migrate: false, deadline_epoch_secs: None, then_halt: false }.into(),
+        operator: Order::Drain { migrate: None, deadline_epoch_secs: None, then_halt: false }.into(),
         weight: 50,
         ..up("PACS1", "fd00:12:7:aaaa:bbbb:cccc:dddd:e110", 4)
     };
@@ -164,6 +164,7 @@ pub(crate) fn vip(name: &str, address: &str, rips: Vec<RipStatus>) -> VipStatus 
         name: name.to_owned(),
         ip: ip(address),
         ports: "104".to_owned(),
+        tls_port: None,
         protocol: Protocols::Tcp,
         mode: Mode::L4Dr,
         scheduler: Scheduler::Wrr,

@@ -350,13 +350,11 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
             }
             for user in users(config, vip) {
                 config.vips[user].rips.push(Rip {
-                    name: rip.clone(),
-                    ip: *ip,
                     port: *port,
                     weight: weight.unwrap_or(100),
                     max_connections: max_connections.unwrap_or(0),
                     min_connections: min_connections.unwrap_or(0),
-                    check: None,
+                    ..Rip::new(rip.clone(), *ip)
                 });
             }
         }

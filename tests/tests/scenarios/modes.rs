@@ -93,7 +93,9 @@ fn a_mode_is_changed_by_its_word_alone_and_new_connections_work() {
 fn listen(routed: &Routed, mode: Mode, vip: IpAddr) -> [IpAddr; 2] {
     match mode {
         Mode::L4Dr => [vip; 2],
-        Mode::L4Nat | Mode::L4Snat => routed.servers().map(|server| server.address_like(vip)),
+        Mode::L4Nat | Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => {
+            routed.servers().map(|server| server.address_like(vip))
+        }
     }
 }
 
@@ -110,7 +112,9 @@ fn services(routed: &Routed, mode: Mode, ip: IpAddr) -> String {
     let vip = |(name, port, protocol): (&str, u16, &str)| {
         let (ports, servers) = match mode {
             Mode::L4Dr => (port, servers(routed, ip, None)),
-            Mode::L4Nat | Mode::L4Snat => (port - SHIFT, servers(routed, ip, Some(port))),
+            Mode::L4Nat | Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => {
+                (port - SHIFT, servers(routed, ip, Some(port)))
+            }
         };
         // The connections of one run of iperf3 belong together.
         let more = if name == "STREAM" { "persist = \"source-ip\"\n" } else { "" };

@@ -34,14 +34,14 @@ pub(crate) fn prepare(routed: &Routed, mode: Mode) {
         for vip in [VIP4, VIP6] {
             match mode {
                 Mode::L4Dr => server.carry_vip(vip),
-                Mode::L4Nat | Mode::L4Snat => server.drop_vip(vip),
+                Mode::L4Nat | Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => server.drop_vip(vip),
             }
         }
     }
     routed.answer_by(match mode {
         Mode::L4Dr => Way::Router2,
         Mode::L4Nat => Way::Gateway,
-        Mode::L4Snat => Way::Nowhere,
+        Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => Way::Nowhere,
     });
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn prepare(routed: &Routed, mode: Mode) {
 pub(crate) fn seen(routed: &Routed, mode: Mode, vip: IpAddr) -> IpAddr {
     match mode {
         Mode::L4Dr | Mode::L4Nat => routed.client().address_like(vip),
-        Mode::L4Snat => routed.machine(vip),
+        Mode::L4Snat | Mode::L7Http | Mode::L7Tcp => routed.machine(vip),
     }
 }
 
