@@ -38,9 +38,33 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
+/// Names of a crate's integration tests, as cargo finds them: files of its `tests` directory, and directories of it that
+/// have a `main.rs`.
+pub(crate) fn integration_tests(krate: &str) -> Result<Vec<String>> {
+    let dir = root().join(krate).join("tests");
+    let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+        let is_test = path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
+        names.extend(path.file_stem().filter(|_| is_test).map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_of_integration_test_is_found() {
+        let names = integration_tests("tests").unwrap();
+        assert!(
+            ["packet_dr", "scenarios"].iter().all(|name| names.iter().any(|found| found == name)),
+            "{names:?}"
+        );
+    }
 
     #[test]
     fn the_workspace_root_holds_the_rooms() {

@@ -1,11 +1,14 @@
 //! `cargo xtask test`: every check there is, cheapest first.
 
 use std::env;
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::exec::{cargo, exec, note};
+use crate::exec::{cargo, exec, note, output};
 use crate::{budget, clippy, fmt, place, setup, tidy, vmtest};
 
 /// A step's name, how to run it alone, and what it does.
@@ -51,14 +54,38 @@ fn unit_tests() -> Result<()> {
     exec(cargo().args(["test", "--quiet", "--workspace", "--exclude", "lb-tests"]))
 }
 
-/// What needs root, the kernel, and real servers. Without root they skip and say so; in CI that is a failure.
+/// Tests that keep a core busy with packets and tables and wait for nobody. The others mostly wait: for checks,
+/// deadlines, servers.
+const BUSY: [&str; 6] =
+    ["packet_", "random_operations", "dataplane", "distribution", "full_table", "flow_table_kernel"];
+
+/// What needs root, the kernel, and real servers. Without root they skip and say so; in CI that is a failure. Those that
+/// compute run beside those that wait.
 fn lab_tests() -> Result<()> {
+    exec(lab().arg("--no-run"))?;
+    let (busy, waiting): (Vec<_>, Vec<_>) = place::integration_tests("tests")?
+        .into_iter()
+        .partition(|name| BUSY.iter().any(|prefix| name.starts_with(prefix)));
+    let chosen = |names: &[String]| {
+        let mut command = lab();
+        command.args(names.iter().flat_map(|name| ["--test", name]));
+        command
+    };
+    thread::scope(|scope| {
+        let computing = scope.spawn(|| output(&mut chosen(&busy)));
+        let waited = exec(chosen(&waiting).args(["--lib", "--bins"]));
+        let computed = computing.join().unwrap_or_else(|panic| resume_unwind(panic));
+        waited.and(computed).map(|said| note(format_args!("{}", said.trim_end())))
+    })
+}
+
+fn lab() -> Command {
     let mut command = cargo();
     command.args(["test", "--quiet", "--package", "lb-tests"]);
     if is_ci() {
         command.env("LB_REQUIRE_ROOT", "1");
     }
-    exec(&mut command)
+    command
 }
 
 fn documentation() -> Result<()> {
