@@ -389,6 +389,7 @@ impl Controller {
         let (goal, carried) = (Arc::clone(&self.goal), self.carried.clone());
         let installed = Arc::clone(&self.to.reconciled.borrow().installed);
         let census = Arc::clone(&self.to.census.borrow());
+        let proxied = Arc::clone(&self.to.proxied.borrow());
         // Tables of many VIPs take a while to be filled and compared.
         let predicted = tokio::task::spawn_blocking(move || {
             let compiled = compile::compile(&Inputs {
@@ -402,7 +403,9 @@ impl Controller {
                 forget: &BTreeSet::new(),
                 carried: &carried,
             });
-            predict::predict(&installed, &compiled.desired, &census, &supposed.new)
+            let mut lines = predict::predict(&installed, &compiled.desired, &census, &supposed.new);
+            lines.extend(predict::predict_proxies(&goal.proxies, &compiled.proxies, &proxied));
+            lines
         });
         outcome.traffic =
             predicted.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));

@@ -4,6 +4,8 @@
 //! Servers that the configuration did not have before cannot have been checked: [`suppose`] takes them for up.
 #![forbid(unsafe_code)]
 
+mod proxies;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::SystemTime,
@@ -16,6 +18,7 @@ use lb_common::{
     service::{Service, Table, mode, no_server, pick},
 };
 
+pub use self::proxies::predict_proxies;
 use crate::{
     dataplane::{BackendIdentity, FlowCensus, Installed, Op, ServiceIdentity, ServiceKey, TableSpec, table},
     model::{
