@@ -39,6 +39,10 @@ codes! {
     BadMail = "bad-mail",
     /// A name that the command line or the kernel's records cannot carry.
     BadName = "bad-name",
+    /// A header, or a rule for one, that HTTP does not know.
+    BadHeader = "bad-header",
+    /// A raw line that has no place in a VIP's section of the proxy's configuration.
+    BadLine = "bad-line",
     /// Not a port, or none.
     BadPort = "bad-port",
     /// Not a regular expression.
@@ -67,10 +71,16 @@ codes! {
     FamilyMismatch = "family-mismatch",
     /// VIPs of one persistence group that remember clients in different ways.
     GroupMismatch = "group-mismatch",
+    /// Something that the companion proxy cannot do.
+    Layer7 = "layer7",
     /// A key that means nothing beside another one.
     MisplacedKey = "misplaced-key",
     /// A required key is not there.
     MissingKey = "missing-key",
+    /// Something of HTTP in a mode that does not read it.
+    NeedsHttp = "needs-http",
+    /// Something of TLS for a VIP without it.
+    NeedsTls = "needs-tls",
     /// Warning: a VIP with an empty list of servers.
     NoServers = "no-servers",
     /// Something of the product that this version has not got.
@@ -85,6 +95,12 @@ codes! {
     Redundant = "redundant",
     /// A server that is this load balancer.
     ServerIsVip = "server-is-vip",
+    /// A server and its port behind a layer-7 VIP and a layer-4 SNAT VIP (R05).
+    SharedServer = "shared-server",
+    /// Warning: values of persistence that may be cut to the same one.
+    ShortKey = "short-key",
+    /// Warning: a port without TLS beside one that asks clients for certificates.
+    SideDoor = "side-door",
     /// Not TOML.
     Syntax = "syntax",
     /// VIPs whose checks go by each other.

@@ -5,7 +5,9 @@ use std::{
     net::SocketAddr,
 };
 
-use super::show::{Setting, alerts_keys, check_keys, gateway_keys, node_keys, pki_keys, vip_keys};
+use super::show::{
+    Setting, alerts_keys, check_keys, gateway_keys, node_keys, pki_keys, settings_keys, vip_keys,
+};
 use crate::model::config::{Config, Rip, Vip};
 
 /// Stands for the value of a key that has none.
@@ -22,6 +24,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<String> {
     lines.extend(settings("pki:", &pki(old), &pki(new)));
     let alerts = |config: &Config| flat(alerts_keys(&config.alerts));
     lines.extend(settings("alerts:", &alerts(old), &alerts(new)));
+    let proxy = |config: &Config| flat(settings_keys(&config.proxy));
+    lines.extend(settings("proxy:", &proxy(old), &proxy(new)));
     let names = |config: &Config| config.vips.iter().map(|vip| vip.name.clone()).collect::<Vec<_>>();
     let before: BTreeMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
     let after: BTreeMap<_, _> = new.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
@@ -72,6 +76,10 @@ fn rip_lines(vip: &str, old: &[Rip], new: &[Rip]) -> Vec<String> {
         if was.port != rip.port {
             let port = |port: Option<u16>| port.map_or_else(|| NOT_SET.to_owned(), |port| port.to_string());
             lines.push(format!("vip {vip}: {} port {} -> {}", rip.name, port(was.port), port(rip.port)));
+        }
+        if was.pool != rip.pool {
+            let pool = |pool: &Option<String>| pool.clone().unwrap_or_else(|| NOT_SET.to_owned());
+            lines.push(format!("vip {vip}: {} pool {} -> {}", rip.name, pool(&was.pool), pool(&rip.pool)));
         }
         for (key, was, is) in [
             ("weight", was.weight, rip.weight),

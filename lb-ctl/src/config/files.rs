@@ -19,6 +19,7 @@ use super::{
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) enum Purpose {
     Certificate,
+    Page,
     Password,
     Script,
 }
@@ -58,6 +59,7 @@ pub(super) fn advise(path: &Path, purpose: Purpose, span: Span, report: &mut Rep
     let Err(error) = examine(path, purpose) else { return };
     let until = match purpose {
         Purpose::Certificate => "until lbd can read it, whatever needs it fails",
+        Purpose::Page => "until lbd can read it, a plain page is served",
         Purpose::Password => "until lbd can read it, no mail is sent",
         Purpose::Script => "until it can be run, the check fails",
     };

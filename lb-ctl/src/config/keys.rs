@@ -41,8 +41,8 @@ pub(super) const CHECK_KEYS: [&str; 29] = [
     "script",
     "vip",
 ];
-pub(super) const PERSIST_KEYS: [&str; 4] = ["type", "timeout", "prefix", "group"];
-pub(super) const PERSIST_KEYS_LATER: [&str; 3] = ["name", "entries", "key_len"];
+pub(super) const PERSIST_KEYS: [&str; 9] =
+    ["type", "timeout", "prefix", "group", "name", "max_idle", "max_life", "entries", "key_len"];
 
 const TLS_KEYS: [&str; 3] = ["verify", "client_cert", "sni"];
 /// Checks that are made of several.
@@ -63,12 +63,15 @@ pub(super) fn typed(node: &At<Value>) -> Option<Table> {
 /// Lays `upper` upon `lower`. Keys of the lower table that mean nothing for the upper one's type fall away.
 pub(super) fn merge_typed(lower: Table, mut upper: Table) -> Table {
     let kind = kind_of(&upper).map(str::to_owned);
+    // What these remember is their own, and so is how long.
+    let anew = matches!(kind.as_deref(), Some("cookie" | "last-successful" | "url-param"))
+        && kind.as_deref() != kind_of(&lower);
     let in_the_clear = upper.get("tls").is_some_and(|tls| matches!(tls.node.value, Value::Boolean(false)));
     for under in lower.entries {
         let key = under.key.value.as_str();
         let means_nothing = kind.as_deref().is_some_and(|kind| !has_meaning(kind, key))
             || in_the_clear && TLS_KEYS.contains(&key);
-        if !means_nothing && !upper.has(key) {
+        if !anew && !means_nothing && !upper.has(key) {
             upper.entries.push(under);
         }
     }
@@ -120,11 +123,19 @@ fn has_meaning(kind: &str, key: &str) -> bool {
     if !CHECK_KEYS.contains(&key) && !PERSIST_KEYS.contains(&key) {
         return true;
     }
+    let of_persistence = matches!(kind, "cookie" | "last-successful" | "source-ip" | "url-param");
+    if of_persistence && !PERSIST_KEYS.contains(&key) {
+        return true;
+    }
     let whole = WHOLE_CHECK_KEYS.contains(&key);
     match (kind, key) {
         ("any" | "all", "type") => false,
         (_, "type") => true,
-        ("off" | "none" | "last-successful", _) => false,
+        ("off" | "none", _) => false,
+        ("last-successful", _) => key == "timeout",
+        ("source-ip", _) => matches!(key, "timeout" | "prefix" | "group"),
+        ("cookie", _) => matches!(key, "name" | "max_idle" | "max_life"),
+        ("url-param", _) => matches!(key, "name" | "timeout" | "entries" | "key_len"),
         ("connect" | "agent", _) => whole || key == "port",
         ("ping", _) => whole,
         // What these ask does not go by an address of ours.

@@ -12,8 +12,9 @@
 //! differ, keys that mean nothing for the VIP's type fall away. A VIP's own `servers` replace its profile's `pool`. What a
 //! server says of its `check` is laid upon the VIP's in the same way.
 //!
-//! **Names.** Checks name certificates and families of `[pki]`, scripts and VIPs; a name that leads nowhere is a fault. A
-//! file that cannot be read is a warning: it may come later, and the check that needs it says so again.
+//! **Names.** Checks name certificates and families of `[pki]`, scripts and VIPs, and VIPs of layer 7 the former; a name
+//! that leads nowhere is a fault. A file that cannot be read is a warning: it may come later, and what needs it says so
+//! again.
 //!
 //! **Modes.** One word moves a deployment from direct routing to NAT to SNAT. Keys that mean nothing in a VIP's mode
 //! are checked and then left alone, with a warning; only ports of servers are refused with direct routing (R01).
@@ -23,7 +24,7 @@
 //! `track` 1 and 1; `dr_path` true, `syn_repeats` show; calling AE title LOADBALANCER; method GET, path `/`, status
 //! 200-299, 65536 bytes of body; certificates not verified), `alerts` none (group 3 s, repeat 24 h), `idle_timeout` 1 h, `fallback` reject, `slow_start` 0 s, `unattended` serve,
 //! `source` interface, `source_ports` 10240-32767, `return` last-hop, `reset` true, `enabled` true; of a server `weight`
-//! 100, `max_connections` and `min_connections` 0 (no limit).
+//! 100, `max_connections` and `min_connections` 0 (no limit). Those of layer 7 stand in `proxy`.
 
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ mod node;
 mod persistence;
 mod pki;
 mod ports;
+mod proxy;
 mod read;
 mod rules;
 mod sections;
@@ -57,7 +59,7 @@ pub(crate) use self::source::toml_files;
 pub use self::{
     diag::{Code, ConfigErrors, Diagnostic, Place, Severity},
     diff::diff,
-    edit::{EditError, Edited, plan_edit},
+    edit::{EditError, Edited, FileChange, plan_edit},
     show::show,
     source::{Rewrite, Text, Texts, WriteError},
 };
@@ -133,7 +135,14 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
     let sections = Sections::collect(files, report);
     let directory = files::directory(texts);
     let pki = pki::read_pki(&sections, &directory, report);
-    let scope = Scope { sections: &sections, pki: &pki, directory: &directory, part: Part::Whole };
+    let settings = proxy::read_settings(sections.proxy.as_ref(), &directory, report);
+    let scope = Scope {
+        sections: &sections,
+        pki: &pki,
+        proxy: &settings.value,
+        directory: &directory,
+        part: Part::Whole,
+    };
     let pools: Vec<_> = sections.pools.iter().map(|pool| service::read_pool(pool, report)).collect();
     for profile in &sections.profiles {
         service::check_profile(profile, Scope { part: Part::Profile, ..scope }, report);
@@ -142,6 +151,7 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         sections.vips.iter().map(|vip| service::read_vip(vip, scope, &pools, report)).collect();
     let gateway = gateway::read_gateway(sections.gateway.as_ref(), report);
     rules::check(&drafts, &gateway, &sections, report);
+    proxy::check(&drafts, &settings, report);
     sections.advise_unused(report);
     let config = Config {
         alerts: alerts::read_alerts(&drafts, scope, report),
@@ -149,7 +159,7 @@ fn understand(texts: &Texts, report: &mut Report<'_>) -> Config {
         gateway: gateway.finish(),
         vips: drafts.into_iter().filter_map(service::Draft::finish).collect(),
         pki: pki.clone(),
-        proxy: crate::model::proxy::ProxySettings::default(),
+        proxy: settings.value.clone(),
     };
     pki::advise_unused(&config, &sections, report);
     config

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     diag::{Code, Report},
-    file::{Entry, Table},
+    file::{Entry, Span, Table},
     files::{self, Purpose},
     read::{self, missing},
     sections::{Sections, entries, find, owner},
@@ -115,9 +115,21 @@ pub(super) fn client_cert(
     report: &mut Report<'_>,
 ) -> Option<ClientCert> {
     let name = read::string(entry, "\"client-cert\"", report)?;
+    cert_named(name, entry.node.span, sections, pki, report)
+}
+
+/// The certificate of that name.
+pub(super) fn cert_named(
+    name: &str,
+    span: Span,
+    sections: &Sections,
+    pki: &Pki,
+    report: &mut Report<'_>,
+) -> Option<ClientCert> {
     let Some(pem) = pki.certs.get(name) else {
+        // One that is there but could not be read was reported.
         if find(&sections.certs, name).is_none() {
-            sections.unknown(entry, CERT, &sections.certs, report);
+            sections.unknown_name(name, span, CERT, &sections.certs, report);
         }
         return None;
     };
@@ -138,10 +150,27 @@ pub(super) fn advise_unused(config: &Config, sections: &Sections, report: &mut R
         }
     }
     families.extend(config.alerts.authorities().map(|family| family.name.as_str()));
+    for proxy in config.vips.iter().filter_map(|vip| vip.proxy.as_deref()) {
+        if let Some(tls) = &proxy.tls {
+            certs.extend(tls.certs.iter().map(|cert| cert.name.as_str()));
+            families.extend(tls.client_ca.as_ref().map(|family| family.name.as_str()));
+        }
+        if let Some(tls) = &proxy.backend_tls {
+            certs.extend(tls.client_cert.as_ref().map(|cert| cert.name.as_str()));
+            if let Verify::Family(family) = &tls.verify {
+                families.insert(family.name.as_str());
+            }
+        }
+    }
     for (what, list, used) in [(CERT, &sections.certs, certs), (FAMILY, &sections.families, families)] {
         for entry in list.iter().filter(|entry| !used.contains(entry.key.value.as_str())) {
             let message = format!("{} is not used", owner(what, entry));
-            report.warning(Code::Unused, entry.key.span, message, "remove it, or name it in a check");
+            report.warning(
+                Code::Unused,
+                entry.key.span,
+                message,
+                "remove it, or name it in a VIP or a check",
+            );
         }
     }
 }

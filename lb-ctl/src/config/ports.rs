@@ -23,6 +23,13 @@ impl DraftPorts {
         }
     }
 
+    /// As people say them.
+    pub(super) fn shown(&self) -> String {
+        let Self::Ranges(ranges) = self else { return "every port".to_owned() };
+        let ranges = Ports::Ranges(ranges.iter().map(|range| range.value.clone()).collect());
+        format!("{} {ranges}", if self.keys() == 1 { "port" } else { "ports" })
+    }
+
     /// Keys of the kernel's table for one protocol.
     pub(super) fn keys(&self) -> usize {
         match self {

@@ -130,6 +130,29 @@ pub(super) fn list_of<T: PartialEq>(
     list.into_iter().map(|(value, _)| value).collect()
 }
 
+/// A text, or a list of them with at least one, each as `item` takes it.
+pub(super) fn one_or_more<T: PartialEq>(
+    entry: &Entry,
+    what: &str,
+    example: &str,
+    report: &mut Report<'_>,
+    mut item: impl FnMut(&str, Span, &mut Report<'_>) -> Option<T>,
+) -> Vec<T> {
+    if let Value::String(text) = &entry.node.value {
+        return item(text, entry.node.span, report).into_iter().collect();
+    }
+    if matches!(&entry.node.value, Value::Array(items) if items.is_empty()) {
+        let key = &entry.key.value;
+        report.error(
+            Code::MissingKey,
+            entry.node.span,
+            format!("`{key}` is empty"),
+            format!("write `{key} = {example}`"),
+        );
+    }
+    list_of(entry, what, example, report, item)
+}
+
 /// A whole number within `range`.
 pub(super) fn number(entry: &Entry, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Option<u32> {
     let key = &entry.key.value;

@@ -1,7 +1,7 @@
 //! Rules between values: within a VIP, between VIPs, and the limits of the kernel's tables.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -18,7 +18,7 @@ use super::{
     server::DraftRip,
     service::Draft,
 };
-use crate::model::config::{CheckKind, Mode, Scheduler};
+use crate::model::config::{CheckKind, Mode, Protocol, Scheduler};
 
 /// By address: whose it is, and where that is said.
 type Owners<'v> = HashMap<IpAddr, (&'v str, Span)>;
@@ -45,13 +45,14 @@ pub(super) fn check(vips: &[Draft], gateway: &DraftGateway, sections: &Sections,
 fn servers(vip: &Draft, vips: &Owners<'_>, report: &mut Report<'_>) {
     let rips = vip.rips.as_deref().unwrap_or_default();
     let rip_port = vip.translation.rip_port.as_ref().map(|port| port.value);
-    let mut seen: HashMap<(IpAddr, Option<u16>), Span> = HashMap::new();
+    let mut seen: HashMap<(Option<&str>, IpAddr, Option<u16>), Span> = HashMap::new();
     for rip in rips {
         let Some(ip) = &rip.ip else { continue };
         let (address, span) = (ip.value, ip.span);
         // Two ports of one machine are two servers; direct routing takes no ports.
         let port = rip.port.as_ref().map(|port| port.value).or(rip_port);
-        if let Some(first) = seen.insert((address, port), span) {
+        // A server may be in several pools that rules lead to.
+        if let Some(first) = seen.insert((rip.pool.as_deref(), address, port), span) {
             let shown =
                 port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string());
             let message = format!("{shown} is there twice in vip `{}`", vip.name.value);
@@ -220,7 +221,8 @@ fn roles(vips: &[Draft], virtual_ips: &Owners<'_>, gateway: &DraftGateway, repor
             cure,
         );
     };
-    for vip in vips.iter().filter(|vip| vip.mode == Some(Mode::L4Snat)) {
+    let has_source = |vip: &&Draft| vip.mode.is_some_and(|mode| mode == Mode::L4Snat || mode.is_layer7());
+    for vip in vips.iter().filter(has_source) {
         for source in &vip.translation.pool {
             let cure = "write an address that no server has";
             refuse("source", source, "server", &servers, cure);
@@ -233,23 +235,33 @@ fn roles(vips: &[Draft], virtual_ips: &Owners<'_>, gateway: &DraftGateway, repor
         refuse("gateway", &address.ip, "server", &servers, cure);
         refuse("gateway", &address.ip, "a source of vip", &sources, cure);
     }
-    for vip in vips.iter().filter(|vip| vip.mode == Some(Mode::L4Snat)) {
+    for vip in vips.iter().filter(has_source) {
         for source in &vip.translation.pool {
             same_family(vip, "source", source, report);
         }
     }
 }
 
+/// Of the VIP's own servers and of each of its pools.
 fn all_zero(vip: &Draft, rips: &[DraftRip], report: &mut Report<'_>) {
-    let zero = |rip: &DraftRip| rip.weight.as_ref().is_some_and(|weight| weight.value == 0);
-    if let Some(weight) = rips.first().and_then(|rip| rip.weight.as_ref())
-        && vip.enabled
-        && rips.iter().all(zero)
-    {
+    if !vip.enabled {
+        return;
+    }
+    let zero = |rip: &&DraftRip| rip.weight.as_ref().is_some_and(|weight| weight.value == 0);
+    let mut pools: BTreeMap<Option<&str>, (Option<Span>, bool)> = BTreeMap::new();
+    for rip in rips {
+        let first = (rip.weight.as_ref().map(|weight| weight.span), true);
+        pools.entry(rip.pool.as_deref()).or_insert(first).1 &= zero(&rip);
+    }
+    for (pool, (place, all)) in pools {
+        let Some(place) = place.filter(|_| all) else { continue };
+        let name = &vip.name.value;
+        let of =
+            pool.map_or_else(|| format!("vip `{name}`"), |pool| format!("pool `{pool}` of vip `{name}`"));
         report.error(
             Code::AllWeightsZero,
-            weight.span,
-            format!("every server of vip `{}` has weight 0: nothing would be served", vip.name.value),
+            place,
+            format!("every server of {of} has weight 0: nothing would be served"),
             "give one server a weight from 1 to 256, or write `enabled = false` for the VIP",
         );
     }
@@ -296,43 +308,43 @@ fn advise(vip: &Draft, report: &mut Report<'_>) {
 }
 
 /// A VIP that is not enabled claims nothing, so it may stand by with the address and ports of another. A port that is
-/// named wins over `all` of another VIP, so only two of the same kind are in each other's way.
+/// named wins over `all` of another VIP, so only two of the same kind are in each other's way; but what the packet path
+/// takes the proxy of layer 7 never sees.
 fn overlaps(vips: &[Draft], report: &mut Report<'_>) {
     let cure = "give one of them another address or port, or write `enabled = false` for it";
     let mut named: HashMap<_, Taken<_>> = HashMap::new();
     let mut all = HashMap::new();
-    for vip in vips.iter().filter(|vip| vip.enabled) {
-        let (Some(ip), Some(protocols), Some(ports)) = (&vip.ip, vip.protocols, &vip.ports) else {
-            continue;
-        };
+    let enabled = || vips.iter().filter(|vip| vip.enabled);
+    let layer7 = |vip: &Draft| vip.mode.is_some_and(Mode::is_layer7);
+    for vip in enabled() {
+        let (Some(ip), Some(protocols)) = (&vip.ip, vip.protocols) else { continue };
         let name = vip.name.value.as_str();
         for protocol in protocols.each() {
             let key = (ip.value, *protocol);
-            match ports {
-                DraftPorts::All(span) => {
-                    if let Some((other, first)) = all.insert(key, (name, *span)) {
-                        let message =
-                            format!("vips `{other}` and `{name}` both have every port of {}", ip.value);
-                        report.error_also(Code::VipOverlap, *span, (first, "and here"), message, cure);
-                    }
-                }
-                DraftPorts::Ranges(ranges) => {
-                    let taken = named.entry(key).or_default();
-                    for range in ranges {
-                        if let Some((port, (other, first))) = taken.put(&range.value, (name, range.span)) {
-                            let message =
-                                format!("vips `{other}` and `{name}` are both {} port {port}", ip.value);
-                            report.error_also(
-                                Code::VipOverlap,
-                                range.span,
-                                (first, "and here"),
-                                message,
-                                cure,
-                            );
-                        }
-                    }
+            if let (Some(DraftPorts::All(span)), false) = (&vip.ports, layer7(vip))
+                && let Some((other, first)) = all.insert(key, (name, *span))
+            {
+                let message = format!("vips `{other}` and `{name}` both have every port of {}", ip.value);
+                report.error_also(Code::VipOverlap, *span, (first, "and here"), message, cure);
+            }
+            let taken = named.entry(key).or_default();
+            // Twice in one VIP is told where that VIP is.
+            for (range, span) in vip.served() {
+                if let Some((port, (other, first))) = taken.put(&range, (name, span))
+                    && other != name
+                {
+                    let message = format!("vips `{other}` and `{name}` are both {} port {port}", ip.value);
+                    report.error_also(Code::VipOverlap, span, (first, "and here"), message, cure);
                 }
             }
+        }
+    }
+    for vip in enabled().filter(|vip| layer7(vip)) {
+        let (Some(ip), Some((_, span))) = (&vip.ip, vip.served().next()) else { continue };
+        if let Some((other, first)) = all.get(&(ip.value, Protocol::Tcp)) {
+            let message =
+                format!("vip `{other}` takes every port of {} from vip `{}`", ip.value, vip.name.value);
+            report.error_also(Code::VipOverlap, span, (*first, "every port"), message, cure);
         }
     }
 }
@@ -348,7 +360,7 @@ fn capacity(vips: &[Draft], report: &mut Report<'_>) {
         report.error(Code::TooMany, vip.name.span, message, cure);
         true
     };
-    for vip in vips {
+    for vip in vips.iter().filter(|vip| !vip.mode.is_some_and(Mode::is_layer7)) {
         services += 1;
         backends += vip.rips.as_ref().map_or(0, Vec::len) + usize::from(vip.fallback_server().is_some());
         let family = usize::from(vip.ip.as_ref().is_some_and(|ip| ip.value.is_ipv6()));

@@ -5,13 +5,14 @@ use std::collections::{HashMap, HashSet};
 use super::{
     diag::{Code, Report, nearest},
     file::{Entry, File, Span, Table, Value},
-    keys::{CHECK_KEYS, PERSIST_KEYS, PERSIST_KEYS_LATER, merge_typed, typed},
+    keys::{CHECK_KEYS, PERSIST_KEYS, merge_typed, typed},
     pki::{CERT, FAMILY},
+    proxy::{LAID_TABLES, TABLE_KEYS, pools_of},
     read::{check_keys, check_name, string, table, wrong_type},
 };
 
 /// Keys of a VIP; a profile has the same but `servers`.
-pub(super) const VIP_KEYS: [&str; 22] = [
+pub(super) const VIP_KEYS: [&str; 35] = [
     "profile",
     "mode",
     "ip",
@@ -34,19 +35,22 @@ pub(super) const VIP_KEYS: [&str; 22] = [
     "enabled",
     "pool",
     "servers",
-];
-const VIP_KEYS_LATER: [&str; 9] = [
     "tls",
     "backend_tls",
     "timeouts",
     "http",
     "https_redirect",
-    "transparent",
-    "haproxy_extra",
     "headers",
-    "acl",
+    "switch",
+    "unintelligible",
+    "accept_proxy",
+    "send_proxy",
+    "transparent",
+    "max_connections",
+    "haproxy_extra",
 ];
-const SECTIONS: [&str; 7] = ["node", "gateway", "pki", "alerts", "pool", "profile", "vip"];
+const VIP_KEYS_LATER: [&str; 1] = ["acl"];
+const SECTIONS: [&str; 8] = ["node", "gateway", "pki", "alerts", "proxy", "pool", "profile", "vip"];
 const SECTIONS_LATER: [&str; 4] = ["cluster", "http", "snmp", "web"];
 const PKI_KEYS: [&str; 2] = ["cert", "ca"];
 
@@ -56,6 +60,7 @@ pub(super) struct Sections {
     pub(super) node: Option<Entry>,
     pub(super) gateway: Option<Entry>,
     pub(super) alerts: Option<Entry>,
+    pub(super) proxy: Option<Entry>,
     pub(super) certs: Vec<Entry>,
     pub(super) families: Vec<Entry>,
     pub(super) pools: Vec<Entry>,
@@ -78,6 +83,7 @@ impl Sections {
                         set_once(&mut sections.gateway, entry, "{ addresses = [\"10.12.1.250\"] }", report);
                     }
                     "alerts" => set_once(&mut sections.alerts, entry, "{ syslog = true }", report),
+                    "proxy" => set_once(&mut sections.proxy, entry, "{ max_connections = 40000 }", report),
                     "pki" => sections.gather_pki(entry, report),
                     "pool" => gather(entry, "pool", &mut sections.pools, report),
                     "profile" => gather(entry, "profile", &mut sections.profiles, report),
@@ -170,8 +176,13 @@ impl Sections {
     pub(super) fn advise_unused(&self, report: &mut Report<'_>) {
         for (what, list) in [("pool", &self.pools), ("profile", &self.profiles)] {
             let services = self.profiles.iter().chain(&self.vips);
-            let used: HashSet<&str> =
-                services.filter_map(|service| entries(service).get(what)?.node.value.as_str()).collect();
+            let mut used: HashSet<&str> = services
+                .clone()
+                .filter_map(|service| entries(service).get(what)?.node.value.as_str())
+                .collect();
+            if what == "pool" {
+                used.extend(services.flat_map(|service| pools_of(entries(service))).map(|name| name.value));
+            }
             for entry in list.iter().filter(|entry| !used.contains(entry.key.value.as_str())) {
                 let message = format!("{} is not used", owner(what, entry));
                 report.warning(Code::Unused, entry.key.span, message, "remove it, or name it in a VIP");
@@ -297,11 +308,10 @@ fn check_service_keys(service: &Entry, what: &str, report: &mut Report<'_>) {
         _ => true,
     });
     check_keys(&visible, &named, &VIP_KEYS, &VIP_KEYS_LATER, report);
-    for (key, known, later) in
-        [("check", &CHECK_KEYS[..], &[][..]), ("persist", &PERSIST_KEYS, &PERSIST_KEYS_LATER)]
-    {
+    let typed_keys = [("check", &CHECK_KEYS[..]), ("persist", &PERSIST_KEYS)];
+    for (key, known) in typed_keys.into_iter().chain(TABLE_KEYS) {
         if let Some(Value::Table(inner)) = table.get(key).map(|entry| &entry.node.value) {
-            check_keys(inner, &format!("`{key}` of {named}"), known, later, report);
+            check_keys(inner, &format!("`{key}` of {named}"), known, &[], report);
         }
     }
     if let (Some(pool), Some(servers)) = (table.get("pool"), table.get("servers"))
@@ -334,6 +344,11 @@ fn merge(base: &Table, over: &Table) -> Table {
             && let (Some(lower), Some(mine)) = (typed(&under.node), typed(&upper.node))
         {
             upper.node.value = Value::Table(merge_typed(lower, mine));
+        }
+        if LAID_TABLES.contains(&key)
+            && let (Value::Table(lower), Value::Table(mine)) = (&under.node.value, &upper.node.value)
+        {
+            upper.node.value = Value::Table(merge(lower, mine));
         }
     }
     merged

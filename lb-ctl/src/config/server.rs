@@ -25,6 +25,8 @@ pub(super) struct DraftRip {
     pub(super) weight: Option<At<u16>>,
     pub(super) max_connections: Option<u16>,
     pub(super) min_connections: Option<u16>,
+    /// Pool that switch rules lead to; `None` = the VIP's own servers.
+    pub(super) pool: Option<String>,
     /// What is said of its check, to be laid upon the VIP's.
     pub(super) check: Option<Entry>,
     /// Its check, where it is used.
@@ -53,6 +55,7 @@ impl DraftRip {
             min_connections: self.min_connections?,
             // One that says nothing else than the VIP's is the VIP's.
             check: check.filter(|check| *check != vip.check),
+            pool: self.pool,
             ..Rip::new(self.name.value, self.ip?.value)
         })
     }
@@ -75,6 +78,7 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
         weight: Some(default),
         max_connections: Some(0),
         min_connections: Some(0),
+        pool: None,
         check: None,
         merged_check: None,
     };
@@ -89,7 +93,7 @@ fn read_server(entry: &Entry, report: &mut Report<'_>) -> DraftRip {
 }
 
 fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mut Report<'_>) {
-    let known = ["ip", "port", "weight", "min_connections", "max_connections", "check"];
+    let known = ["ip", "port", "weight", "min_connections", "max_connections", "check", "pool"];
     read::check_keys(table, named, &known, &["backup", "tls"], report);
     match table.get("ip") {
         Some(entry) => {
@@ -117,6 +121,11 @@ fn read_server_table(table: &Table, named: &str, rip: &mut DraftRip, report: &mu
         let number = read::number(weight, 0..=u32::from(MAX_WEIGHT), report);
         let number = number.and_then(|number| u16::try_from(number).ok());
         rip.weight = number.map(|value| At { value, span: weight.node.span });
+    }
+    if let Some(pool) = table.get("pool") {
+        let name = read::string(pool, "\"us\"", report).map(str::to_owned);
+        let name = name.map(|value| At { value, span: pool.node.span });
+        rip.pool = name.filter(|name| read::check_name(name, "pool", report)).map(|name| name.value);
     }
     if let Some(check) = table.get("check") {
         match typed(&check.node) {

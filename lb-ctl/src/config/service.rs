@@ -1,6 +1,6 @@
 //! A VIP's keys, one by one: from the merged table to a [`Draft`], whose parts are there as far as they are valid.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     alerts::read_addresses,
@@ -10,8 +10,9 @@ use super::{
     keys::{merge_typed, typed},
     persistence::read_persist,
     ports::{DraftPorts, read_ports},
+    proxy::{self, DraftProxy, read_proxy},
     read::{self, Times, missing, wrong_type},
-    sections::{entries, find, owner},
+    sections::{Sections, entries, find, owner},
     server::{DraftRip, SERVERS_EXAMPLE, read_endpoint, read_servers},
     translate::{Translation, read_translation},
 };
@@ -22,11 +23,19 @@ const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 /// Longest idle time of a flow or a persistence entry.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const MODES: [(&str, Mode); 3] = [("l4-dr", Mode::L4Dr), ("l4-nat", Mode::L4Nat), ("l4-snat", Mode::L4Snat)];
-const MODES_LATER: [&str; 4] = ["l4-tun", "l7-http", "l7-snat", "l7-tcp"];
+const MODES: [(&str, Mode); 5] = [
+    ("l4-dr", Mode::L4Dr),
+    ("l4-nat", Mode::L4Nat),
+    ("l4-snat", Mode::L4Snat),
+    ("l7-tcp", Mode::L7Tcp),
+    ("l7-http", Mode::L7Http),
+];
+const MODES_LATER: [&str; 2] = ["l4-tun", "l7-snat"];
 const PROTOCOLS: [(&str, Protocols); 3] =
     [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::TcpUdp)];
-const FALLBACKS: [(&str, Fallback); 2] = [("reject", Fallback::Reject), ("drop", Fallback::Drop)];
+/// What a VIP of layer 4 may have for its fallback, and one of layer 7.
+const FALLBACKS_4: [(&str, Fallback); 2] = [("reject", Fallback::Reject), ("drop", Fallback::Drop)];
+const FALLBACKS_7: [(&str, Fallback); 2] = [("page", Fallback::Page), ("off", Fallback::Reject)];
 const UNATTENDED: [(&str, Unattended); 2] = [("serve", Unattended::Serve), ("refuse", Unattended::Refuse)];
 const SCHEDULERS: [(&str, Scheduler); 5] = [
     ("wlc", Scheduler::Wlc),
@@ -53,9 +62,11 @@ pub(super) struct Draft {
     /// Its own servers or its pool's.
     pub(super) rips: Option<Vec<DraftRip>>,
     pub(super) translation: Translation,
+    /// What has meaning on layer 7 alone.
+    pub(super) proxy: DraftProxy,
     interface: Option<String>,
     idle_timeout: Option<Duration>,
-    fallback: Option<At<Fallback>>,
+    pub(super) fallback: Option<At<Fallback>>,
     pub(super) slow_start: Option<Duration>,
     unattended: Option<Unattended>,
 }
@@ -76,6 +87,17 @@ impl Draft {
         self.check.iter().chain(own)
     }
 
+    /// Ports that are served, each with its place: its `ports`, unless TLS alone is, and that of TLS.
+    pub(super) fn served(&self) -> impl Iterator<Item = (RangeInclusive<u16>, Span)> {
+        let layer7 = self.mode.is_some_and(Mode::is_layer7);
+        let ranges = match &self.ports {
+            Some(DraftPorts::Ranges(ranges)) if !layer7 || self.proxy.serves_ports() => ranges.as_slice(),
+            None | Some(DraftPorts::All(_) | DraftPorts::Ranges(_)) => &[],
+        };
+        let tls = self.proxy.tls_port().filter(|_| layer7).map(|port| (port.value..=port.value, port.span));
+        ranges.iter().map(|range| (range.value.clone(), range.span)).chain(tls)
+    }
+
     /// The VIP, when nothing lacks.
     pub(super) fn finish(self) -> Option<Vip> {
         let (mode, protocols) = (self.mode?, self.protocols?);
@@ -89,12 +111,16 @@ impl Draft {
             check: self.check?.finish(mode, protocols),
             alert_to: self.alert_to.map(|to| to.value).unwrap_or_default(),
             idle_timeout: self.idle_timeout.unwrap_or(plain.idle_timeout),
-            fallback: self.fallback.map_or(plain.fallback, |fallback| fallback.value),
+            fallback: self.fallback.map_or(default_fallback(mode), |fallback| fallback.value),
             slow_start: self.slow_start.unwrap_or(plain.slow_start),
             unattended: self.unattended.unwrap_or(plain.unattended),
             enabled: self.enabled,
-            ..plain
+            ..plain.clone()
         };
+        if mode.is_layer7() {
+            (vip.idle_timeout, vip.unattended) = (plain.idle_timeout, plain.unattended);
+            vip.proxy = Some(Box::new(self.proxy.finish()));
+        }
         vip.rips = self.rips?.into_iter().map(|rip| rip.finish(&vip, port)).collect::<Option<_>>()?;
         self.translation.finish(&mut vip)?;
         Some(vip)
@@ -134,8 +160,45 @@ pub(super) fn read_vip(
         missing("servers", &named, span, SERVERS_EXAMPLE, report);
         None
     };
+    add_pools(&mut draft, &table, sections, pools, report);
     read_own_checks(&mut draft, &table, &named, scope, report);
+    proxy::check_vip(&table, &named, &draft, report);
     draft
+}
+
+/// Servers of the pools that switch rules lead to, after the VIP's own. A pool that servers of the VIP say of themselves
+/// is that one.
+fn add_pools(
+    draft: &mut Draft,
+    table: &Table,
+    sections: &Sections,
+    pools: &[Option<Vec<DraftRip>>],
+    report: &mut Report<'_>,
+) {
+    let Some(rips) = &mut draft.rips else { return };
+    let own: HashSet<String> = rips.iter().filter_map(|rip| rip.pool.clone()).collect();
+    let mut done = HashSet::new();
+    for At { value: name, span } in proxy::pools_of(table) {
+        if own.contains(name) || !done.insert(name) {
+            continue;
+        }
+        let Some(number) = sections.pools.iter().position(|entry| entry.key.value == name) else {
+            sections.unknown_name(name, span, "pool", &sections.pools, report);
+            continue;
+        };
+        let Some(Some(servers)) = pools.get(number) else { continue };
+        if draft.mode.is_some_and(Mode::is_layer7) {
+            rips.extend(servers.iter().map(|rip| DraftRip { pool: Some(name.to_owned()), ..rip.clone() }));
+        }
+    }
+}
+
+/// What clients get when no server is up and nothing is said: on layer 7 a page, if they understand one.
+const fn default_fallback(mode: Mode) -> Fallback {
+    match mode {
+        Mode::L4Dr | Mode::L4Nat | Mode::L4Snat | Mode::L7Tcp => Fallback::Reject,
+        Mode::L7Http => Fallback::Page,
+    }
 }
 
 /// Lays what servers say of their checks upon the VIP's.
@@ -183,7 +246,16 @@ pub(super) fn read_pool(pool: &Entry, report: &mut Report<'_>) -> Option<Vec<Dra
         missing("servers", &owner("pool", pool), pool.key.span, SERVERS_EXAMPLE, report);
         return None;
     };
-    read_servers(servers, report)
+    let rips = read_servers(servers, report)?;
+    for rip in rips.iter().filter(|rip| rip.pool.is_some()) {
+        report.error(
+            Code::MisplacedKey,
+            rip.name.span,
+            format!("server `{}` of {} is of another pool", rip.name.value, owner("pool", pool)),
+            "remove its `pool`: rules lead to the whole list",
+        );
+    }
+    Some(rips)
 }
 
 /// Whether a table must hold everything that a VIP needs.
@@ -212,9 +284,12 @@ fn read_service(table: &Table, named: &Entry, scope: Scope<'_>, report: &mut Rep
         Some(entry) => read::word(entry, &SCHEDULERS, &[], report),
         None => Some(Scheduler::default()),
     };
+    let layer7 = mode.filter(|_| scope.part == Part::Whole).map(Mode::is_layer7);
     let fallback = table
         .get("fallback")
-        .and_then(|entry| Some(At { value: read_fallback(entry, report)?, span: entry.node.span }));
+        .and_then(|entry| Some(At { value: read_fallback(entry, layer7, report)?, span: entry.node.span }));
+    let persist =
+        read_persist(table.get("persist"), mode, scope.part, ip.as_ref().map(|ip| ip.value), report);
     let slow = Times { range: Duration::ZERO..=MAX_SLOW_START, whole_secs: true, example: "30s" };
     let slow_start = table.get("slow_start").and_then(|entry| read::duration(entry, &slow, report));
     let unattended = table.get("unattended").and_then(|entry| read::word(entry, &UNATTENDED, &[], report));
@@ -223,7 +298,7 @@ fn read_service(table: &Table, named: &Entry, scope: Scope<'_>, report: &mut Rep
     let enabled = table.get("enabled").and_then(|entry| read::boolean(entry, report));
     Draft {
         name: named.key.clone(),
-        persist: read_persist(table.get("persist"), ip.as_ref().map(|ip| ip.value), report).map(|value| {
+        persist: persist.map(|value| {
             let span = table.get("persist").map_or(named.key.span, |entry| entry.node.span);
             At { value, span }
         }),
@@ -240,6 +315,7 @@ fn read_service(table: &Table, named: &Entry, scope: Scope<'_>, report: &mut Rep
             .get("alert_to")
             .map(|entry| At { value: read_addresses(entry, report), span: entry.node.span }),
         translation: read_translation(table, report),
+        proxy: read_proxy(table, scope, report),
         interface: interface.and_then(|name| read::interface(&name.value, name.span, report)),
         enabled: enabled.unwrap_or(true),
         rips: None,
@@ -255,19 +331,20 @@ fn read_service(table: &Table, named: &Entry, scope: Scope<'_>, report: &mut Rep
     }
 }
 
-/// A word, or the address of a server with or without a port.
-fn read_fallback(entry: &Entry, report: &mut Report<'_>) -> Option<Fallback> {
-    match &entry.node.value {
-        Value::String(text) if text.contains(['.', ':']) => {
-            let (ip, port) = read_endpoint(text, "a fallback server", entry.node.span, report)?;
-            Some(Fallback::Server { ip, port })
-        }
-        Value::Array(_)
-        | Value::Boolean(_)
-        | Value::Integer(_)
-        | Value::Other(_)
-        | Value::String(_)
-        | Value::Table(_) => read::word(entry, &FALLBACKS, &["off", "page"], report),
+/// A word of the VIP's layer, or the address of a server with or without a port. A profile whose layer is not known
+/// may have the words of both.
+fn read_fallback(entry: &Entry, layer7: Option<bool>, report: &mut Report<'_>) -> Option<Fallback> {
+    if let Value::String(text) = &entry.node.value
+        && text.contains(['.', ':'])
+    {
+        let (ip, port) = read_endpoint(text, "a fallback server", entry.node.span, report)?;
+        return Some(Fallback::Server { ip, port });
+    }
+    let [layer_4, layer_7] = [FALLBACKS_4, FALLBACKS_7];
+    match layer7 {
+        Some(true) => read::word(entry, &layer_7, &[], report),
+        Some(false) => read::word(entry, &layer_4, &[], report),
+        None => read::word(entry, &[layer_4, layer_7].concat(), &[], report),
     }
 }
 

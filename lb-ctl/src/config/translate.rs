@@ -36,11 +36,16 @@ impl Translation {
     /// Gives them to the VIP, which keeps the default where its mode has none.
     pub(super) fn finish(self, vip: &mut Vip) -> Option<()> {
         let (source, return_path) = (self.source?, self.return_path?);
-        if vip.mode == Mode::L4Snat {
-            vip.source = source;
+        match vip.mode {
+            Mode::L4Dr | Mode::L4Nat => {}
+            Mode::L4Snat => vip.source = source,
+            // The kernel chooses the proxy's ports.
+            Mode::L7Http | Mode::L7Tcp => vip.source.addresses = source.addresses,
+        }
+        if vip.mode.sees_replies() {
+            vip.return_path = return_path;
         }
         if vip.mode != Mode::L4Dr {
-            vip.return_path = return_path;
             vip.reset = self.reset.unwrap_or(vip.reset);
         }
         Some(())

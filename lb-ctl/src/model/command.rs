@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     health::RipId,
     operator::{Forced, Order},
+    tls::PkiEdit,
 };
 
 /// A request that changes something. Applied at once and kept: configuration edits go to the TOML, operator
@@ -97,6 +98,8 @@ pub enum Edit {
         /// Key and TOML value, as typed: `idle_timeout="12h"`, `check.called_aet=PACS`.
         assignments: Vec<Assignment>,
     },
+    /// Add or remove a certificate or an authority, with its file.
+    Pki(PkiEdit),
 }
 
 /// `key=value` as typed. The key may be dotted; the value is TOML, or a bare word taken as a string.
@@ -113,7 +116,7 @@ pub struct Assignment {
 pub struct VipSpec {
     /// Label.
     pub name: String,
-    /// `l4-dr`, `l4-nat`, `l4-snat`.
+    /// `l4-dr`, `l4-nat`, `l4-snat`, `l7-tcp`, `l7-http`.
     pub mode: String,
     /// Virtual address.
     pub ip: String,
@@ -123,11 +126,11 @@ pub struct VipSpec {
     pub protocol: Option<String>,
     /// Scheduler's name.
     pub scheduler: Option<String>,
-    /// `none`, `source-ip`, `last-successful`.
+    /// `none`, `source-ip`, `last-successful`, `cookie`.
     pub persist: Option<String>,
     /// Persistence group of `source-ip`.
     pub persist_group: Option<String>,
-    /// `reject`, `drop`, or a server: `10.0.0.9`, `10.0.0.9:80`.
+    /// `reject` or `drop`, on layer 7 `page` or `off`, or a server: `10.0.0.9`, `10.0.0.9:80`.
     pub fallback: Option<String>,
     /// Time in which a server that came up works its way to its whole weight: `30s`.
     pub slow_start: Option<String>,
@@ -148,7 +151,7 @@ pub struct VipSpec {
     pub calling_aet: Option<String>,
     /// Called AE title of a `dicom-echo` check.
     pub called_aet: Option<String>,
-    /// Source of SNAT: `interface`, `vip`, or addresses, `10.0.0.5,10.0.0.6`.
+    /// Source of SNAT and layer 7: `interface`, `vip`, or addresses, `10.0.0.5,10.0.0.6`.
     pub source: Option<String>,
     /// Source ports of SNAT: `10240-32767`.
     pub source_ports: Option<String>,
@@ -157,8 +160,27 @@ pub struct VipSpec {
     pub return_path: Option<String>,
     /// Whether connections with a server that fails are reset.
     pub reset: Option<bool>,
+    /// What has meaning on layer 7 alone.
+    #[serde(default)]
+    pub proxy: ProxySpec,
     /// Real servers: name and address (with the port, if one was typed: it is refused for direct routing).
     pub rips: Vec<(String, String)>,
+}
+
+/// The part of `lbctl vip add` that has meaning on layer 7 alone.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ProxySpec {
+    /// Port that TLS ends at.
+    pub tls_port: Option<u16>,
+    /// Names of certificates: `viewer`, or `viewer,archive`.
+    pub cert: Option<String>,
+    /// Family of authorities that clients' certificates are of.
+    pub client_ca: Option<String>,
+    /// By what servers are verified over TLS: a family, `system`, `off`.
+    pub backend_verify: Option<String>,
+    /// Status of the answer that sends clients to TLS.
+    pub https_redirect: Option<u16>,
 }
 
 /// Answer to a command.

@@ -259,6 +259,40 @@ pub enum HeaderAction {
     },
 }
 
+/// Most groups in the pattern of a header rule: of the nine that the proxy knows, three are what is round them.
+pub const MAX_GROUPS: usize = 6;
+
+/// Groups in a regular expression that have a number.
+#[must_use]
+pub fn groups(pattern: &str) -> usize {
+    let mut groups = 0;
+    let mut in_class = false;
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => drop(rest.next()),
+            '[' if !in_class => {
+                in_class = true;
+                // The first sign of a class does not end it.
+                let class = rest.as_str();
+                let first = class.strip_prefix('^').unwrap_or(class);
+                if let Some(behind) = first.strip_prefix(']') {
+                    rest = behind.chars();
+                }
+            }
+            ']' => in_class = false,
+            '(' if !in_class => {
+                let rest = rest.as_str();
+                let is_named = ["?P<", "?'"].iter().any(|name| rest.starts_with(name))
+                    || rest.starts_with("?<") && !rest.starts_with("?<=") && !rest.starts_with("?<!");
+                groups += usize::from(!rest.starts_with(['?', '*']) || is_named);
+            }
+            _ => {}
+        }
+    }
+    groups
+}
+
 /// Which pool a connection or request goes to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SwitchRule {
@@ -317,6 +351,29 @@ impl ProxyHeader {
             Self::V2 => "v2",
             Self::V2Ssl => "v2-ssl",
             Self::V2SslCn => "v2-ssl-cn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::groups;
+
+    #[test]
+    fn groups_are_those_that_have_a_number() {
+        for (pattern, expected) in [
+            ("^http:", 0),
+            ("(a)(b)", 2),
+            ("((a)b)", 2),
+            (r"\(a\)(b)", 1),
+            ("(?:a)(?i)(?=b)(?<=c)(?<!d)", 0),
+            ("(?<x>a)(?P<y>b)(?'z'c)", 3),
+            ("[(](a)[)(]", 1),
+            ("[]((](a)", 1),
+            ("[^](](a)", 1),
+            (r"[\](](a)", 1),
+        ] {
+            assert_eq!(groups(pattern), expected, "{pattern}");
         }
     }
 }

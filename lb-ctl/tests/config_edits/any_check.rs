@@ -22,8 +22,12 @@ fn path(relative: &str) -> PathBuf {
     std::env::current_dir().unwrap().join(relative)
 }
 
-fn family() -> CaFamily {
+pub(crate) fn family() -> CaFamily {
     CaFamily { name: FAMILY.to_owned(), pems: vec![path("a.pem"), "/b.pem".into()] }
+}
+
+pub(crate) fn own_cert() -> ClientCert {
+    ClientCert { name: CERT.to_owned(), pem: path("c.pem") }
 }
 
 /// Certificates and families beside those that checks name.
@@ -198,7 +202,7 @@ fn any_tls() -> impl Strategy<Value = TlsClient> {
     let sni = prop::option::of(prop::sample::select(vec!["pacs.example", "10.0.0.7"]));
     (verify, any::<bool>(), sni).prop_map(|(verify, cert, sni)| TlsClient {
         verify,
-        client_cert: cert.then(|| ClientCert { name: CERT.to_owned(), pem: path("c.pem") }),
+        client_cert: cert.then(own_cert),
         sni: sni.map(str::to_owned),
     })
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
 
 mod any_check;
+mod any_proxy;
 mod checks;
+mod proxied;
 mod shares;
 mod shown;
 mod translated;
@@ -397,6 +399,7 @@ fn model(config: &mut Config, edit: &Edit) -> bool {
             let Some(at) = find(config, vip) else { return false };
             config.vips.remove(at);
         }
+        Edit::Pki(_) => return false,
         Edit::VipSet { vip, assignments } => {
             let Some(at) = find(config, vip) else { return false };
             let Assignment { key, value } = &assignments[0];

@@ -11,7 +11,10 @@ use lb_ctl::{
 };
 use proptest::prelude::*;
 
-use crate::any_check::{any_alerts, any_check, any_pki, settle};
+use crate::{
+    any_check::{any_alerts, any_check, any_pki, settle},
+    any_proxy::{any_settings, on_layer7},
+};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
@@ -28,12 +31,13 @@ proptest! {
 }
 
 fn any_config() -> impl Strategy<Value = Config> {
-    let vips = prop::collection::vec(any_vip(), 0..4);
+    let vip = prop_oneof![any_vip().boxed(), on_layer7(any_vip()).boxed()];
+    let vips = prop::collection::vec(vip, 0..4);
     let interfaces = prop::sample::subsequence(vec!["eth0", "eth1.100", "bond0"], 0..3);
     let named = prop::option::of("[a-zA-Z0-9][a-zA-Z0-9.-]{0,20}");
-    let told = (any_pki(), any_alerts());
+    let told = (any_pki(), any_alerts(), any_settings());
     (named, interfaces, 1024u32..99999, any_gateway(), told, vips).prop_map(
-        |(name, interfaces, flows, gateway, (pki, alerts), vips)| {
+        |(name, interfaces, flows, gateway, (pki, alerts, proxy), vips)| {
             let vips = vips.into_iter().enumerate().map(|(n, mut vip)| {
                 vip.name = format!("{}{n}", vip.name);
                 vip.ip = match vip.ip {
@@ -49,7 +53,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 flows_v6: flows + 1,
                 half_open: flows + 2,
             };
-            let mut config = Config { node, gateway, pki, alerts, vips: vips.collect(), ..Config::default() };
+            let mut config = Config { node, gateway, pki, alerts, proxy, vips: vips.collect() };
             settle(&mut config);
             config
         },

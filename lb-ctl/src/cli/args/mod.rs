@@ -4,9 +4,11 @@ mod alerts;
 mod arp_help;
 mod checks;
 mod operator;
+mod proxy;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -21,7 +23,9 @@ pub(super) use self::{
     arp_help::{ArpHelpArgs, System},
     checks::{CheckVerb, Checked, ForcedVerdict, TestArgs, TestKind},
     operator::{DrainArgs, HaltArgs, RipTargets, ServerVerb, Servers},
+    proxy::ProxyArgs,
     tables::{ClearArgs, ExplainArgs, KillArgs, ShowArgs, TableVerb, Which},
+    tls::{CaVerb, CertAddArgs, CertVerb, TlsCheckArgs, TlsVerb},
     values::{NamedAddress, NamedIp, QualifiedRip, RipTarget},
 };
 use crate::{
@@ -35,6 +39,9 @@ Examples:
   lbctl vip add DICOM --mode l4-dr --ip 10.12.1.100 --ports 104,11112 \\
         --check dicom-echo --calling-aet LOADBALANCER --called-aet PACS \\
         --rip DICOM1=10.12.1.110 --rip DICOM2=10.12.1.111
+  lbctl vip add VIEWER --mode l7-http --ip 10.12.1.160 --ports 80 --tls-port 443 --cert viewer \\
+        --https-redirect 308 --rip VIEWER1=10.12.1.170:80
+                                                  TLS that ends here
   lbctl rip drain DICOM/DICOM1                    no new connections; those in progress go on
   lbctl rip drain DICOM/DICOM1 --migrate --timeout 30m --then halt --wait
                                                   before it is patched
@@ -52,6 +59,8 @@ Examples:
   lbctl flows kill --client 10.12.7.4             end its connections
   lbctl explain 10.12.7.4 DICOM:104               which server it would get, and why
   lbctl arp-help linux --vip DICOM                what a real server behind direct routing needs
+  lbctl tls cert add pacs pacs.pfx                a certificate from Windows; asks for its password
+  lbctl tls check WEB                             what clients of the VIP meet
   lbctl table clear DICOM --client 10.12.7.4      forget which server it had
 
 Every verb may be shortened while it is unique: `lbctl v l` is `lbctl vip list`.
@@ -106,6 +115,9 @@ pub enum Verb {
     /// Clients and servers that persistence remembers: list, show, forget
     #[command(subcommand, arg_required_else_help = true)]
     Table(TableVerb),
+    /// Certificates and authorities: list, show, add, replace, delete, check
+    #[command(subcommand, arg_required_else_help = true)]
+    Tls(TlsVerb),
     /// Tell which real server a client's packet would go to, and why; exit code 3 when none gets it
     Explain(ExplainArgs),
     /// Examine this machine: driver, MTU, rp_filter, ARP, offloads, subnets, kernel; needs no daemon
@@ -198,8 +210,8 @@ pub struct VipAddArgs {
     /// Send a client to the same server in all VIPs of this group (with --persist source-ip)
     #[arg(long, value_name = "NAME")]
     pub persist_group: Option<String>,
-    /// What clients get when no server is up: `reject`, `drop`, or this server
-    #[arg(long, value_name = "reject|drop|ADDRESS[:PORT]")]
+    /// What clients get when no server is up: on layer 4 `reject` or `drop`, on layer 7 `page` or `off`; or this server
+    #[arg(long, value_name = "reject|drop|page|off|ADDRESS[:PORT]")]
     pub fallback: Option<String>,
     /// Time in which a server that came up works its way to its whole weight, e.g. 30s
     #[arg(long, value_name = "TIME")]
@@ -225,10 +237,10 @@ pub struct VipAddArgs {
     /// Called AE title of a dicom-echo check: the archive's
     #[arg(long, value_name = "AET")]
     pub called_aet: Option<String>,
-    /// A real server, with NAT and SNAT at any port; may be repeated
+    /// A real server, at any port but with direct routing; may be repeated
     #[arg(long = "rip", value_name = "NAME=ADDRESS[:PORT]", value_parser = parse_named_address)]
     pub rips: Vec<NamedAddress>,
-    /// Whom servers see with SNAT: `interface` (this machine), `vip`, or addresses separated by commas
+    /// Whom servers see with SNAT and on layer 7: `interface` (this machine), `vip`, or addresses separated by commas
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
     /// Source ports of SNAT, e.g. 10240-32767
@@ -237,9 +249,12 @@ pub struct VipAddArgs {
     /// How replies of NAT and SNAT find the client
     #[arg(long = "return", value_parser = PossibleValuesParser::new(RETURN_PATHS))]
     pub return_path: Option<String>,
-    /// Let connections with a server that fails time out (NAT and SNAT), instead of resetting them
+    /// Let connections with a server that fails time out (but with direct routing), instead of resetting them
     #[arg(long)]
     pub no_reset: bool,
+    #[command(flatten)]
+    /// Layer 7.
+    pub proxy: ProxyArgs,
     #[command(flatten)]
     /// `--dry-run`.
     pub dry_run: DryRun,
@@ -260,7 +275,7 @@ pub enum RipVerb {
     Add {
         /// VIP's name
         vip: String,
-        /// Name and address of the new real server, with NAT and SNAT at any port
+        /// Name and address of the new real server, at any port but with direct routing
         #[arg(value_name = "NAME=ADDRESS[:PORT]", value_parser = parse_named_ip)]
         rip: NamedIp,
         /// Share of new connections, 0 to 256
@@ -466,10 +481,10 @@ pub enum CompletionShell {
 
 const DEFAULT_CONFIG: &str = "/etc/lbd/lbd.toml";
 
-const MODES: [&str; 3] = ["l4-dr", "l4-nat", "l4-snat"];
+const MODES: [&str; 5] = ["l4-dr", "l4-nat", "l4-snat", "l7-http", "l7-tcp"];
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "tcp+udp"];
 const SCHEDULERS: [&str; 5] = ["first", "maglev", "source-hash", "wlc", "wrr"];
-const PERSISTS: [&str; 3] = ["last-successful", "none", "source-ip"];
+const PERSISTS: [&str; 4] = ["cookie", "last-successful", "none", "source-ip"];
 const UNATTENDED: [&str; 2] = ["refuse", "serve"];
 const RETURN_PATHS: [&str; 2] = ["last-hop", "route"];
 const CHECKS: [&str; 9] =

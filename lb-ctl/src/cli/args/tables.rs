@@ -58,6 +58,9 @@ pub struct ShowArgs {
     /// Only this client
     #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
     pub client: Option<IpAddr>,
+    /// Only this value of the parameter that clients are known by (url-param)
+    #[arg(long, value_name = "VALUE")]
+    pub key: Option<String>,
     /// Only those that go to this real server
     #[arg(long, value_name = "NAME")]
     pub rip: Option<String>,
@@ -77,6 +80,9 @@ pub struct ClearArgs {
     /// Only this client
     #[arg(long, value_name = "ADDRESS", value_parser = parse_ip)]
     pub client: Option<IpAddr>,
+    /// Only this value of the parameter that clients are known by (url-param)
+    #[arg(long, value_name = "VALUE")]
+    pub key: Option<String>,
     /// Only those that go to this real server
     #[arg(long, value_name = "NAME")]
     pub rip: Option<String>,

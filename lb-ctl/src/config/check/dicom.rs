@@ -72,8 +72,17 @@ pub(super) fn read_dicom(
 /// An AE title (PS3.5 6.2): 1 to 16 characters of ISO 646 without backslash and control characters. Leading and
 /// trailing spaces do not count there, so they are refused here: two spellings would be one title.
 fn ae_title(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
-    let (key, span) = (&entry.key.value, entry.node.span);
     let text = read::string(entry, "\"ARCHIVE\"", report)?;
+    ae_title_in(text, &entry.key.value, entry.node.span, report)
+}
+
+/// The same for the text of `key`.
+pub(in crate::config) fn ae_title_in(
+    text: &str,
+    key: &str,
+    span: Span,
+    report: &mut Report<'_>,
+) -> Option<String> {
     let fault = if text.is_empty() {
         Some((
             format!("`{key}` is empty"),

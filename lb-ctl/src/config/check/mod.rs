@@ -11,7 +11,11 @@ mod tls;
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-pub(super) use self::rules::{advise_meaningless, check, tries_path};
+pub(super) use self::{
+    dicom::ae_title_in,
+    rules::{advise_meaningless, check, tries_path},
+    tls::read_verify,
+};
 use super::{
     diag::{Code, Report},
     file::{At, Span, Table},
@@ -24,6 +28,7 @@ use super::{
 use crate::model::{
     check::{HttpCheck, Pki, ScriptCheck, SynRepeats},
     config::{Check, CheckKind},
+    proxy::ProxySettings,
 };
 
 /// What a check may name beside itself, and how much of it must be said.
@@ -31,6 +36,8 @@ use crate::model::{
 pub(super) struct Scope<'s> {
     pub(super) sections: &'s Sections,
     pub(super) pki: &'s Pki,
+    /// What holds for all layer-7 VIPs.
+    pub(super) proxy: &'s ProxySettings,
     /// Of the main file: scripts stand below it.
     pub(super) directory: &'s Path,
     pub(super) part: Part,

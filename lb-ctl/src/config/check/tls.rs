@@ -30,7 +30,12 @@ pub(super) fn read_tls(table: &Table, scope: Scope<'_>, report: &mut Report<'_>)
     Some(TlsClient { verify: verify?, client_cert: client_cert?, sni: sni? })
 }
 
-fn read_verify(entry: &Entry, scope: Scope<'_>, report: &mut Report<'_>) -> Option<Verify> {
+/// `verify`: a word, or the name of a family.
+pub(in crate::config) fn read_verify(
+    entry: &Entry,
+    scope: Scope<'_>,
+    report: &mut Report<'_>,
+) -> Option<Verify> {
     match read::string(entry, "\"system\"", report)? {
         VERIFY_OFF => Some(Verify::Off),
         VERIFY_SYSTEM => Some(Verify::System),

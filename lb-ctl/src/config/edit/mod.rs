@@ -6,11 +6,13 @@
 //! is loaded and checked before anything is written.
 
 mod cut;
+mod pki;
 mod put;
 mod typed;
 
 use toml_edit::{DocumentMut, InlineTable, Item, Key, Value};
 
+pub use self::pki::FileChange;
 use self::{
     cut::remove,
     put::{Put, find, put},
@@ -21,11 +23,11 @@ use super::{
     diag::{ConfigErrors, Report, nearest},
     diff::diff,
     file, load_texts,
-    sections::{Sections, find as find_entry},
+    sections::{Sections, entries, find as find_entry},
 };
 use crate::model::{
     command::{Assignment, Edit, VipSpec},
-    config::Vip,
+    config::{Rip, Vip},
     health::RipId,
 };
 
@@ -40,6 +42,8 @@ pub struct Edited {
     pub changes: Vec<String>,
     /// What is worth knowing: other VIPs that share what was edited.
     pub notes: Vec<String>,
+    /// Files of certificates to put in place before, or to remove after.
+    pub files: Vec<FileChange>,
 }
 
 /// Why an edit was not made.
@@ -59,7 +63,7 @@ pub enum EditError {
 ///
 /// When what is edited does not exist (or exists already, for additions), or the outcome is not valid.
 pub fn plan_edit(loaded: &Loaded, edit: &Edit) -> Result<Edited, EditError> {
-    let mut plan = Plan { loaded, texts: loaded.texts.clone(), notes: Vec::new() };
+    let mut plan = Plan { loaded, texts: loaded.texts.clone(), notes: Vec::new(), files: Vec::new() };
     match edit {
         Edit::RipAdd { vip, rip, ip, port, weight, max_connections, min_connections } => {
             let numbers = [
@@ -74,6 +78,7 @@ pub fn plan_edit(loaded: &Loaded, edit: &Edit) -> Result<Edited, EditError> {
         Edit::VipAdd(spec) => plan.vip_add(spec)?,
         Edit::VipDelete { vip } => plan.vip_delete(vip)?,
         Edit::VipSet { vip, assignments } => plan.vip_set(vip, assignments)?,
+        Edit::Pki(edit) => plan.pki(edit)?,
     }
     plan.finish()
 }
@@ -83,6 +88,7 @@ struct Plan<'l> {
     loaded: &'l Loaded,
     texts: Texts,
     notes: Vec<String>,
+    files: Vec<FileChange>,
 }
 
 /// Where something stands: a file, and the keys that lead to it.
@@ -101,9 +107,10 @@ impl Plan<'_> {
                 rewrites.push(Rewrite { path: path.clone(), before: old, after: text.clone() });
             }
         }
-        let loaded = load_texts(self.texts)?;
+        let mut loaded = load_texts(self.texts)?;
+        pki::forget_warnings(&mut loaded.warnings, &self.files);
         let changes = diff(&self.loaded.config, &loaded.config);
-        Ok(Edited { loaded, rewrites, changes, notes: self.notes })
+        Ok(Edited { loaded, rewrites, changes, notes: self.notes, files: self.files })
     }
 
     fn vip_add(&mut self, spec: &VipSpec) -> Result<(), EditError> {
@@ -113,6 +120,11 @@ impl Plan<'_> {
                 "vip `{name}` exists: change it with `lbctl vip set {name} KEY=VALUE`"
             )));
         }
+        self.append(&["vip"], &spec.name, spec_keys(spec))
+    }
+
+    /// Puts a new section after all others, where additions go.
+    fn append(&mut self, parents: &[&str], name: &str, keys: InlineTable) -> Result<(), EditError> {
         let path = self.texts.additions.clone();
         let file = match self.texts.files.iter().position(|file| file.path == path) {
             Some(file) => file,
@@ -127,20 +139,26 @@ impl Plan<'_> {
         };
         let text = &mut self.texts.files[file].text;
         let document = parse(text)?;
-        match document.get("vip") {
-            // A header may follow only headers.
-            None | Some(Item::Table(_)) if !document.get("vip").is_some_and(is_dotted) => {
-                if !text.is_empty() {
-                    text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
-                }
-                text.push_str(&format!("[vip.{}]\n", Key::new(&spec.name)));
-                for (key, value) in spec_keys(spec).iter() {
-                    text.push_str(&format!("{key} = {}\n", value.to_string().trim()));
-                }
-                Ok(())
+        // A header may follow only headers: the first parent that is written otherwise takes the section in.
+        let inside = (1..=parents.len()).find(|&depth| {
+            let parent = find(document.as_item(), &parents[..depth]);
+            parent.is_some_and(|parent| !parent.is_table() || is_dotted(parent))
+        });
+        let Some(depth) = inside else {
+            if !text.is_empty() {
+                text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
             }
-            _ => self.put(file, &["vip"], &[&spec.name], spec_keys(spec).into()),
-        }
+            let header: Vec<String> =
+                parents.iter().chain([&name]).map(|key| Key::new(*key).to_string()).collect();
+            text.push_str(&format!("[{}]\n", header.join(".")));
+            for (key, value) in keys.iter() {
+                text.push_str(&format!("{key} = {}\n", value.to_string().trim()));
+            }
+            return Ok(());
+        };
+        let (table, rest) = parents.split_at(depth);
+        let path: Vec<&str> = rest.iter().copied().chain([name]).collect();
+        self.put(file, table, &path, keys.into())
     }
 
     fn vip_set(&mut self, name: &str, assignments: &[Assignment]) -> Result<(), EditError> {
@@ -170,8 +188,7 @@ impl Plan<'_> {
     }
 
     fn rip_set(&mut self, id: &RipId, assignments: &[Assignment]) -> Result<(), EditError> {
-        self.rip(id)?;
-        let spot = self.servers_spot(&id.vip)?;
+        let spot = self.rip_spot(id)?;
         for assignment in assignments {
             let (keys, value) = parse_assignment(assignment)?;
             let mut path = vec![id.rip.as_str()];
@@ -191,16 +208,12 @@ impl Plan<'_> {
     }
 
     fn rip_delete(&mut self, id: &RipId) -> Result<(), EditError> {
-        self.rip(id)?;
-        let spot = self.servers_spot(&id.vip)?;
-        let users = self.users(&spot)?;
-        let served = users.iter().find(|vip| vip.enabled && vip.rips.len() == 1);
-        if let Some(Vip { name, .. }) = served {
-            return Err(refused(format!(
-                "`{}` is the last real server of vip `{name}`: delete the VIP with `lbctl vip delete {name}`, or take it \
-                 out of service first with `lbctl vip set {name} enabled=false`",
-                id.rip
-            )));
+        let spot = self.rip_spot(id)?;
+        for vip in self.users(&spot)?.iter().filter(|vip| vip.enabled) {
+            let Some(rip) = vip.rips.iter().find(|rip| rip.name == id.rip) else { continue };
+            if vip.rips.iter().filter(|other| other.pool == rip.pool).count() == 1 {
+                return Err(last_of(vip, rip));
+            }
         }
         let mut path = spot.keys();
         path.push(&id.rip);
@@ -249,11 +262,11 @@ impl Plan<'_> {
         })
     }
 
-    fn rip(&self, id: &RipId) -> Result<(), EditError> {
+    fn rip(&self, id: &RipId) -> Result<&Rip, EditError> {
         let RipId { vip, rip } = id;
         let rips = &self.vip(vip)?.rips;
-        if rips.iter().any(|other| other.name == *rip) {
-            return Ok(());
+        if let Some(found) = rips.iter().find(|other| other.name == *rip) {
+            return Ok(found);
         }
         let names = rips.iter().map(|rip| rip.name.as_str());
         let hint = hint(rip, names, &format!("see `lbctl vip show {vip}`"));
@@ -273,7 +286,28 @@ impl Plan<'_> {
     /// The list that a VIP has its servers from; notes who shares it.
     fn servers_spot(&mut self, vip: &str) -> Result<Spot, EditError> {
         let spot = self.spot_of(&self.sections(), vip).ok_or_else(|| misplaced(vip))?;
-        let users = self.users(&spot)?;
+        self.note_users(&spot)?;
+        Ok(spot)
+    }
+
+    /// The list that a server stands in: its VIP's, or that of a pool which the VIP's rules lead to.
+    fn rip_spot(&mut self, id: &RipId) -> Result<Spot, EditError> {
+        let rip = self.rip(id)?;
+        let sections = self.sections();
+        let in_pool = rip.pool.as_ref().and_then(|pool| {
+            let entry = find_entry(&sections.pools, pool)?;
+            comes_by_rule(&sections, &id.vip, &id.rip).then(|| Spot::of_pool(entry))
+        });
+        let spot = match in_pool {
+            Some(spot) => spot,
+            None => self.spot_of(&sections, &id.vip).ok_or_else(|| misplaced(&id.vip))?,
+        };
+        self.note_users(&spot)?;
+        Ok(spot)
+    }
+
+    fn note_users(&mut self, spot: &Spot) -> Result<(), EditError> {
+        let users = self.users(spot)?;
         let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
         if names.len() > 1 {
             self.notes.push(format!(
@@ -282,14 +316,22 @@ impl Plan<'_> {
                 names.join(", ")
             ));
         }
-        Ok(spot)
+        Ok(())
     }
 
-    /// The VIPs that have their servers from there.
+    /// The VIPs that have servers from there.
     fn users(&self, spot: &Spot) -> Result<Vec<&Vip>, EditError> {
         let sections = self.sections();
-        let uses =
-            |vip: &&Vip| self.spot_of(&sections, &vip.name).is_some_and(|other| other.path == spot.path);
+        let by_rule = |vip: &Vip| match spot.path.as_slice() {
+            [section, pool, _] if section == "pool" => vip
+                .rips
+                .iter()
+                .any(|rip| rip.pool.as_ref() == Some(pool) && comes_by_rule(&sections, &vip.name, &rip.name)),
+            _ => false,
+        };
+        let uses = |vip: &&Vip| {
+            by_rule(vip) || self.spot_of(&sections, &vip.name).is_some_and(|other| other.path == spot.path)
+        };
         Ok(self.loaded.config.vips.iter().filter(uses).collect())
     }
 
@@ -303,8 +345,7 @@ impl Plan<'_> {
         let file::Value::String(name) = &table.get("pool")?.node.value else {
             return None;
         };
-        let pool = find_entry(&sections.pools, name)?;
-        Some(Spot { file: pool.key.span.file, path: owned(["pool", name, "servers"]) })
+        find_entry(&sections.pools, name).map(Spot::of_pool)
     }
 
     fn sections(&self) -> Sections {
@@ -317,9 +358,34 @@ impl Plan<'_> {
 }
 
 impl Spot {
+    fn of_pool(pool: &file::Entry) -> Self {
+        let path = ["pool", &pool.key.value, "servers"].map(str::to_owned).to_vec();
+        Self { file: pool.key.span.file, path }
+    }
+
     fn keys(&self) -> Vec<&str> {
         borrowed(&self.path)
     }
+}
+
+/// Whether a server of a VIP that is of some pool comes from `[pool.NAME]`, and is not one of the VIP's own.
+fn comes_by_rule(sections: &Sections, vip: &str, rip: &str) -> bool {
+    let servers = find_entry(&sections.vips, vip).and_then(|entry| entries(entry).get("servers"));
+    servers.is_none_or(|servers| !entries(servers).has(rip))
+}
+
+fn last_of(vip: &Vip, rip: &Rip) -> EditError {
+    let (name, rip, pool) = (&vip.name, &rip.name, &rip.pool);
+    refused(match pool {
+        Some(pool) => format!(
+            "`{rip}` is the last real server of pool `{pool}`, which a rule of vip `{name}` leads to: take the rule out of \
+             `switch` first, or the VIP out of service with `lbctl vip set {name} enabled=false`"
+        ),
+        None => format!(
+            "`{rip}` is the last real server of vip `{name}`: delete the VIP with `lbctl vip delete {name}`, or take it \
+             out of service first with `lbctl vip set {name} enabled=false`"
+        ),
+    })
 }
 
 fn parse(text: &str) -> Result<DocumentMut, EditError> {

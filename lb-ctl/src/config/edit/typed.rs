@@ -7,7 +7,7 @@ use toml_edit::{InlineTable, Key, Value};
 use super::{EditError, refused};
 use crate::{
     config::server::socket_address,
-    model::command::{Assignment, VipSpec},
+    model::command::{Assignment, ProxySpec, VipSpec},
 };
 
 /// The keys that `lbctl vip add` was given; the others keep their defaults.
@@ -41,12 +41,30 @@ pub(super) fn spec_keys(spec: &VipSpec) -> InlineTable {
     } else if let Some(persist) = &spec.persist {
         keys.insert("persist", persist.as_str().into());
     }
+    put_proxy(&spec.proxy, &mut keys);
     if let Some(check) = check_value(spec) {
         keys.insert("check", check);
     }
     let servers: InlineTable = spec.rips.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
     keys.insert("servers", servers.into());
     keys
+}
+
+/// Keys that have meaning on layer 7 alone.
+fn put_proxy(spec: &ProxySpec, keys: &mut InlineTable) {
+    let port = spec.tls_port.map(|port| ("port", Value::from(i64::from(port))));
+    let cert = spec.cert.as_ref().map(|cert| ("cert", bare("tls.cert", cert)));
+    let family = spec.client_ca.as_ref().map(|family| ("client_ca", Value::from(family.as_str())));
+    let tls: InlineTable = port.into_iter().chain(cert).chain(family).collect();
+    if !tls.is_empty() {
+        keys.insert("tls", tls.into());
+    }
+    if let Some(verify) = &spec.backend_verify {
+        keys.insert("backend_tls", Value::InlineTable([("verify", verify.as_str())].into_iter().collect()));
+    }
+    if let Some(status) = spec.https_redirect {
+        keys.insert("https_redirect", i64::from(status).into());
+    }
 }
 
 /// A check as short as it can be said.
@@ -120,6 +138,9 @@ fn bare(key: &str, word: &str) -> Value {
         })),
         // What is no address is told as what it is: an unknown word.
         ("source", _) if word.contains(',') || word.parse::<IpAddr>().is_ok() => Value::from_iter(items),
+        ("tls.cert", _) if word.contains(',') => Value::from_iter(items),
+        // A line may have commas of its own.
+        ("haproxy_extra", _) => Value::from_iter([word]),
         ("alert_to" | "check.accept" | "check.all" | "check.any", _) => Value::from_iter(items),
         ("check.status", _) if word.contains(',') => Value::from_iter(items.map(|item| {
             item.parse::<u16>().map_or_else(|_range| item.into(), |status| Value::from(i64::from(status)))

@@ -2,19 +2,24 @@
 
 mod alerts;
 mod check;
+mod proxy;
 mod text;
 
 use toml_edit::Key;
 
 use self::{
     alerts::write_pki,
+    proxy::proxy_keys,
     text::{list, quoted, table, time},
 };
 pub(super) use self::{
     alerts::{alerts_keys, pki_keys},
     check::check_keys,
+    proxy::settings_keys,
 };
-use crate::model::config::{Config, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses, Vip};
+use crate::model::config::{
+    Config, Fallback, Gateway, Mode, Node, Persist, Ports, Rip, Source, SourceAddresses, Vip,
+};
 
 /// The whole configuration as one TOML text.
 #[must_use]
@@ -26,21 +31,23 @@ pub fn show(config: &Config) -> String {
     write_pki(&mut text, &config.pki);
     text.push_str("\n[alerts]\n");
     write_keys(&mut text, &alerts_keys(&config.alerts));
+    text.push_str("\n[proxy]\n");
+    write_keys(&mut text, &settings_keys(&config.proxy));
     for vip in &config.vips {
         let name = Key::new(&vip.name);
         text.push_str(&format!("\n[vip.{name}]\n"));
         write_keys(&mut text, &vip_keys(vip));
         text.push_str(&format!("[vip.{name}.servers]\n"));
-        for Rip { name, ip, port, weight, max_connections, min_connections, check, pool: _ } in
-            vip.rips.iter().filter(|rip| rip.pool.is_none())
-        {
+        for Rip { name, ip, port, weight, max_connections, min_connections, check, pool } in &vip.rips {
             let port = port.map_or_else(String::new, |port| format!(", port = {port}"));
             let own = check.as_ref().map_or_else(String::new, |check| {
                 format!(", check = {}", table(&check_keys(check, vip.mode, vip.protocols)))
             });
+            // With what this VIP makes of them, such servers are its own.
+            let pool = pool.as_ref().map_or_else(String::new, |pool| format!(", pool = {}", quoted(pool)));
             text.push_str(&format!(
                 "{} = {{ ip = \"{ip}\"{port}, weight = {weight}, max_connections = {max_connections}, min_connections = \
-                 {min_connections}{own} }}\n",
+                 {min_connections}{own}{pool} }}\n",
                 Key::new(name)
             ));
         }
@@ -97,16 +104,30 @@ pub(super) fn vip_keys(vip: &Vip) -> Vec<Setting> {
     keys.push(Setting::Table("persist", persist_keys(vip)));
     keys.push(Setting::Table("check", check_keys(&vip.check, vip.mode, vip.protocols)));
     keys.push(Setting::Plain("alert_to", list(vip.alert_to.iter().map(quoted))));
-    keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
-    keys.push(Setting::Plain("fallback", quoted(vip.fallback)));
+    let layer7 = vip.mode.is_layer7();
+    if !layer7 {
+        keys.push(Setting::Plain("idle_timeout", time(vip.idle_timeout)));
+    }
+    keys.push(Setting::Plain("fallback", fallback(vip)));
     keys.push(Setting::Plain("slow_start", time(vip.slow_start)));
-    keys.push(Setting::Plain("unattended", quoted(vip.unattended.name())));
+    if !layer7 {
+        keys.push(Setting::Plain("unattended", quoted(vip.unattended.name())));
+    }
+    if vip.mode == Mode::L4Snat || layer7 {
+        keys.push(Setting::Plain("source", source(&vip.source)));
+    }
     if vip.mode == Mode::L4Snat {
-        keys.extend(source_keys(&vip.source));
+        let (low, high) = (vip.source.ports.start(), vip.source.ports.end());
+        keys.push(Setting::Plain("source_ports", quoted(format!("{low}-{high}"))));
+    }
+    if vip.mode.sees_replies() {
+        keys.push(Setting::Plain("return", quoted(vip.return_path.name())));
     }
     if vip.mode != Mode::L4Dr {
-        keys.push(Setting::Plain("return", quoted(vip.return_path.name())));
         keys.push(Setting::Plain("reset", vip.reset.to_string()));
+    }
+    if let Some(proxy) = &vip.proxy {
+        keys.extend(proxy_keys(proxy, vip.mode));
     }
     keys.push(Setting::Plain("enabled", vip.enabled.to_string()));
     keys
@@ -122,14 +143,20 @@ fn ports(ports: &Ports) -> String {
     }))
 }
 
-fn source_keys(source: &Source) -> [Setting; 2] {
-    let addresses = match &source.addresses {
+fn source(source: &Source) -> String {
+    match &source.addresses {
         SourceAddresses::Interface => quoted("interface"),
         SourceAddresses::Vip => quoted("vip"),
         SourceAddresses::Pool(pool) => list(pool.iter().map(quoted)),
-    };
-    let (low, high) = (source.ports.start(), source.ports.end());
-    [Setting::Plain("source", addresses), Setting::Plain("source_ports", quoted(format!("{low}-{high}")))]
+    }
+}
+
+/// On layer 7 a client is not rejected, but gets nothing.
+fn fallback(vip: &Vip) -> String {
+    match vip.fallback {
+        Fallback::Reject if vip.mode.is_layer7() => quoted("off"),
+        Fallback::Drop | Fallback::Page | Fallback::Reject | Fallback::Server { .. } => quoted(vip.fallback),
+    }
 }
 
 fn persist_keys(vip: &Vip) -> Keys {
