@@ -3,14 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
 /// Mode of a file that was not there before.
 const NEW_MODE: u32 = 0o644;
+/// The same of one that holds a secret, and of a directory for such files.
+const NEW_PRIVATE_MODE: u32 = 0o600;
+const NEW_PRIVATE_DIRECTORY_MODE: u32 = 0o700;
 
 /// Replaces what is in a file in one step: a reader, or this machine after a power cut, finds the old bytes or the
 /// new. Mode and owner stay; a new file gets mode 0644; a symbolic link stays one. On disk when this returns. Blocks.
@@ -19,6 +22,19 @@ const NEW_MODE: u32 = 0o644;
 ///
 /// What the file system says; the old file is then still whole.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, NEW_MODE)
+}
+
+/// The same for a file that holds a secret: a new one is for its owner alone.
+///
+/// # Errors
+///
+/// What the file system says; the old file is then still whole.
+pub(crate) fn replace_private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, NEW_PRIVATE_MODE)
+}
+
+fn replace(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
     // Renaming onto a link would replace the link: go to what it names.
     let target = match fs::canonicalize(path) {
         Ok(target) => target,
@@ -31,7 +47,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     clear_left_over(&directory, &name)?;
     // Hidden, so that it is no part of conf.d while it exists; one writer per process, so the pid makes it unique.
     let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_new(&temporary, &target, bytes).and_then(|()| fs::rename(&temporary, &target));
+    let written =
+        write_new(&temporary, &target, bytes, new_mode).and_then(|()| fs::rename(&temporary, &target));
     if let Err(error) = written {
         // The first error is the one to report; a left-over temporary file does no harm.
         let _ = fs::remove_file(&temporary);
@@ -59,12 +76,27 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
 ///
 /// What the file system says.
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    create(path, &DirBuilder::new())
+}
+
+/// The same for files that hold secrets: what is made is for its owner alone.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(crate) fn create_private_directory(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.mode(NEW_PRIVATE_DIRECTORY_MODE);
+    create(path, &builder)
+}
+
+fn create(path: &Path, builder: &DirBuilder) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     let above = directory_of(path);
-    create_directory(&above)?;
-    match fs::create_dir(path) {
+    create(&above, builder)?;
+    match builder.create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => sync_directory(&above),
     }
@@ -105,7 +137,7 @@ fn is_gone(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid).is_some_and(gone)
 }
 
-fn write_new(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(temporary: &Path, target: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
     // A crash may have left one behind under a pid that is ours now.
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -117,7 +149,7 @@ fn write_new(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
             old.mode() & 0o7777
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => NEW_MODE,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => new_mode,
         Err(error) => return Err(error),
     };
     file.set_permissions(fs::Permissions::from_mode(mode))?;

@@ -71,6 +71,7 @@ pub(super) fn subject_line(node: &str, events: &[Event]) -> String {
             "is answered for by another machine",
             "addresses are answered for by others",
         ),
+        part(events, is_certificate, FAILS, "does not last", "certificates do not last"),
         part(events, |_| true, &[Kind::Still], "still down", "failures go on"),
         part(events, |_| true, &[Kind::Blinked], "was down for a moment", "were down for a moment"),
         part(events, is_server, &[Kind::Recovered], "back", "servers back"),
@@ -95,6 +96,10 @@ const fn is_unserved(subject: &Subject) -> bool {
 
 const fn is_server(subject: &Subject) -> bool {
     matches!(subject, Subject::Server(_))
+}
+
+const fn is_certificate(subject: &Subject) -> bool {
+    matches!(subject, Subject::Certificate { .. })
 }
 
 const fn is_foreign(subject: &Subject) -> bool {
@@ -179,7 +184,10 @@ pub(super) fn log_lines(events: &[Event], epoch_secs: u64) -> Vec<(Severity, Str
     let line = |event: &&Event| {
         let about = match &event.subject {
             Subject::Server(id) => format!("{}: ", plain(&id.vip)),
-            Subject::Outage { .. } | Subject::Unserved { .. } | Subject::Foreign { .. } => String::new(),
+            Subject::Outage { .. }
+            | Subject::Unserved { .. }
+            | Subject::Foreign { .. }
+            | Subject::Certificate { .. } => String::new(),
         };
         let severity = match event.kind {
             Kind::Failed | Kind::Relapsed | Kind::Still => Severity::Error,
@@ -243,6 +251,7 @@ fn event_line(event: &Event, epoch_secs: u64) -> String {
         Subject::Outage { vip } | Subject::Unserved { vip } => vip.clone(),
         Subject::Server(id) => id.rip.clone(),
         Subject::Foreign { ip, .. } => ip.to_string(),
+        Subject::Certificate { name, .. } => name.clone(),
     };
     let since = utc(*since_epoch_secs);
     let lasted =
@@ -263,7 +272,7 @@ fn what_to_run(event: &Event) -> Option<String> {
         (Subject::Outage { vip }, _) => Some(format!("lbctl check list {vip}")),
         (Subject::Unserved { .. }, _) => Some("lbctl status".to_owned()),
         // Its line says what to do, and where.
-        (Subject::Foreign { .. }, _) => None,
+        (Subject::Foreign { .. } | Subject::Certificate { .. }, _) => None,
     }
 }
 
@@ -273,6 +282,8 @@ const fn word(event: &Event) -> &'static str {
         (Kind::Failed, Subject::Outage { .. }) => "OUT OF SERVICE",
         (Kind::Failed, Subject::Unserved { .. }) => "NOT SERVED",
         (Kind::Failed, Subject::Foreign { .. }) => "ADDRESS CONFLICT",
+        (Kind::Failed, Subject::Certificate { days: 0, .. }) => "CERTIFICATE EXPIRED",
+        (Kind::Failed, Subject::Certificate { .. }) => "CERTIFICATE EXPIRES",
         (Kind::Relapsed, Subject::Server(_)) => "DOWN AGAIN",
         (Kind::Relapsed, _) => "FAILED AGAIN",
         (Kind::Still, Subject::Server(_)) => "STILL DOWN",
@@ -288,6 +299,7 @@ fn object(subject: &Subject) -> String {
         Subject::Outage { vip } | Subject::Unserved { vip } => vip.clone(),
         Subject::Server(id) => format!("{}/{}", id.vip, id.rip),
         Subject::Foreign { ip, .. } => ip.to_string(),
+        Subject::Certificate { name, .. } => name.clone(),
     }
 }
 

@@ -49,6 +49,8 @@ use crate::{
         config::Config,
         health::HealthMap,
         net::{ForeignAnswers, NetFacts},
+        proxied::Proxied,
+        tls::Validity,
     },
     observe,
     reconcile::Reconciled,
@@ -92,6 +94,10 @@ pub struct Connections {
     pub facts: watch::Receiver<NetFacts>,
     /// What the data plane refuses.
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
+    /// What the companion proxy refuses.
+    pub proxied: watch::Receiver<Arc<Proxied>>,
+    /// How long certificates last.
+    pub validities: watch::Receiver<Option<Arc<Vec<Validity>>>>,
     /// Tests.
     pub tests: mpsc::Receiver<TestRequest>,
     /// To those who show it.
@@ -106,9 +112,10 @@ pub struct Connections {
 pub async fn run(connections: Connections, state_dir: PathBuf, shutdown: Shutdown) -> anyhow::Result<()> {
     let opened = tokio::task::spawn_blocking(move || open(&state_dir)).await?;
     let (ledger, teller, outbox) = opened?;
-    let Connections { view, health, foreign, facts, reconciled, tests, problems } = connections;
+    let Connections { view, health, foreign, facts, reconciled, proxied, validities, tests, problems } =
+        connections;
     let messenger = Messenger {
-        watches: Watches { view, health, foreign, facts, reconciled },
+        watches: Watches { view, health, foreign, facts, reconciled, proxied, validities },
         requests: tests,
         problems,
         host: observe::host_name(),

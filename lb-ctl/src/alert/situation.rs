@@ -12,7 +12,9 @@ use crate::{
         health::{FailureReason, Health, HealthMap, RipId, Verdict},
         net::{ForeignAnswer, ForeignAnswers, NetFacts},
         operator::{Forced, Order, Word},
+        proxied::Proxied,
         status::RipState,
+        tls::{EXPIRY_STEPS_DAYS, Lasts, Validity},
     },
     net::foreign::describe,
     reconcile::Reconciled,
@@ -43,6 +45,13 @@ pub(super) enum Subject {
         /// Who answers.
         mac: String,
     },
+    /// A certificate that is about to end, or has ended. Each step is a subject of its own, so that people are told anew.
+    Certificate {
+        /// What it is called.
+        name: String,
+        /// Days that are left at most; 0 = it has ended.
+        days: u32,
+    },
 }
 
 impl Subject {
@@ -52,7 +61,13 @@ impl Subject {
             Self::Outage { vip } | Self::Unserved { vip } => Some(vip),
             Self::Server(id) => Some(&id.vip),
             Self::Foreign { vip, .. } => vip.as_deref(),
+            Self::Certificate { .. } => None,
         }
+    }
+
+    /// True for what is told again while it fails. A certificate that still counts is not: its next step will be told.
+    pub(super) const fn is_repeated(&self) -> bool {
+        !matches!(self, Self::Certificate { days: 1.., .. })
     }
 }
 
@@ -102,6 +117,10 @@ pub(super) struct Sources<'a> {
     pub(super) facts: &'a NetFacts,
     /// What the data plane refuses.
     pub(super) reconciled: &'a Reconciled,
+    /// What the companion proxy refuses.
+    pub(super) proxied: &'a Proxied,
+    /// How long certificates last; `None` = nobody has looked yet.
+    pub(super) validities: Option<&'a [Validity]>,
 }
 
 /// All of it.
@@ -113,12 +132,18 @@ pub(super) struct Situation {
     pub(super) left: BTreeMap<String, Left>,
     /// A foreign answer that is not there is over.
     foreign_heard: bool,
+    /// A certificate that is not there is not used any more.
+    certificates_seen: bool,
 }
 
 impl Situation {
     /// Looks at everything.
     pub(super) fn of(sources: &Sources<'_>) -> Self {
-        let mut situation = Self { foreign_heard: sources.foreign_heard, ..Self::default() };
+        let mut situation = Self {
+            foreign_heard: sources.foreign_heard,
+            certificates_seen: sources.validities.is_some(),
+            ..Self::default()
+        };
         for vip in sources.view.config.vips.iter().filter(|vip| vip.enabled) {
             situation.put_servers(vip, sources);
             let unserved = Subject::Unserved { vip: vip.name.clone() };
@@ -128,7 +153,28 @@ impl Situation {
             let (subject, failing) = foreign(answer, sources);
             situation.standings.insert(subject, Standing::Failing(failing));
         }
+        for validity in sources.validities.unwrap_or_default() {
+            situation.put_certificate(validity);
+        }
         situation
+    }
+
+    /// A step that is past is no subject any more: that would be told as its end.
+    fn put_certificate(&mut self, validity: &Validity) {
+        let subject = |days| Subject::Certificate { name: validity.name.clone(), days };
+        match &validity.lasts {
+            Lasts::Within { days, text } => {
+                let failing = Failing { reason: None, text: text.clone(), since_epoch_secs: None };
+                self.standings.insert(subject(*days), Standing::Failing(failing));
+            }
+            Lasts::Long | Lasts::Unknown => {
+                let is_long = validity.lasts == Lasts::Long;
+                for days in EXPIRY_STEPS_DAYS.into_iter().chain([0]) {
+                    let standing = if is_long { Standing::Well } else { Standing::Unsaid };
+                    self.standings.insert(subject(days), standing);
+                }
+            }
+        }
     }
 
     /// A situation of these; for tests.
@@ -137,7 +183,8 @@ impl Situation {
         standings: impl IntoIterator<Item = (Subject, Standing)>,
         foreign_heard: bool,
     ) -> Self {
-        Self { standings: standings.into_iter().collect(), foreign_heard, ..Self::default() }
+        let standings = standings.into_iter().collect();
+        Self { standings, foreign_heard, certificates_seen: true, ..Self::default() }
     }
 
     /// Every subject that is there.
@@ -154,6 +201,7 @@ impl Situation {
                 let silent = if self.foreign_heard { &Standing::Well } else { &Standing::Unsaid };
                 vip.as_ref().is_none_or(is_served).then_some(silent)
             }
+            (None, Subject::Certificate { .. }) => (!self.certificates_seen).then_some(&Standing::Unsaid),
             (None, Subject::Outage { .. } | Subject::Unserved { .. } | Subject::Server(_)) => None,
         }
     }
@@ -248,10 +296,15 @@ fn outage_of(vip: &Vip, left: Left, count: &Count) -> Standing {
 
 /// Whether a VIP is served at all, by what the compiled configuration and the data plane say.
 fn serving(vip: &Vip, sources: &Sources<'_>) -> Standing {
-    let Sources { view, facts, reconciled, .. } = sources;
+    let Sources { view, facts, reconciled, proxied, .. } = sources;
     let here = view.notes.vips.get(&vip.name);
-    let refused = || reconciled.vips.get(&vip.name).or_else(|| reconciled.addresses.get(&vip.ip));
-    let is_known = facts.complete && reconciled.settled && reconciled.number >= view.goal.number;
+    let (refusals, number) = if vip.mode.is_layer7() {
+        (&proxied.refused, proxied.number.min(reconciled.number))
+    } else {
+        (&reconciled.vips, reconciled.number)
+    };
+    let refused = || refusals.get(&vip.name).or_else(|| reconciled.addresses.get(&vip.ip));
+    let is_known = facts.complete && reconciled.settled && number >= view.goal.number;
     match here.filter(|_| facts.complete).or_else(refused) {
         Some(why) => Standing::Failing(Failing { reason: None, text: why.clone(), since_epoch_secs: None }),
         None if is_known && view.goal.number > 0 => Standing::Well,

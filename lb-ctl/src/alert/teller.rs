@@ -194,10 +194,11 @@ impl Teller {
         }
     }
 
-    /// What was told and still fails.
+    /// What was told, still fails, and is to be told again for that.
     fn failing(&self, situation: &Situation) -> impl Iterator<Item = (&Subject, &Told)> {
         self.told
             .iter()
+            .filter(|(subject, _)| subject.is_repeated())
             .filter(|(subject, _)| matches!(situation.standing(subject), Some(Standing::Failing(_))))
     }
 }

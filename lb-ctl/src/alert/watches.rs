@@ -14,6 +14,8 @@ use crate::{
         config::Config,
         health::HealthMap,
         net::{ForeignAnswers, NetFacts},
+        proxied::Proxied,
+        tls::Validity,
     },
     reconcile::Reconciled,
 };
@@ -26,6 +28,8 @@ pub(super) struct Watches {
     pub(super) foreign: watch::Receiver<Arc<ForeignAnswers>>,
     pub(super) facts: watch::Receiver<NetFacts>,
     pub(super) reconciled: watch::Receiver<Arc<Reconciled>>,
+    pub(super) proxied: watch::Receiver<Arc<Proxied>>,
+    pub(super) validities: watch::Receiver<Option<Arc<Vec<Validity>>>>,
 }
 
 impl Watches {
@@ -36,13 +40,15 @@ impl Watches {
 
     /// Ready when something may be otherwise, but not before `earliest`.
     pub(super) async fn changed(&mut self, earliest: Instant) {
-        let Self { view, health, foreign, facts, reconciled } = self;
+        let Self { view, health, foreign, facts, reconciled, proxied, validities } = self;
         tokio::select! {
             () = change(view) => {}
             () = change(health) => {}
             () = change(foreign) => {}
             () = change(facts) => {}
             () = change(reconciled) => {}
+            () = change(proxied) => {}
+            () = change(validities) => {}
         }
         sleep_until(earliest).await;
     }
@@ -56,6 +62,8 @@ impl Watches {
             foreign_heard,
             facts: &self.facts.borrow_and_update(),
             reconciled: &self.reconciled.borrow_and_update(),
+            proxied: &self.proxied.borrow_and_update(),
+            validities: self.validities.borrow_and_update().as_deref().map(Vec::as_slice),
         })
     }
 }

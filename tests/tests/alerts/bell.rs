@@ -15,6 +15,8 @@ use lb_ctl::{
         health::{CheckResult, Failure, FailureReason, Health, HealthMap, RipId, Verdict},
         net::{ForeignAnswers, NetFacts},
         operator::Words,
+        proxied::Proxied,
+        tls::Validity,
     },
     reconcile::{Goal, Reconciled},
     shutdown::{self, Trigger},
@@ -29,11 +31,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Time for anything that is told, pauses of what is tried again included.
 pub(crate) const SETTLE: Duration = Duration::from_secs(30);
 
+/// Ends of channels that say nothing here.
+type Others = (
+    watch::Sender<Arc<ForeignAnswers>>,
+    watch::Sender<NetFacts>,
+    watch::Sender<Arc<Reconciled>>,
+    watch::Sender<Arc<Proxied>>,
+    watch::Sender<Option<Arc<Vec<Validity>>>>,
+);
+
 /// The running task. Dropped, it ends as at a shutdown.
 pub(crate) struct Bell {
     view: watch::Sender<Arc<View>>,
     health: watch::Sender<HealthMap>,
-    _others: (watch::Sender<Arc<ForeignAnswers>>, watch::Sender<NetFacts>, watch::Sender<Arc<Reconciled>>),
+    _others: Others,
     tests: mpsc::Sender<TestRequest>,
     problems: watch::Receiver<alert::Problems>,
     trigger: Trigger,
@@ -48,6 +59,8 @@ impl Bell {
         let (foreign, foreign_in) = watch::channel(Arc::default());
         let (facts, facts_in) = watch::channel(NetFacts::default());
         let (reconciled, reconciled_in) = watch::channel(Arc::default());
+        let (proxied, proxied_in) = watch::channel(Arc::default());
+        let (validities, validities_in) = watch::channel(None);
         let (tests, tests_in) = mpsc::channel(8);
         let (unsent, problems) = watch::channel(Vec::new());
         let (trigger, shutdown) = shutdown::channel();
@@ -57,6 +70,8 @@ impl Bell {
             foreign: foreign_in,
             facts: facts_in,
             reconciled: reconciled_in,
+            proxied: proxied_in,
+            validities: validities_in,
             tests: tests_in,
             problems: unsent,
         };
@@ -72,7 +87,7 @@ impl Bell {
                 runtime.block_on(alert::run(connections, state_dir, shutdown)).expect("alerts run");
             });
         });
-        let others = (foreign, facts, reconciled);
+        let others = (foreign, facts, reconciled, proxied, validities);
         Self { view, health, _others: others, tests, problems, trigger, thread: Some(thread) }
     }
 

@@ -16,7 +16,9 @@ use crate::{
         health::{CheckResult, Failure, Health, HealthMap, Verdict},
         net::{ForeignAnswer, ForeignAnswers, NetFacts, Path},
         operator::{Forced, Order, Word, Words},
+        proxied::Proxied,
         status::RipState,
+        tls::{Lasts, Validity},
     },
     reconcile::{Goal, Reconciled},
 };
@@ -29,6 +31,7 @@ struct World {
     foreign: ForeignAnswers,
     facts: NetFacts,
     reconciled: Reconciled,
+    proxied: Proxied,
 }
 
 fn id(rip: &str) -> RipId {
@@ -72,19 +75,26 @@ fn world() -> World {
             ..NetFacts::default()
         },
         reconciled: Reconciled { number: 1, settled: true, ..Reconciled::default() },
+        proxied: Proxied::default(),
     }
 }
 
 impl World {
     fn look(&self) -> Situation {
-        Situation::of(&Sources {
+        Situation::of(&self.sources())
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources {
             view: &self.view,
             health: &self.health,
             foreign: &self.foreign,
             foreign_heard: true,
             facts: &self.facts,
             reconciled: &self.reconciled,
-        })
+            proxied: &self.proxied,
+            validities: Some(&[]),
+        }
     }
 
     fn text(&self, subject: &Subject) -> Option<String> {
@@ -178,6 +188,25 @@ fn a_vip_is_not_served_when_its_address_is_refused_and_well_only_once_that_is_kn
 }
 
 #[test]
+fn what_the_proxy_refuses_is_not_served_and_is_well_only_once_it_has_it() {
+    let mut world = world();
+    world.vip().mode = Mode::L7Tcp;
+    assert_eq!(
+        world.look().standing(&unserved()),
+        Some(&Standing::Unsaid),
+        "the proxy has not said anything"
+    );
+    world.proxied = Proxied {
+        number: 1,
+        refused: [("DICOM".to_owned(), "its certificate has expired".to_owned())].into(),
+        ..Proxied::default()
+    };
+    assert_eq!(world.text(&unserved()).as_deref(), Some("its certificate has expired"));
+    world.proxied.refused.clear();
+    assert_eq!(world.look().standing(&unserved()), Some(&Standing::Well));
+}
+
+#[test]
 fn who_answers_for_a_vip_is_named_with_the_cure() {
     let mut world = world();
     let answer =
@@ -198,4 +227,33 @@ fn who_answers_for_a_vip_is_named_with_the_cure() {
     );
     world.foreign.clear();
     assert_eq!(world.look().standing(&subject(2)), Some(&Standing::Well));
+}
+
+fn certificate(days: u32) -> Subject {
+    Subject::Certificate { name: "certificate web".into(), days }
+}
+
+fn lasting(lasts: Lasts) -> [Validity; 1] {
+    [Validity { name: "certificate web".into(), lasts }]
+}
+
+#[test]
+fn each_step_of_a_certificate_is_a_subject_of_its_own() {
+    let world = world();
+    let within = |days| lasting(Lasts::Within { days, text: format!("within {days}") });
+    let of = |validities: Option<&[Validity]>| Situation::of(&Sources { validities, ..world.sources() });
+    let month = of(Some(&within(30)));
+    assert!(matches!(month.standing(&certificate(30)), Some(Standing::Failing(f)) if f.text == "within 30"));
+    assert_eq!(month.standing(&certificate(7)), None);
+    // The step before is no subject any more, so that nobody hears that it is over.
+    let week = of(Some(&within(7)));
+    assert_eq!(week.standing(&certificate(30)), None);
+    assert!(matches!(week.standing(&certificate(7)), Some(Standing::Failing(_))));
+    for days in [30, 7, 1, 0] {
+        assert_eq!(of(Some(&lasting(Lasts::Long))).standing(&certificate(days)), Some(&Standing::Well));
+        assert_eq!(of(Some(&lasting(Lasts::Unknown))).standing(&certificate(days)), Some(&Standing::Unsaid));
+        // Before anybody has looked, what was told goes on being so; what nothing uses any more does not.
+        assert_eq!(of(None).standing(&certificate(days)), Some(&Standing::Unsaid));
+        assert_eq!(of(Some(&[])).standing(&certificate(days)), None);
+    }
 }

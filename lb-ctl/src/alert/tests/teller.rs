@@ -216,3 +216,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_certificate_is_told_of_at_each_step_and_daily_only_when_it_has_ended() {
+    let (mut teller, mut clock) = (Teller::default(), Clock::new());
+    let at = |days| Subject::Certificate { name: "certificate web".into(), days };
+    let day = 24 * 3600;
+    for days in [30, 7, 1] {
+        let now = [(at(days), failing("ends"))];
+        assert!(look(&mut teller, clock.pass(1), &now).is_empty());
+        assert_eq!(look(&mut teller, clock.pass(3), &now), [(at(days), Kind::Failed)]);
+        assert_eq!(teller.due(&situation(&now), PACE, clock.pass(0)), None, "no reminder");
+        assert!(look(&mut teller, clock.pass(day), &now).is_empty());
+    }
+    let ended = [(at(0), failing("has ended"))];
+    look(&mut teller, clock.pass(1), &ended);
+    assert_eq!(look(&mut teller, clock.pass(3), &ended), [(at(0), Kind::Failed)]);
+    assert_eq!(look(&mut teller, clock.pass(day), &ended), [(at(0), Kind::Still)]);
+    let renewed = [30, 7, 1, 0].map(|days| (at(days), Standing::Well));
+    look(&mut teller, clock.pass(1), &renewed);
+    assert_eq!(look(&mut teller, clock.pass(3), &renewed), [(at(0), Kind::Recovered)]);
+}
