@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -24,9 +25,15 @@ use lb_ctl::{
     control::{Controller, View},
     dataplane::{PairedFlow, Pairs, Place},
     edges::Wire,
+    haproxy::{
+        render::{Places, render},
+        rules::faults,
+    },
     model::{
-        config::{Config, Gateway, GatewayAddress, Mode, Ports, Protocol, Vip},
+        config::{Config, Gateway, GatewayAddress, Mode, Ports, Protocol, Rip, Vip},
         net::{Link, NetFacts, Watched},
+        proxied::{DesiredProxy, Proxies, Service, Takes},
+        proxy::ProxySettings,
     },
     net::watch as net_watch,
     reset::{Death, Ended, Resets},
@@ -209,6 +216,132 @@ fn a_daemon_that_starts_again_removes_a_table_that_nothing_wants_any_more() {
     with_router(&site, &nothing, async |_router| {
         until("no table", || !site.nft("list tables").contains("table inet lbd")).await;
     });
+}
+
+/// VIPs of both families on the balancer's outer addresses, whose servers see the clients' addresses.
+fn transparent() -> Config {
+    let served = [(LB_OUTSIDE, "10.21.0.5", "v4"), (LB_OUTSIDE_V6, "fd21::5", "v6")];
+    let vips = served.map(|(ip, server, name)| {
+        let mut vip = Vip::new(name, Mode::L7Tcp, ip, Ports::Ranges(vec![104..=104]));
+        vip.rips = vec![Rip::new("archive", server.parse().expect("an address"))];
+        vip.proxy.as_mut().expect("a layer-7 VIP").transparent = true;
+        vip
+    });
+    config(vips.into(), Gateway::default())
+}
+
+/// The companion proxy, alone, as it is for a configuration all of whose servers are up.
+fn haproxy(site: &Site, config: &Config, dir: &Path) -> Proc {
+    let whole = Service { takes: Takes::Everything, weight: 100, ends_sessions: false };
+    let desired = |vip: &Vip| DesiredProxy {
+        servers: vip.rips.iter().map(|rip| (rip.name.clone(), whole)).collect(),
+        vip: vip.clone(),
+    };
+    let settings = ProxySettings { max_connections: 100, ..ProxySettings::default() };
+    let proxies = Proxies { settings, vips: config.vips.iter().map(desired).collect() };
+    let places = Places::below(dir);
+    fs::create_dir_all(places.dir()).expect("a directory");
+    let rendered = render(&proxies, &places);
+    assert_eq!(faults(&rendered.text), []);
+    assert!(rendered.as_root);
+    fs::write(places.config(), rendered.text).expect("the configuration is written");
+    let mut command = site.lb.command("haproxy");
+    command.arg("-db").arg("-f").arg(places.config());
+    let mut proxy = Proc::spawn("haproxy", &site.lb, dir, &mut command);
+    proxy.wait_ready(|_| places.admin_socket().exists());
+    proxy
+}
+
+#[test]
+fn servers_of_a_transparent_vip_see_the_client_and_their_replies_reach_the_proxy() {
+    if !require_root("servers_of_a_transparent_vip_see_the_client_and_their_replies_reach_the_proxy") {
+        return;
+    }
+    let site = Site::new();
+    site.lb.ip("rule add priority 100 fwmark 7 table 7");
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = transparent();
+    let _proxy = haproxy(&site, &config, dir.path());
+    let listener = |ip: &str| {
+        let at = (ip.parse::<IpAddr>().expect("an address"), 104);
+        let listener = site.server.enter(|| TcpListener::bind(at).expect("a listener"));
+        listener.set_nonblocking(true).expect("a listener that does not wait");
+        listener
+    };
+    let servers =
+        [(LB_OUTSIDE, listener("10.21.0.5"), OUTSIDE), (LB_OUTSIDE_V6, listener("fd21::5"), OUTSIDE_V6)];
+    let connect = |vip: IpAddr| {
+        let connect = || TcpStream::connect_timeout(&(vip, 104).into(), Duration::from_secs(2));
+        site.outside.enter(connect).expect("the proxy listens")
+    };
+    let ours = || {
+        let shown = |family| site.lb.run("ip", &[family, "rule", "show"]).expect_success().stdout;
+        shown("-4").matches("0x6c6264").count() + shown("-6").matches("0x6c6264").count()
+    };
+    with_router(&site, &config, async |router| {
+        until("a rule in both families", || ours() == 2).await;
+        until("the table", || site.nft("list tables").contains("table inet lbd")).await;
+        for (vip, listener, client) in &servers {
+            let mut near = connect(*vip);
+            let mut accepted = None;
+            until("a connection at the server", || {
+                accepted = listener.accept().ok();
+                accepted.is_some()
+            })
+            .await;
+            let (mut far, peer) = accepted.expect("a connection");
+            assert_eq!(peer.ip(), *client);
+            far.set_nonblocking(false).expect("a connection that waits");
+            far.write_all(b"hello").expect("sent");
+            let mut said = [0; 5];
+            near.read_exact(&mut said).expect("the server's words arrive");
+            assert_eq!(&said, b"hello");
+        }
+        assert_eq!(**router.problems.borrow(), [""; 0]);
+
+        // Once no VIP is transparent, replies are no longer led here; what others have made stays.
+        router.view.send_replace(view(&config_without(&config)));
+        until("no rule", || ours() == 0).await;
+        until("no table", || !site.nft("list tables").contains("table inet lbd")).await;
+        let rules = site.lb.run("ip", &["rule", "show"]).expect_success().stdout;
+        assert!(rules.contains("fwmark 0x7"), "{rules}");
+        let routes = site.lb.run("ip", &["route", "show", "table", "all"]).expect_success().stdout;
+        assert!(!routes.contains("local default"), "{routes}");
+        let (vip, listener, _) = &servers[0];
+        let _near = connect(*vip);
+        let unheard = timeout(Duration::from_secs(2), until("", || listener.accept().is_ok())).await;
+        assert!(unheard.is_err(), "replies reached the proxy without the rule: the test shows nothing");
+    });
+}
+
+fn config_without(config: &Config) -> Config {
+    let mut config = config.clone();
+    for proxy in config.vips.iter_mut().filter_map(|vip| vip.proxy.as_mut()) {
+        proxy.transparent = false;
+    }
+    config
+}
+
+#[test]
+fn a_daemon_that_detaches_leaves_no_rule_for_replies() {
+    if !require_root("a_daemon_that_detaches_leaves_no_rule_for_replies") {
+        return;
+    }
+    let site = Site::new();
+    let shown = || site.lb.run("ip", &["rule", "show"]).expect_success().stdout;
+    with_router(&site, &transparent(), async |_router| {
+        until("the rule", || shown().contains("0x6c6264")).await;
+        until("the table", || site.nft("list tables").contains("table inet lbd")).await;
+    });
+    site.lb.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let removed = runtime.block_on(routing::remove()).expect("removed");
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        let removed = runtime.block_on(routing::remove()).expect("nothing to remove");
+        assert_eq!(removed, [""; 0]);
+    });
+    assert!(!shown().contains("0x6c6264"), "{}", shown());
+    assert!(!site.nft("list tables").contains("table inet lbd"));
 }
 
 #[test]

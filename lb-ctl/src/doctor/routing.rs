@@ -25,7 +25,7 @@ pub(super) fn examine(facts: &Facts, config: &Config, carriers: &BTreeSet<u32>) 
         findings.extend(carriers.iter().filter_map(|&index| advertisements(facts, index)));
     }
     findings.extend(default_gateway(config));
-    findings.extend(masquerading(facts, config, families));
+    findings.extend(nftables(facts, config, families));
     findings.extend(mtus(facts, config, carriers));
     findings.extend(ports(facts, config));
     findings
@@ -85,8 +85,9 @@ fn advertisements(facts: &Facts, index: u32) -> Option<Finding> {
 
 /// What servers have as their router shows nowhere on this machine.
 fn default_gateway(config: &Config) -> Option<Finding> {
-    let nat = config.vips.iter().filter(|vip| vip.enabled && vip.mode == Mode::L4Nat);
-    let names: Vec<&str> = nat.map(|vip| vip.name.as_str()).collect();
+    let is_transparent = |vip: &Vip| vip.proxy.as_ref().is_some_and(|proxy| proxy.transparent);
+    let needs = |vip: &&Vip| vip.enabled && (vip.mode == Mode::L4Nat || is_transparent(vip));
+    let names: Vec<&str> = config.vips.iter().filter(needs).map(|vip| vip.name.as_str()).collect();
     if names.is_empty() {
         return None;
     }
@@ -102,17 +103,19 @@ fn default_gateway(config: &Config) -> Option<Finding> {
             names.join(", ")
         ),
         format!(
-            "on each server, `ip route get CLIENT-ADDRESS` must say `via {expected}`; clients in the servers' own subnet need l4-snat"
+            "on each server, `ip route get CLIENT-ADDRESS` must say `via {expected}`; clients in the servers' own subnet need l4-snat, or a layer-7 VIP that is not transparent"
         ),
     ))
 }
 
-fn masquerading(facts: &Facts, config: &Config, families: Families) -> Option<Finding> {
+fn nftables(facts: &Facts, config: &Config, families: Families) -> Option<Finding> {
     let links = &config.gateway.masquerade;
-    let what = match (links.is_empty(), families.v6) {
-        (false, _) => format!("masquerading on {}", links.join(", ")),
-        (true, true) => "keeping IPv6 redirects in".to_owned(),
-        (true, false) => return None,
+    let is_transparent = Families::transparent(config) != Families::default();
+    let what = match (links.is_empty(), families.v6, is_transparent) {
+        (false, _, _) => format!("masquerading on {}", links.join(", ")),
+        (true, true, _) => "keeping IPv6 redirects in".to_owned(),
+        (true, false, true) => "replies to transparent VIPs".to_owned(),
+        (true, false, false) => return None,
     };
     Some(match facts.nft? {
         true => Finding::ok("nftables", format!("nft is there for {what}")),

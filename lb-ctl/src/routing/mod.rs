@@ -1,5 +1,6 @@
 //! What the machine itself must be for the servers behind it: a router that sends no redirects, and that lends its
-//! address to their own traffic where the configuration says so.
+//! address to their own traffic where the configuration says so; and for a proxy that sends with its clients' addresses the end of
+//! the servers' replies.
 //!
 //! What is wanted follows from the configuration and the links in use ([`wanted()`], pure). One task makes it so, and
 //! looks again now and then whether it still is. Forwarding is never switched off: who else relies on it is not
@@ -8,6 +9,7 @@
 
 pub mod nft;
 mod parameter;
+mod replies;
 pub mod wanted;
 
 use std::{sync::Arc, time::Duration};
@@ -91,5 +93,22 @@ async fn reach(wanted: &Wanted, table: &mut Table) -> Vec<String> {
         problems.extend(parameter::ensure(parameter).await.err());
     }
     problems.extend(table.reach(&wanted.rules).await.err());
+    problems.extend(replies::reach(wanted.replies).await.err());
     problems
+}
+
+/// Removes what can be known for ours; gives a line for each thing removed. Kernel parameters stay.
+///
+/// # Errors
+///
+/// Why something stays.
+pub async fn remove() -> Result<Vec<String>, String> {
+    let mut removed = Vec::new();
+    if nft::remove().await? {
+        removed.push("removed the nftables table inet lbd".to_owned());
+    }
+    if replies::remove().await? {
+        removed.push("removed the routing rule and the route of transparent VIPs".to_owned());
+    }
+    Ok(removed)
 }

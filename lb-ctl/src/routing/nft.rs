@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Write as _, io, process::Stdio, time::Dura
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
-use super::wanted::Rules;
+use super::{replies::MARK, wanted::Rules};
 
 /// Name of the table, in the family `inet`, which is IPv4 and IPv6.
 const NAME: &str = "lbd";
@@ -56,14 +56,20 @@ impl Table {
             ));
         }
         self.try_reach(rules).await.map_err(|error| {
-            let what = match (rules.masquerade.is_empty(), rules.no_redirects.is_empty()) {
-                (false, _) => {
-                    format!("traffic of servers is not masqueraded on {}", listed(&rules.masquerade))
-                }
-                (true, false) => format!("IPv6 redirects are not kept in on {}", listed(&rules.no_redirects)),
-                (true, true) => format!("the nftables table inet {NAME} could not be removed"),
-            };
-            format!("{what}: {error}")
+            let mut what = Vec::new();
+            if !rules.masquerade.is_empty() {
+                what.push(format!("traffic of servers is not masqueraded on {}", listed(&rules.masquerade)));
+            }
+            if !rules.no_redirects.is_empty() {
+                what.push(format!("IPv6 redirects are not kept in on {}", listed(&rules.no_redirects)));
+            }
+            if rules.transparent {
+                what.push("servers' replies do not reach transparent VIPs".to_owned());
+            }
+            if rules.is_empty() {
+                what.push(format!("the nftables table inet {NAME} could not be removed"));
+            }
+            format!("{}: {error}", what.join(", "))
         })
     }
 
@@ -138,6 +144,14 @@ fn script(rules: &Rules) -> String {
              oifname @links icmpv6 type nd-redirect drop\n}\n",
         );
     }
+    if rules.transparent {
+        // Before the routing table is asked: what belongs to a socket that has a client's address goes to that socket.
+        let _ = writeln!(
+            text,
+            "chain replies {{\ntype filter hook prerouting priority mangle; policy accept;\n\
+             meta l4proto tcp socket transparent 1 meta mark set {MARK:#x}\n}}"
+        );
+    }
     text.push_str("}\n");
     text
 }
@@ -205,14 +219,20 @@ mod tests {
 
     #[test]
     fn the_table_is_replaced_in_one_transaction() {
-        let rules = Rules { masquerade: links(&["eth1", "eth0.104"]), no_redirects: links(&["eth0"]) };
+        let rules = Rules {
+            masquerade: links(&["eth1", "eth0.104"]),
+            no_redirects: links(&["eth0"]),
+            transparent: true,
+        };
         let expected = "table inet lbd\ndelete table inet lbd\ntable inet lbd {\n\
             set uplinks { type ifname; elements = { \"eth0.104\", \"eth1\" }; }\n\
             set links { type ifname; elements = { \"eth0\" }; }\n\
             chain postrouting {\ntype nat hook postrouting priority srcnat; policy accept;\n\
             oifname @uplinks fib saddr type != local masquerade\n}\n\
             chain output {\ntype filter hook output priority filter; policy accept;\n\
-            oifname @links icmpv6 type nd-redirect drop\n}\n}\n";
+            oifname @links icmpv6 type nd-redirect drop\n}\n\
+            chain replies {\ntype filter hook prerouting priority mangle; policy accept;\n\
+            meta l4proto tcp socket transparent 1 meta mark set 0x6c6264\n}\n}\n";
         assert_eq!(script(&rules), expected);
     }
 

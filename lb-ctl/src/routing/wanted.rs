@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     model::{
-        config::{Config, Mode},
+        config::{Config, Mode, Vip},
         net::NetFacts,
     },
     net::subnet,
@@ -18,6 +18,8 @@ pub struct Wanted {
     pub parameters: Vec<Parameter>,
     /// What stands in the nftables table.
     pub rules: Rules,
+    /// Families in which servers' replies to clients end here: those of transparent VIPs.
+    pub replies: Families,
 }
 
 /// A kernel parameter.
@@ -59,13 +61,15 @@ pub struct Rules {
     pub masquerade: BTreeSet<String>,
     /// Interfaces by which no IPv6 redirect leaves. IPv4 has a parameter for it, IPv6 has none.
     pub no_redirects: BTreeSet<String>,
+    /// What belongs to a transparent socket is marked, whoever it is addressed to.
+    pub transparent: bool,
 }
 
 impl Rules {
     /// True when there is nothing to have a table for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.masquerade.is_empty() && self.no_redirects.is_empty()
+        self.masquerade.is_empty() && self.no_redirects.is_empty() && !self.transparent
     }
 }
 
@@ -86,14 +90,27 @@ impl Families {
         let gateway = &config.gateway;
         let masquerades = !gateway.masquerade.is_empty();
         let vips = config.vips.iter().filter(|vip| vip.enabled && (vip.mode == Mode::L4Nat || masquerades));
+        let mut families =
+            Self::of(vips.map(|vip| vip.ip).chain(gateway.addresses.iter().map(|address| address.ip)));
+        families.v4 |= masquerades && families == Self::default();
+        families
+    }
+
+    /// Families in which the proxy sends with its clients' addresses.
+    #[must_use]
+    pub fn transparent(config: &Config) -> Self {
+        let is_transparent = |vip: &&Vip| vip.proxy.as_ref().is_some_and(|proxy| proxy.transparent);
+        Self::of(config.vips.iter().filter(|vip| vip.enabled).filter(is_transparent).map(|vip| vip.ip))
+    }
+
+    fn of(addresses: impl Iterator<Item = IpAddr>) -> Self {
         let mut families = Self::default();
-        for ip in vips.map(|vip| vip.ip).chain(gateway.addresses.iter().map(|address| address.ip)) {
+        for ip in addresses {
             match ip {
                 IpAddr::V4(_) => families.v4 = true,
                 IpAddr::V6(_) => families.v6 = true,
             }
         }
-        families.v4 |= masquerades && families == Self::default();
         families
     }
 }
@@ -120,11 +137,13 @@ pub fn wanted(config: &Config, facts: &NetFacts, attached: &BTreeSet<u32>) -> Wa
     if families.v6 {
         put("net/ipv6/conf/all/forwarding".to_owned(), "1", unreachable, false);
     }
+    let replies = Families::transparent(config);
     let rules = Rules {
         masquerade: config.gateway.masquerade.iter().cloned().collect(),
         no_redirects: if families.v6 { links } else { BTreeSet::new() },
+        transparent: replies != Families::default(),
     };
-    Wanted { parameters, rules }
+    Wanted { parameters, rules, replies }
 }
 
 /// Names of the links that the program runs on, of the interfaces on top of them (VLANs), and of those that are to
@@ -157,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        config::{Gateway, GatewayAddress, Ports, Vip},
+        config::{Gateway, GatewayAddress, Ports},
         net::{Address, Link},
     };
 
@@ -248,5 +267,21 @@ mod tests {
         assert_eq!(alone.rules.masquerade, BTreeSet::from(["eth1".to_owned()]));
         let v6 = wanted(vec![vip(Mode::L4Snat, "2001:db8::1")], &gateway);
         assert_eq!(names(&v6), ["net.ipv6.conf.all.forwarding=1"]);
+    }
+
+    #[test]
+    fn transparent_vips_want_replies_of_their_family_and_no_forwarding() {
+        let transparent = |mode, ip| {
+            let mut vip = vip(mode, ip);
+            if let Some(proxy) = &mut vip.proxy {
+                proxy.transparent = true;
+            }
+            vip
+        };
+        let disabled = Vip { enabled: false, ..transparent(Mode::L7Tcp, "10.0.0.9") };
+        let vips = vec![transparent(Mode::L7Http, "2001:db8::1"), vip(Mode::L7Tcp, "10.0.0.1"), disabled];
+        let wanted = wanted(&config(vips, Gateway::default()), &facts(), &BTreeSet::new());
+        assert_eq!(wanted.replies, Families { v4: false, v6: true });
+        assert!(wanted.rules.transparent && wanted.parameters.is_empty(), "{wanted:?}");
     }
 }
