@@ -122,9 +122,8 @@ pub async fn detach(places: &Places) -> anyhow::Result<Vec<String>> {
     let (_, owned) = app::open_state(&places.state_dir)?;
     let pin_dir = places.pin_dir.clone();
     let mut removed = app::detach(&Machine, owned, move || bpf::detach(&pin_dir)).await?;
-    if routing::nft::remove().await.map_err(|text| anyhow!(text))? {
-        removed.push("removed the nftables table inet lbd".to_owned());
-    }
+    removed.extend(haproxy::detach(&places.runtime_dir).await?);
+    removed.extend(routing::remove().await.map_err(|text| anyhow!(text))?);
     if removed.is_empty() {
         let (pins, state) = (places.pin_dir.display(), places.state_dir.display());
         removed.push(format!("nothing to remove under {pins} and {state}"));

@@ -31,6 +31,7 @@ use crate::{
     reset::Post,
     shutdown::Shutdown,
     source_ports,
+    tls::place,
 };
 
 /// The configuration on disk, and those that were there before.
@@ -88,13 +89,22 @@ impl ConfigStore for Files {
             EditError::Refused(line) => Refused::Invalid(line),
         })?;
         source_ports_are_free(&edited.loaded.config)?;
+        let mut advice = place::advice(&edited, SystemTime::now());
         if !dry_run {
+            let placed = place::put(&edited.files)?;
             for rewrite in &edited.rewrites {
-                rewrite.write().map_err(|error| Refused::Failed(error.to_string()))?;
+                if let Err(error) = rewrite.write() {
+                    let mut told = error.to_string();
+                    told.extend(placed.take_back().iter().map(|left| format!("; {left}")));
+                    return Err(Refused::Failed(told));
+                }
             }
+            advice.extend(place::remove(&edited.files));
         }
-        let mut loaded = in_short(edited.loaded);
+        let files = place::changes(&edited.files);
+        let mut loaded = LoadedConfig { files, ..in_short(edited.loaded) };
         loaded.warnings.extend(edited.notes);
+        loaded.warnings.extend(advice);
         Ok(loaded)
     }
 
@@ -133,6 +143,7 @@ fn in_short(loaded: config::Loaded) -> LoadedConfig {
     LoadedConfig {
         config: loaded.config,
         warnings: loaded.warnings.iter().map(|w| format!("{}: {}", w.message, w.help)).collect(),
+        files: Vec::new(),
         texts: loaded.texts,
     }
 }

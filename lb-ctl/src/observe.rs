@@ -26,6 +26,7 @@ use crate::{
             Colour, FlowStatus, FlowsStatus, LinkStatus, ReasonCount, RipState, RipStatus, SourcePorts,
             Status, VipStatus,
         },
+        tls::{Lasts, Validity},
     },
     net::foreign::describe,
     reconcile::Reconciled,
@@ -62,6 +63,8 @@ pub struct Observer {
     pub proxied: watch::Receiver<Arc<Proxied>>,
     /// What keeps the fallback page from being served.
     pub fallback_page: watch::Receiver<fallback_page::Problems>,
+    /// How long certificates last.
+    pub validities: watch::Receiver<Option<Arc<Vec<Validity>>>>,
     /// Why nobody can be told.
     pub alerts: watch::Receiver<alert::Problems>,
     /// Data plane.
@@ -107,6 +110,8 @@ impl Observer {
         problems.extend(self.alerts.borrow().iter().cloned());
         problems.extend(proxied.problems.iter().cloned());
         problems.extend(self.fallback_page.borrow().iter().cloned());
+        problems
+            .extend(self.validities.borrow().iter().flat_map(|all| all.iter()).filter_map(expiring).cloned());
         Status {
             node: view.config.node.name.clone().unwrap_or_else(|| self.host.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -143,6 +148,14 @@ impl Observer {
             state: flow.state.name().to_owned(),
             idle_secs: flow.idle_millis / 1000,
         }
+    }
+}
+
+/// What is to be said of a certificate that does not last.
+const fn expiring(validity: &Validity) -> Option<&String> {
+    match &validity.lasts {
+        Lasts::Within { text, .. } => Some(text),
+        Lasts::Long | Lasts::Unknown => None,
     }
 }
 
@@ -213,11 +226,12 @@ impl Scene<'_> {
         let rips: Vec<RipStatus> =
             vip.rips.iter().map(|rip| self.proxied_rip(vip, rip, proxied.servers.get(&rip.name))).collect();
         let problem = self.proxy_problem(vip);
+        let tls = vip.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
         VipStatus {
             name: vip.name.clone(),
             ip: vip.ip,
-            ports: vip.ports.to_string(),
-            tls_port: vip.proxy.as_ref().and_then(|proxy| Some(proxy.tls.as_ref()?.port)),
+            ports: if tls.is_none_or(|tls| tls.cleartext) { vip.ports.to_string() } else { String::new() },
+            tls_port: tls.map(|tls| tls.port),
             protocol: vip.protocols,
             mode: vip.mode,
             scheduler: vip.scheduler,

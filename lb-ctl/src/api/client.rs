@@ -26,6 +26,7 @@ use crate::model::{
     history::{Version, VersionHead},
     status::{ConfigText, CountBy, FlowCount, FlowList, FlowQuery, Status},
     tables::{Clear, EntryList, EntryQuery, Kill, Removed, TableStatus},
+    tls::{Finding, PkiStatus, TlsCheckQuery},
 };
 
 /// Where the daemon listens unless it is told otherwise.
@@ -118,6 +119,17 @@ impl Client {
     /// `GET /v1/explain`.
     pub async fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ClientError> {
         self.get(&explain_path(query)).await
+    }
+
+    /// `GET /v1/tls`.
+    pub async fn tls(&self) -> Result<PkiStatus, ClientError> {
+        self.get("/v1/tls").await
+    }
+
+    /// `GET /v1/tls/check`.
+    pub async fn tls_check(&self, query: &TlsCheckQuery) -> Result<Vec<Finding>, ClientError> {
+        let TlsCheckQuery { vip, name } = query;
+        self.get(&path("/v1/tls/check", [("vip", Some(vip.clone())), ("name", name.clone())])).await
     }
 
     /// `GET /v1/config`.
@@ -381,10 +393,16 @@ fn flows_path(query: &FlowQuery) -> String {
 }
 
 fn entries_path(query: &EntryQuery) -> String {
-    let EntryQuery { vip, client, rip, limit } = query;
+    let EntryQuery { vip, client, key, rip, limit } = query;
     path(
         "/v1/tables/entries",
-        [("vip", Some(vip.clone())), ("client", text(client)), ("rip", text(rip)), ("limit", text(limit))],
+        [
+            ("vip", Some(vip.clone())),
+            ("client", text(client)),
+            ("key", text(key)),
+            ("rip", text(rip)),
+            ("limit", text(limit)),
+        ],
     )
 }
 

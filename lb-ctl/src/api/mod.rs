@@ -1,6 +1,6 @@
 //! The API of `lbd`: HTTP/1.1 and JSON over a Unix socket. Bodies are the types of [`crate::model::alerts`],
 //! [`crate::model::checks`], [`crate::model::command`], [`crate::model::explain`], [`crate::model::history`],
-//! [`crate::model::status`] and [`crate::model::tables`].
+//! [`crate::model::status`], [`crate::model::tables`] and [`crate::model::tls`].
 //!
 //! | request | query or body | answer |
 //! |---|---|---|
@@ -17,6 +17,8 @@
 //! | `POST /v1/checks/run` | [`CheckQuery`](crate::model::checks::CheckQuery) | list of [`RunStatus`](crate::model::checks::RunStatus), once all have ended |
 //! | `GET /v1/explain` | [`ExplainQuery`](crate::model::explain::ExplainQuery) | [`Explanation`](crate::model::explain::Explanation) |
 //! | `POST /v1/alerts/test` | | list of [`TestedWay`](crate::model::alerts::TestedWay): a message to everybody |
+//! | `GET /v1/tls` | | [`PkiStatus`](crate::model::tls::PkiStatus): certificates, without their keys |
+//! | `GET /v1/tls/check` | [`TlsCheckQuery`](crate::model::tls::TlsCheckQuery) | list of [`Finding`](crate::model::tls::Finding): what clients of a VIP meet |
 //! | `GET /v1/config` | | [`ConfigText`](crate::model::status::ConfigText): what is in force |
 //! | `GET /v1/config/diff` | | [`Outcome`](crate::model::command::Outcome): what `apply` would change, and what becomes of traffic |
 //! | `GET /v1/config/history` | | list of [`VersionHead`](crate::model::history::VersionHead), the newest last |
@@ -30,5 +32,7 @@
 mod alerts;
 mod checks;
 pub mod client;
+mod proxy_tables;
 pub mod server;
 pub mod tables;
+mod tls;

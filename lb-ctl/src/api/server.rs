@@ -24,12 +24,13 @@ use axum::{
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
     alerts, checks,
     tables::{self, Explaining},
+    tls,
 };
 use crate::{
     alert::TestRequest,
@@ -88,6 +89,12 @@ pub struct Api {
     pub reconciled: watch::Receiver<Arc<Reconciled>>,
     /// What has reached the companion proxy.
     pub proxied: watch::Receiver<Arc<Proxied>>,
+}
+
+/// What was so before a change: what is wrong in it has nothing to do with the change.
+pub(super) struct Before {
+    reconciled: Arc<Reconciled>,
+    proxied: Arc<Proxied>,
 }
 
 /// Why the socket cannot be used.
@@ -166,6 +173,7 @@ fn router(api: Api) -> Router {
         .merge(alerts::routes())
         .merge(tables::routes())
         .merge(checks::routes())
+        .merge(tls::routes())
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(diff))
         .route("/v1/config/history", get(history))
@@ -245,7 +253,7 @@ async fn command(
     let Json(command) = body?;
     let dry_run =
         matches!(command, Command::Edit { dry_run: true, .. } | Command::Rollback { dry_run: true, .. });
-    let before = Arc::clone(&api.reconciled.borrow());
+    let before = api.before();
     let Done { outcome, goal } = api.ask(|reply| Request::Command(Box::new(command), reply)).await?;
     if dry_run {
         return Ok(Json(outcome));
@@ -334,16 +342,18 @@ impl Api {
         in_time(asked).await
     }
 
-    /// Waits until the data plane holds a goal, and its addresses were tried.
+    /// Waits until the data plane and the companion proxy hold a goal, and its addresses were tried.
     pub(super) async fn confirm(
         &self,
         goal: u64,
         mut outcome: Outcome,
-        before: &Reconciled,
+        before: &Before,
     ) -> Result<Outcome, No> {
+        let deadline = Instant::now() + APPLY_DEADLINE;
+        let Before { reconciled: before, proxied: proxied_before } = before;
         let mut reconciled = self.reconciled.clone();
         let arrived = reconciled.wait_for(|r| r.number >= goal && r.settled);
-        let arrived = match timeout(APPLY_DEADLINE, arrived).await {
+        let arrived = match timeout_at(deadline, arrived).await {
             Ok(Ok(arrived)) => Arc::clone(&arrived),
             Ok(Err(_gone)) => return Err(stopping()),
             Err(_elapsed) => {
@@ -364,7 +374,32 @@ impl Api {
         outcome.warnings.extend(vips.map(|(vip, problem)| format!("VIP {vip}: {problem}")));
         let addresses = arrived.addresses.iter().filter(|(ip, text)| before.addresses.get(ip) != Some(text));
         outcome.warnings.extend(addresses.map(|(_, text)| text.clone()));
+        let mut proxied = self.proxied.clone();
+        let arrived = match timeout_at(deadline, proxied.wait_for(|p| p.number >= goal)).await {
+            Ok(Ok(arrived)) => Arc::clone(&arrived),
+            Ok(Err(_gone)) => return Err(stopping()),
+            Err(_elapsed) => {
+                let text = format!(
+                    "saved, but not in haproxy after {} s; lbd keeps trying: see `lbctl status`",
+                    APPLY_DEADLINE.as_secs()
+                );
+                return Err(No(StatusCode::SERVICE_UNAVAILABLE, text));
+            }
+        };
+        let refused =
+            arrived.refused.iter().filter(|(vip, why)| proxied_before.refused.get(*vip) != Some(why));
+        outcome.warnings.extend(refused.map(|(vip, why)| format!("VIP {vip}: {why}")));
+        let problems = arrived.problems.iter().filter(|problem| !proxied_before.problems.contains(problem));
+        outcome.warnings.extend(problems.cloned());
         Ok(outcome)
+    }
+
+    /// What is so before a change.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            reconciled: Arc::clone(&self.reconciled.borrow()),
+            proxied: Arc::clone(&self.proxied.borrow()),
+        }
     }
 
     async fn read_flows(&self, limit: usize) -> Result<(Vec<Flow>, u64), No> {

@@ -14,7 +14,10 @@ use axum::{
 use lb_common::{backend, limits::MAX_PERSIST, service::mode};
 use tokio::sync::Semaphore;
 
-use super::server::{Api, No, in_time};
+use super::{
+    proxy_tables,
+    server::{Api, No, in_time},
+};
 use crate::{
     control::{Done, Request, View},
     dataplane::{
@@ -33,7 +36,7 @@ use crate::{
 };
 
 /// Entries listed when the query does not say.
-const DEFAULT_LIMIT: usize = 1000;
+pub(super) const DEFAULT_LIMIT: usize = 1000;
 
 /// Tries packets out, one at a time: each takes the kernel's verifier a second and memory for another set of tables.
 #[derive(Clone)]
@@ -105,7 +108,7 @@ async fn tables(State(api): State<Api>) -> Result<Json<Vec<TableStatus>>, No> {
         let id = moment.id_of(&vip.name);
         let kind = match &vip.persist {
             Persist::None => return None,
-            // Of the proxy's own tables.
+            // Only the proxy has these.
             Persist::Cookie { .. } | Persist::UrlParam { .. } => return None,
             Persist::LastSuccessful { .. } => {
                 TableKind::LastSuccessful { server: id.and_then(|id| moment.first_of(id)) }
@@ -121,7 +124,16 @@ async fn tables(State(api): State<Api>) -> Result<Json<Vec<TableStatus>>, No> {
         };
         Some(TableStatus { vip: vip.name.clone(), kind })
     };
-    Ok(Json(moment.config().vips.iter().filter_map(status).collect()))
+    let mut tables = Vec::new();
+    for vip in &moment.config().vips {
+        if vip.mode.is_layer7() {
+            let kind = proxy_tables::kind(&api, vip).await;
+            tables.extend(kind.map(|kind| TableStatus { vip: vip.name.clone(), kind }));
+        } else {
+            tables.extend(status(vip));
+        }
+    }
+    Ok(Json(tables))
 }
 
 async fn entries(
@@ -131,6 +143,12 @@ async fn entries(
     let Query(query) = query?;
     let moment = api.moment();
     let vip = moment.remembering(&query.vip)?;
+    if vip.mode.is_layer7() {
+        return proxy_tables::entries(&api, vip, &query).await.map(Json);
+    }
+    if query.key.is_some() {
+        return Err(by_address(vip));
+    }
     let Persist::SourceIp { timeout, .. } = &vip.persist else {
         return Err(No::invalid(format!(
             "VIP {} remembers no clients, its persistence is last-successful: see the server in use with `lbctl table list`",
@@ -172,6 +190,12 @@ async fn clear(
     let Json(clear) = body?;
     let moment = api.moment();
     let vip = moment.remembering(&clear.vip)?;
+    if vip.mode.is_layer7() {
+        return proxy_tables::clear(&api, vip, &clear).await.map(Json);
+    }
+    if clear.key.is_some() {
+        return Err(by_address(vip));
+    }
     let id = moment.service(&vip.name)?;
     if matches!(vip.persist, Persist::LastSuccessful { .. }) {
         return forget_server(&api, &clear).await.map(Json);
@@ -200,7 +224,7 @@ async fn forget_server(api: &Api, clear: &Clear) -> Result<Removed, No> {
             "VIP {vip} remembers one server for all clients (last-successful): clear it without naming a client or server"
         )));
     }
-    let before = Arc::clone(&api.reconciled.borrow());
+    let before = api.before();
     let command = Command::Forget { vip: vip.clone() };
     let Done { outcome, goal } = api.ask(|reply| Request::Command(Box::new(command), reply)).await?;
     let Outcome { changes: mut lines, warnings, traffic: _ } = api.confirm(goal, outcome, &before).await?;
@@ -392,6 +416,12 @@ impl Moment {
         let has = |port| self.installed.keys.contains_key(&ServiceKey { port, ..to });
         if !has(to.port) && !has(0) {
             let here = self.config().vips.iter().filter(|vip| vip.ip == ip);
+            if let Some(vip) = here.clone().find(|vip| vip.enabled && is_proxied(vip, to.port)) {
+                let name = &vip.name;
+                return Err(No::invalid(format!(
+                    "VIP {name} is of layer 7: the kernel takes its packets for HAProxy, which chooses a server for each connection;                      see `lbctl status`, and whom it remembers with `lbctl table show {name}`"
+                )));
+            }
             if let Some(vip) = here.clone().find(|vip| self.id_of(&vip.name).is_none()) {
                 return Err(No::invalid(not_served(vip)));
             }
@@ -422,6 +452,18 @@ impl Moment {
     }
 }
 
+fn by_address(vip: &Vip) -> No {
+    No::invalid(format!("VIP {} knows clients by their address: name one with --client", vip.name))
+}
+
+/// True when the companion proxy serves a port of this VIP.
+fn is_proxied(vip: &Vip, port: u16) -> bool {
+    let tls = vip.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
+    vip.proxy.is_some()
+        && (tls.is_some_and(|tls| tls.port == port)
+            || tls.is_none_or(|tls| tls.cleartext) && vip.ports.keys().any(|own| own == port))
+}
+
 fn not_served(vip: &Vip) -> String {
     let name = &vip.name;
     if vip.enabled {
@@ -436,7 +478,7 @@ fn described(vip: &Vip) -> String {
     format!("{} ({}, {} {})", vip.name, vip.ip, vip.protocols.name(), vip.ports)
 }
 
-fn plural(count: u64, noun: &str) -> String {
+pub(super) fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 

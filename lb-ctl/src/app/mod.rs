@@ -44,6 +44,7 @@ use crate::{
     routing,
     shutdown::{self, Asked, Shutdown, Signals, Trigger},
     telemetry::Telemetry,
+    tls,
 };
 
 /// Requests that may wait for the controller; more wait at the socket.
@@ -137,6 +138,7 @@ impl App {
         let (proxied, proxied_in) = watch::channel(Arc::new(Proxied::default()));
         let (asks, asks_in) = mpsc::channel(QUEUE);
         let (page, page_in) = watch::channel(fallback_page::Problems::default());
+        let (validities, validities_in) = watch::channel(None);
         let (unsent, unsent_in) = watch::channel(alert::Problems::default());
         let (goal, goal_in) = watch::channel(Arc::new(Goal::default()));
         let (census, census_in) = watch::channel(Arc::new(FlowCensus::default()));
@@ -176,6 +178,7 @@ impl App {
         let resets = Resets::new(parts.writer.pairs(), ended_in, facts_in.clone(), parts.post);
         let router = routing::Connections { view: view_in.clone(), facts: facts_in.clone(), problems };
         let proxy = haproxy::Connections { goal: goal_in.clone(), published: proxied, asks: asks_in };
+        let lasting = tls::lasting::Connections { view: view_in.clone(), validities };
         let fallback = fallback_page::Connections { view: view_in.clone(), problems: page };
         let reconciler = Reconciler::new(
             parts.writer,
@@ -205,6 +208,8 @@ impl App {
             foreign: foreign_in.clone(),
             facts: facts_in.clone(),
             reconciled: reconciled.clone(),
+            proxied: proxied_in.clone(),
+            validities: validities_in.clone(),
             tests: alert_tests_in,
             problems: unsent,
         };
@@ -221,6 +226,7 @@ impl App {
                 alerts: unsent_in,
                 proxied: proxied_in.clone(),
                 fallback_page: page_in,
+                validities: validities_in,
                 reconciled: reconciled.clone(),
                 census: census_in,
                 counters: counters_in,
@@ -249,6 +255,7 @@ impl App {
         tasks.spawn("resets", resets.run(shutdown.clone()));
         tasks.spawn("routing", (parts.routing)(router, shutdown.clone()));
         tasks.spawn("proxy", (parts.proxy)(proxy, shutdown.clone()));
+        tasks.spawn("certificates", tls::lasting::run(lasting, shutdown.clone()));
         tasks.spawn("fallback page", fallback_page::run(fallback, shutdown.clone()));
         tasks.spawn("telemetry", telemetry.run(shutdown.clone()));
         tasks.spawn("api", server::serve(parts.listener, api, shutdown));

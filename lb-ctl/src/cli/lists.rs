@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     args::ListForm,
-    overview::{rip_health, vip_cells, vip_columns, vip_health},
+    overview::{rip_health, vip_cells, vip_columns, vip_health, vip_ports},
     text::{
         Columns, NONE, address, bytes, cell, method_and_mode, painted, plain, plural, protocol, protocols,
         rip_look, span, vip_look,
@@ -62,7 +62,7 @@ pub fn vip_into(out: &mut impl Write, vip: &VipStatus, colour: bool) -> io::Resu
     let (method, mode) = method_and_mode(vip.mode);
     let facts = [
         ("Address", vip.ip.to_string()),
-        ("Ports", format!("{} {}", protocols(vip.protocol), vip.ports)),
+        ("Ports", format!("{} {}", protocols(vip.protocol), vip_ports(vip))),
         ("Mode", format!("{method} {mode}")),
         ("Scheduler", vip.scheduler.name().to_owned()),
         ("Connections", connections(vip.connections, vip.closing)),

@@ -7,6 +7,7 @@
 mod alerts;
 mod args;
 mod arp_help;
+mod certificates;
 mod checks;
 mod history;
 mod lists;
@@ -14,8 +15,10 @@ mod names;
 pub mod offline;
 mod operator;
 mod overview;
+mod password;
 mod tables;
 mod text;
+mod tls;
 
 use std::{
     io::{self, Write},
@@ -28,6 +31,7 @@ use clap_complete::Shell;
 pub use self::{
     alerts::tested_into,
     args::{Cli, ListForm},
+    certificates::{cert_into, certs_into, families_into, family_into, findings_into},
     checks::{ShownCheck, check_into, checks_into, runs_into},
     history::{history_into, version_into},
     lists::{ListedRip, flow_counts_into, flows_into, json_into, rips_into, vip_into, vips_into},
@@ -138,6 +142,7 @@ pub async fn run(cli: &Cli, terminal: &mut Terminal<impl Write, impl Write>) -> 
             None => status(&client, terminal, args.output).await,
         },
         Verb::Table(verb) => tables::table(&client, terminal, verb).await,
+        Verb::Tls(verb) => tls::tls(&client, terminal, verb).await,
         Verb::Vip(verb) => vip(&client, terminal, verb).await,
     }
 }
@@ -411,6 +416,7 @@ fn vip_spec(args: &VipAddArgs) -> VipSpec {
         source_ports: args.source_ports.clone(),
         return_path: args.return_path.clone(),
         reset: args.no_reset.then_some(false),
+        proxy: args.proxy.spec(),
         rips: args.rips.iter().map(|rip| (rip.name.clone(), rip.address.clone())).collect(),
     }
 }

@@ -55,13 +55,22 @@ pub(super) fn vip_cells(vip: &VipStatus) -> Vec<comfy_table::Cell> {
         painted(look.symbol, look),
         painted(&vip.name, look),
         cell(vip.ip.to_string()),
-        cell(vip.ports.clone()),
+        cell(vip_ports(vip)),
         cell(vip.connections.to_string()),
         cell(protocols(vip.protocol)),
         cell(method),
         cell(mode),
         cell(vip_health(vip)),
     ]
+}
+
+/// Ports of a VIP, with the one where TLS ends: `80 (tls 443)`, or `443 (tls)` where the others are closed.
+pub(super) fn vip_ports(vip: &VipStatus) -> String {
+    match vip.tls_port {
+        None => vip.ports.clone(),
+        Some(tls) if vip.ports.is_empty() => format!("{tls} (tls)"),
+        Some(tls) => format!("{} (tls {tls})", vip.ports),
+    }
 }
 
 /// How many of a VIP's servers take new flows, and why the others don't.

@@ -58,16 +58,22 @@ pub(super) async fn table(
                 Form::Table => tables_into(&mut terminal.out, &tables, terminal.colour)?,
             }
         }
-        TableVerb::Show(ShowArgs { vip, client: from, rip, limit, output }) => {
-            let query = EntryQuery { vip: vip.clone(), client: *from, rip: rip.clone(), limit: Some(*limit) };
+        TableVerb::Show(ShowArgs { vip, client: from, key, rip, limit, output }) => {
+            let query = EntryQuery {
+                vip: vip.clone(),
+                client: *from,
+                key: key.clone(),
+                rip: rip.clone(),
+                limit: Some(*limit),
+            };
             let entries = client.table_entries(&query).await?;
             match output {
                 Form::Json => json_into(&mut terminal.out, &entries)?,
                 Form::Table => entries_into(&mut terminal.out, &entries, terminal.colour)?,
             }
         }
-        TableVerb::Clear(ClearArgs { vip, client: from, rip }) => {
-            let clear = Clear { vip: vip.clone(), client: *from, rip: rip.clone() };
+        TableVerb::Clear(ClearArgs { vip, client: from, key, rip }) => {
+            let clear = Clear { vip: vip.clone(), client: *from, key: key.clone(), rip: rip.clone() };
             removed_into(&mut terminal.out, &client.clear(&clear).await?)?;
         }
     }
@@ -154,6 +160,13 @@ pub fn tables_into(out: &mut impl Write, tables: &[TableStatus], colour: bool) -
                 cell(entries.to_string()),
                 cell(span(*timeout_secs)),
                 cell(group.as_deref().unwrap_or(NONE)),
+                cell(NONE),
+            ]),
+            TableKind::UrlParam { name, timeout_secs, entries } => cells.extend([
+                cell(format!("url-param {name}")),
+                cell(entries.to_string()),
+                cell(span(*timeout_secs)),
+                cell(NONE),
                 cell(NONE),
             ]),
         }

@@ -32,7 +32,12 @@ impl Disk {
 impl ConfigStore for Disk {
     fn load(&self) -> Result<LoadedConfig, Refused> {
         let config = self.0.lock().unwrap().clone().map_err(Refused::Invalid)?;
-        Ok(LoadedConfig { config, warnings: Vec::new(), texts: Texts::single("lbd.toml", "") })
+        Ok(LoadedConfig {
+            config,
+            warnings: Vec::new(),
+            files: Vec::new(),
+            texts: Texts::single("lbd.toml", ""),
+        })
     }
 
     fn edit(&self, edit: &Edit, dry_run: bool) -> Result<LoadedConfig, Refused> {

@@ -102,6 +102,8 @@ pub struct LoadedConfig {
     pub config: Config,
     /// What is worth knowing though nothing is wrong, a line each.
     pub warnings: Vec<String>,
+    /// What changes beside the configuration: files of certificates, a line each.
+    pub files: Vec<String>,
     /// The files it was read from.
     pub texts: Texts,
 }
@@ -369,7 +371,8 @@ impl Controller {
                     .to_owned(),
             );
         }
-        let changes = self.store.diff(&self.config, &loaded.config);
+        let mut changes = self.store.diff(&self.config, &loaded.config);
+        changes.extend(loaded.files.iter().cloned());
         Outcome { changes, warnings, ..Outcome::default() }
     }
 

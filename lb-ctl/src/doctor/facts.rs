@@ -25,6 +25,8 @@ pub struct Facts {
     pub forwarding_v6: Option<bool>,
     /// The program `nft` can be run.
     pub nft: Option<bool>,
+    /// The HAProxy that is installed, in its own words, or why it cannot be used; `None` when no VIP needs it.
+    pub haproxy: Option<Result<String, String>>,
     /// Ports in use.
     pub ports: Option<PortFacts>,
     /// Links, addresses and ways.

@@ -13,6 +13,7 @@ use tokio::{fs, process::Command, time::timeout};
 
 use super::{Bond, Facts, Interface, Xdp, addresses};
 use crate::{
+    haproxy,
     model::config::Config,
     net::{Error, Netlink, watch},
     source_ports,
@@ -39,6 +40,9 @@ pub async fn gather(config: &Config) -> Facts {
         ports: tokio::task::spawn_blocking(source_ports::gather).await.ok().and_then(Result::ok),
         ..Facts::default()
     };
+    if config.vips.iter().any(|vip| vip.enabled && vip.mode.is_layer7()) {
+        facts.haproxy = Some(haproxy::version::installed().await);
+    }
     if let Err(error) = gather_net(config, &mut facts).await {
         facts.net_error = Some(error.to_string());
     }

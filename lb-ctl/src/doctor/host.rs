@@ -22,7 +22,18 @@ pub(super) fn examine(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel(facts), btf(facts), bpffs(facts), privileges(facts)];
     findings.extend(jit(facts));
     findings.extend(memory(facts, config));
+    findings.extend(haproxy(facts));
     findings
+}
+
+fn haproxy(facts: &Facts) -> Option<Finding> {
+    Some(match facts.haproxy.as_ref()? {
+        Ok(words) => Finding::ok("haproxy", words.clone()),
+        Err(why) => {
+            let (what, cure) = why.rsplit_once(": ").unwrap_or((why, "see `haproxy -v`"));
+            Finding::problem("haproxy", what, cure)
+        }
+    })
 }
 
 fn kernel(facts: &Facts) -> Finding {

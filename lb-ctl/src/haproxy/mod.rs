@@ -1,6 +1,20 @@
 //! The companion proxy: HAProxy, which takes connections of layer-7 VIPs and makes them anew.
 #![forbid(unsafe_code)]
 
+mod blame;
+pub mod certs;
+mod choice;
+mod files;
+mod process;
+pub mod render;
+pub mod rules;
+mod runtime;
+mod states;
+mod stats;
+mod tables;
+mod task;
+pub mod version;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -9,6 +23,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::{render::Places, runtime::Master};
 use crate::{
     model::{health::RipId, proxied::Proxied},
     reconcile::Goal,
@@ -64,8 +79,21 @@ pub struct Found {
 }
 
 /// Looks whether a proxy of ours runs already: a daemon before this one has left it.
-pub async fn find(_runtime_dir: &Path) -> Found {
-    Found::default()
+pub async fn find(runtime_dir: &Path) -> Found {
+    let places = Places::below(runtime_dir);
+    let master = Master::new(&places);
+    let Ok(workers) = master.workers().await else { return Found::default() };
+    let Some(worker) = workers.present else { return Found::default() };
+    match master.ask(worker.pid, &["show stat"]).await {
+        Ok(text) => Found { carried: stats::in_service(&stats::parse(&text)) },
+        Err(error) => {
+            tracing::warn!(
+                "haproxy (process {}) runs and does not say what it does: {error}",
+                workers.master
+            );
+            Found::default()
+        }
+    }
 }
 
 /// The task, until shutdown; the proxy goes on without it.
@@ -73,16 +101,16 @@ pub async fn find(_runtime_dir: &Path) -> Found {
 /// # Errors
 ///
 /// When a task that it needs is gone.
-pub async fn run(mut to: Connections, _runtime_dir: PathBuf, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut ended = std::pin::pin!(shutdown.requested());
-    loop {
-        tokio::select! {
-            () = &mut ended => return Ok(()),
-            changed = to.goal.changed() => {
-                changed?;
-                let number = to.goal.borrow_and_update().number;
-                to.published.send_replace(Arc::new(Proxied { number, ..Proxied::default() }));
-            }
-        }
-    }
+pub async fn run(to: Connections, runtime_dir: PathBuf, shutdown: Shutdown) -> anyhow::Result<()> {
+    task::run(to, Places::below(&runtime_dir), shutdown).await
+}
+
+/// Ends a proxy that a daemon has left, with every connection that it has, and removes its files. Gives a line for each
+/// thing removed.
+///
+/// # Errors
+///
+/// When it does not end, or a file cannot be removed.
+pub async fn detach(runtime_dir: &Path) -> anyhow::Result<Vec<String>> {
+    process::detach(&Places::below(runtime_dir)).await
 }

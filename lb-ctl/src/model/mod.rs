@@ -15,3 +15,4 @@ pub mod proxied;
 pub mod proxy;
 pub mod status;
 pub mod tables;
+pub mod tls;

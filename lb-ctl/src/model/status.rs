@@ -67,7 +67,7 @@ pub struct VipStatus {
     pub name: String,
     /// Address.
     pub ip: IpAddr,
-    /// Ports.
+    /// Ports; none where only TLS is served.
     pub ports: String,
     /// Port of its address where TLS ends; layer 7 only.
     #[serde(default)]

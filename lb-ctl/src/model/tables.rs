@@ -59,6 +59,15 @@ pub enum TableKind {
         /// Clients that are remembered.
         entries: u64,
     },
+    /// The server of each value of a parameter of the URL.
+    UrlParam {
+        /// The parameter.
+        name: String,
+        /// Seconds that a value is remembered for after its last request.
+        timeout_secs: u64,
+        /// Values that are remembered.
+        entries: u64,
+    },
 }
 
 /// Query of `GET /v1/tables/entries`.
@@ -69,6 +78,8 @@ pub struct EntryQuery {
     pub vip: String,
     /// Client's address.
     pub client: Option<IpAddr>,
+    /// Value of the parameter that clients are known by; of a VIP whose persistence is `url-param` only.
+    pub key: Option<String>,
     /// Real server's name.
     pub rip: Option<String>,
     /// At most this many; the total counts all that match.
@@ -87,7 +98,7 @@ pub struct EntryList {
 /// A client that is remembered.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EntryStatus {
-    /// Client's address, or its network, `10.12.7.0/24`.
+    /// Client's address, or its network, `10.12.7.0/24`, or the value of the parameter that it is known by.
     pub client: String,
     /// Real server that the client goes to; `None` = it is gone, and the client is scheduled anew.
     pub rip: Option<String>,
@@ -105,6 +116,8 @@ pub struct Clear {
     pub vip: String,
     /// Only this client.
     pub client: Option<IpAddr>,
+    /// Only the client of this value of the parameter; of a VIP whose persistence is `url-param` only.
+    pub key: Option<String>,
     /// Only those that go to this real server.
     pub rip: Option<String>,
 }

@@ -11,3 +11,4 @@ mod program;
 mod reach;
 mod samples;
 mod tables;
+mod tls;

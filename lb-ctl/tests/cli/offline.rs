@@ -27,7 +27,7 @@ async fn a_check_says_what_there_is_or_every_fault_with_place_and_cure() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert_eq!(ran.out.lines().last(), Some(&*format!("{file}: 1 VIP with 1 real server, no errors")));
 
-    let (ran, file) = run("config check", &GOOD.replace("ports", "prots").replace("l4-dr", "l7-tcp")).await;
+    let (ran, file) = run("config check", &GOOD.replace("ports", "prots").replace("l4-dr", "l4-tun")).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     for words in [format!("{file}:2:"), format!("{file}:4:"), "did you mean `ports`?".to_owned()] {
         assert!(ran.err.contains(&words), "{words} is not in:\n{}", ran.err);

@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio};
 use lb_ctl::{
     cli::overview_into,
     model::{
-        command::{Assignment, Command, Edit, Outcome, Refusal, VipSpec},
+        command::{Assignment, Command, Edit, Outcome, ProxySpec, Refusal, VipSpec},
         health::RipId,
         status::{CountBy, FlowList, FlowQuery, Status, VipStatus},
     },
@@ -143,6 +143,37 @@ async fn a_translated_vip_is_added_as_typed() {
         return_path: text("route"),
         reset: Some(false),
         rips: vec![("A".to_owned(), "10.12.1.110:8000".to_owned())],
+        ..VipSpec::default()
+    };
+    assert_eq!(
+        daemon.commands(),
+        [Command::Edit { edit: Box::new(Edit::VipAdd(Box::new(spec))), dry_run: false }]
+    );
+}
+
+#[tokio::test]
+async fn a_vip_of_layer_7_is_added_as_typed() {
+    let daemon = Daemon::serve(Script::new(green()));
+    let ran = daemon
+        .lbctl("vip add NEW --mode l7-http --ip 10.12.1.200 --ports 80 --tls-port 443 --cert viewer --client-ca hospital --backend-verify off --https-redirect 308 --persist cookie --fallback page --rip A=10.12.1.110:80")
+        .await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let text = |text: &str| Some(text.to_owned());
+    let spec = VipSpec {
+        name: "NEW".to_owned(),
+        mode: "l7-http".to_owned(),
+        ip: "10.12.1.200".to_owned(),
+        ports: "80".to_owned(),
+        persist: text("cookie"),
+        fallback: text("page"),
+        proxy: ProxySpec {
+            tls_port: Some(443),
+            cert: text("viewer"),
+            client_ca: text("hospital"),
+            backend_verify: text("off"),
+            https_redirect: Some(308),
+        },
+        rips: vec![("A".to_owned(), "10.12.1.110:80".to_owned())],
         ..VipSpec::default()
     };
     assert_eq!(
@@ -416,8 +447,14 @@ async fn completions_know_the_verbs() {
         assert!(ran.out.contains("l4-snat") && ran.out.contains("last-hop"), "{shell}");
     }
     let script = lbctl(nowhere, "completions bash").await.out;
+    // One argument has 128 KiB at most.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lbctl.bash");
+    std::fs::write(&file, script).unwrap();
+    let asked =
+        ". \"$1\"; COMP_WORDS=(lbctl rip dr) COMP_CWORD=2; _lbctl lbctl dr rip; echo \"${COMPREPLY[@]}\"";
     let mut bash = Process::new("bash");
-    bash.args(["-c", &format!("{script}\nCOMP_WORDS=(lbctl rip dr) COMP_CWORD=2; _lbctl lbctl dr rip; echo \"${{COMPREPLY[@]}}\"")]);
+    bash.args(["-c", asked, "bash"]).arg(&file);
     assert_eq!(finish(&mut bash).await, Ran { code: Some(0), out: "drain\n".to_owned(), err: String::new() });
 }
 

@@ -78,13 +78,18 @@ async fn vips_that_remember_are_listed_with_what_they_do() {
         TableStatus { vip: "WEB".to_owned(), kind: by_client(None) },
         TableStatus { vip: "HL7".to_owned(), kind: TableKind::LastSuccessful { server: name("HL7A") } },
         TableStatus { vip: "LAB".to_owned(), kind: TableKind::LastSuccessful { server: None } },
+        TableStatus {
+            vip: "XDS".to_owned(),
+            kind: TableKind::UrlParam { name: "shardKey".to_owned(), timeout_secs: 1800, entries: 3 },
+        },
     ];
     let expected = "\
-VIRTUAL SERVICE  PERSISTENCE      CLIENTS  TIMEOUT  GROUP  SERVER IN USE
-DICOM            source-ip/24          12  1h 30m   pacs   -
-WEB              source-ip/24          12  1h 30m   -      -
-HL7              last-successful        -  -        -      HL7A
-LAB              last-successful        -  -        -      none
+VIRTUAL SERVICE  PERSISTENCE         CLIENTS  TIMEOUT  GROUP  SERVER IN USE
+DICOM            source-ip/24             12  1h 30m   pacs   -
+WEB              source-ip/24             12  1h 30m   -      -
+HL7              last-successful           -  -        -      HL7A
+LAB              last-successful           -  -        -      none
+XDS              url-param shardKey        3  30m      -      -
 ";
     let tables = script.tables.clone();
     let daemon = Daemon::serve(script);
@@ -118,9 +123,10 @@ CLIENT        REAL SERVER  IDLE  FORGOTTEN IN
     );
     assert_eq!(daemon.lbctl("table clear DICOM --client 10.12.7.4").await, done("2 clients forgotten\n"));
     let client = Some("10.12.7.4".parse().expect("an address"));
-    let query = EntryQuery { vip: "DICOM".to_owned(), client, rip: name("DICOM1"), limit: Some(2) };
+    let query =
+        EntryQuery { vip: "DICOM".to_owned(), client, rip: name("DICOM1"), limit: Some(2), key: None };
     assert_eq!(*daemon.script.looked_for.lock().expect("no panic"), [query]);
-    let clear = Clear { vip: "DICOM".to_owned(), client, rip: None };
+    let clear = Clear { vip: "DICOM".to_owned(), client, rip: None, key: None };
     assert_eq!(*daemon.script.cleared.lock().expect("no panic"), [clear]);
 }
 

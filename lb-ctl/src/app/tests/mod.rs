@@ -12,6 +12,7 @@ use tokio::{
     time::sleep,
 };
 
+mod certificates;
 mod checks;
 mod history;
 
