@@ -10,7 +10,7 @@ use std::{
 
 use lb_tests::lab::{
     Arms, Capture, Course, EchoLoop, Everything, Lab, Orthanc, Relay, Routed, StoreScp, StoreStream, UdpEcho,
-    Way, crowd, dicom, require_root,
+    Way, crowd, dicom, netns, require_root,
     routed::forward,
     scu,
     servers::Spread,
@@ -206,4 +206,22 @@ fn nothing_of_a_lab_outlives_it_when_a_test_panics() {
     for path in [netns, dir, format!("/proc/{}", pid.expect("it ran")).into()] {
         assert!(!path.exists(), "{} is still there", path.display());
     }
+}
+
+#[test]
+fn what_a_daemon_starts_and_leaves_behind_ends_with_its_namespace() {
+    if !require_root("what_a_daemon_starts_and_leaves_behind_ends_with_its_namespace") {
+        return;
+    }
+    let lab = Lab::new();
+    let host = lab.host("pacs1");
+    // Its parent ends at once, so nothing ties it to this test.
+    let left = host.run("sh", &["-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]).expect_success();
+    let pid: u32 = left.stdout.trim().parse().expect("a process id");
+    let namespace = host.netns.name().to_owned();
+    assert_eq!(netns::inhabitants(&namespace), [pid]);
+    drop(lab);
+    // Whoever adopted it may not have seen its end yet; what has ended has no namespace.
+    let of_process = format!("/proc/{pid}/ns/net");
+    wait_until(Duration::from_secs(5), "it has ended", || std::fs::read_link(&of_process).is_err());
 }

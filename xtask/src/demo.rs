@@ -11,6 +11,24 @@ pub(crate) struct Args {
     /// Leave everything running, and print how to look at it.
     #[arg(long)]
     keep: bool,
+    /// Show a published deployment in place of the two archives.
+    #[arg(long)]
+    deployment: Option<Deployment>,
+}
+
+/// Deployments of which there is a demonstration, by the names of their files in `config/deployments`.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Deployment {
+    /// GE HealthCare Centricity Cardio Workflow: fifteen VIPs, layer 4 and layer 7.
+    GeCcw,
+}
+
+impl Deployment {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::GeCcw => "ge-ccw",
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -28,6 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .arg(binaries.join("lbctl"));
     if args.keep {
         command.arg("--keep");
+    }
+    if let Some(deployment) = args.deployment {
+        command.args(["--deployment", deployment.name()]);
     }
     exec(&mut command)
 }

@@ -134,7 +134,7 @@ impl Association {
         stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
         stream.set_nodelay(true)?;
         let mut association = Self { stream };
-        association.send(ASSOCIATE_RQ, &associate_request())?;
+        association.stream.write_all(&request_pdu(CALLING, CALLED))?;
         let accept = association.receive(ASSOCIATE_AC)?;
         if context_accepted(&accept) {
             return Ok(association);
@@ -164,8 +164,7 @@ impl Association {
     }
 
     fn send(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
-        self.stream.write_all(&[&[kind, 0], &length[..], body].concat())
+        self.stream.write_all(&pdu(kind, body))
     }
 
     /// Body of the next PDU, which must be of `kind`.
@@ -182,8 +181,20 @@ impl Association {
     }
 }
 
-/// Body of A-ASSOCIATE-RQ (PS3.8 9.3.2).
-fn associate_request() -> Vec<u8> {
+/// A-ASSOCIATE-RQ that proposes Verification (PS3.8 9.3.2).
+#[must_use]
+pub fn request_pdu(calling: &str, called: &str) -> Vec<u8> {
+    pdu(ASSOCIATE_RQ, &associate_request(calling, called))
+}
+
+/// True when this is the beginning of A-ASSOCIATE-AC.
+#[must_use]
+pub fn accepts(answer: &[u8]) -> bool {
+    answer.first() == Some(&ASSOCIATE_AC)
+}
+
+/// Body of A-ASSOCIATE-RQ.
+fn associate_request(calling: &str, called: &str) -> Vec<u8> {
     let context = [
         vec![CONTEXT, 0, 0, 0],
         item(0x30, VERIFICATION.as_bytes()),
@@ -194,7 +205,7 @@ fn associate_request() -> Vec<u8> {
     let user = [item(0x51, &16384_u32.to_be_bytes()), item(0x52, b"2.25.1")].concat();
     [
         vec![0, 1, 0, 0],
-        format!("{CALLED:16}{CALLING:16}").into_bytes(),
+        format!("{called:16}{calling:16}").into_bytes(),
         vec![0; 32],
         item(0x10, APPLICATION_CONTEXT.as_bytes()),
         item(0x20, &context),
@@ -233,6 +244,12 @@ fn context_accepted(body: &[u8]) -> bool {
         items = after;
     }
     false
+}
+
+/// A PDU: type, length, body.
+fn pdu(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&[kind, 0], &length[..], body].concat()
 }
 
 /// An item of the association PDUs: type, length, value.

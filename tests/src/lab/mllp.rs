@@ -120,6 +120,20 @@ impl Drop for MllpServer {
     }
 }
 
+/// Acknowledges messages as the host called `name`, for as long as this program runs.
+///
+/// # Errors
+///
+/// When it cannot listen on every address, or no longer can.
+pub fn receive_for_ever(name: &str, port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from(([0_u16; 8], port)))?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        let name = name.to_owned();
+        thread::spawn(move || serve(stream, &name, &AtomicBool::new(false), |_| ()));
+    }
+}
+
 /// Acknowledges the messages of one connection; `note` changes its page in the book.
 fn serve(mut stream: TcpStream, name: &str, ended: &AtomicBool, note: impl Fn(&dyn Fn(&mut Connection))) {
     let mut received = Vec::new();
@@ -286,7 +300,13 @@ fn take_message(received: &mut Vec<u8>) -> Option<String> {
 fn read_some(stream: &mut TcpStream, into: &mut Vec<u8>, timeout: Duration) -> io::Result<usize> {
     stream.set_read_timeout(Some(timeout))?;
     let mut buffer = [0; 4096];
-    let length = stream.read(&mut buffer)?;
+    // A read that has a time limit is not begun again by the kernel after a signal (signal(7)).
+    let length = loop {
+        match stream.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => break done?,
+        }
+    };
     into.extend(buffer.get(..length).unwrap_or_default());
     Ok(length)
 }

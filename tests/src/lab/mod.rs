@@ -8,21 +8,28 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod archive;
 pub mod association;
 pub mod bpffs;
+pub mod browser;
 pub mod capture;
 pub mod crowd;
+pub mod deployment;
 pub mod dicom;
+pub mod ge_ccw;
+pub mod http;
 pub mod icmp;
 pub mod iperf;
 pub mod lbd;
 pub mod mail;
+pub mod mirror;
 pub mod mllp;
 pub mod netns;
 pub mod persisted;
 pub mod pki;
 pub mod proc;
+pub mod proxy_header;
 pub mod relay;
 pub mod routed;
 pub mod scu;
@@ -32,14 +39,19 @@ pub mod topology;
 pub mod traffic;
 pub mod udp;
 pub mod web;
+pub mod worklist;
 
 pub use self::{
+    app::App,
     archive::Archive,
     association::EchoLoop,
+    browser::{Browser, Page},
     capture::Capture,
+    deployment::{Deployment, Site},
     dicom::Instance,
     iperf::IperfServer,
     lbd::Lbd,
+    mirror::Mirror,
     mllp::{MllpLink, MllpServer},
     netns::Netns,
     persisted::Persisted,
@@ -52,6 +64,7 @@ pub use self::{
     traffic::{Course, Everything},
     udp::UdpEcho,
     web::{Nginx, Payload, Web},
+    worklist::Worklist,
 };
 
 /// True when the test may go on. Without root it says loudly that the test is skipped, and returns false.

@@ -4,14 +4,17 @@ use std::{
     ffi::OsStr,
     fs,
     net::IpAddr,
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Once},
     thread,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::proc::{Finished, finish};
 
@@ -183,13 +186,62 @@ impl Drop for Inner {
     }
 }
 
-/// Deletes a namespace by name; true when there was one.
+/// Processes in a namespace, by its name: none when there is no such namespace.
+#[must_use]
+pub fn inhabitants(name: &str) -> Vec<u32> {
+    let Some(netns) = identity(&Path::new(RUN_NETNS).join(name)) else {
+        return Vec::new();
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| identity(&ns_of(*pid)) == Some(netns))
+        .collect()
+}
+
+/// Kills what still runs in a namespace. A program that a daemon started is no child of ours, and has a life of its own.
+fn kill_inhabitants(name: &str) {
+    let netns = identity(&Path::new(RUN_NETNS).join(name));
+    for pid in inhabitants(name) {
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+        // Its id may name another process by now: the descriptor cannot, once the namespace was found to be ours.
+        if let Ok(process) = pidfd_open(id, PidfdFlags::empty())
+            && identity(&ns_of(pid)) == netns
+        {
+            // The only failure left is that it ended just now.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
+}
+
+/// Where the network namespace of a process is to be found.
+fn ns_of(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("ns/net")
+}
+
+/// What tells a namespace from all others.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Deletes a namespace by name, with all that still runs in it; true when there was one.
 pub fn delete(name: &str) -> bool {
+    kill_inhabitants(name);
     Command::new("ip")
         .args(["netns", "del", name])
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Deletes every namespace whose name begins so.
+pub fn delete_all(prefix: &str) {
+    for entry in fs::read_dir(RUN_NETNS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) {
+            delete(&name);
+        }
+    }
 }
 
 /// The name of a test's namespace.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
 /// A certificate authority.
@@ -53,8 +53,26 @@ impl Authority {
     /// When a host is neither.
     #[must_use]
     pub fn issue(&self, common_name: &str, hosts: &[&str], validity: Validity) -> String {
+        self.sign(common_name, params(common_name, hosts, validity))
+    }
+
+    /// The same for one that says it is both a server's and a client's: the certificate of a load balancer that has TLS on
+    /// either side.
+    ///
+    /// # Panics
+    ///
+    /// When a host is neither a name nor an address.
+    #[must_use]
+    pub fn issue_for_both_sides(&self, common_name: &str, hosts: &[&str]) -> String {
+        let mut params = params(common_name, hosts, Validity::Now);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(common_name, params)
+    }
+
+    fn sign(&self, common_name: &str, params: CertificateParams) -> String {
         let key = key();
-        let certificate = params(common_name, hosts, validity)
+        let certificate = params
             .signed_by(&key, &self.0)
             .unwrap_or_else(|error| panic!("cannot sign for {common_name}: {error}"));
         certificate.pem() + &key.serialize_pem()

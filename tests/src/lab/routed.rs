@@ -15,9 +15,9 @@ use std::net::IpAddr;
 use super::topology::{Host, LAN, Lab, Segment, Wire};
 
 /// Where the clients are.
-pub const WARD: Segment = Segment { name: "ward", number: 20 };
+pub const WARD: Segment = Segment::numbered("ward", 20);
 /// Where the servers are when the balancer has two arms.
-pub const INSIDE: Segment = Segment { name: "inside", number: 2 };
+pub const INSIDE: Segment = Segment::numbered("inside", 2);
 
 /// Last octet of the floating gateway address.
 const GATEWAY: u8 = 254;

@@ -220,7 +220,8 @@ impl Spread {
 }
 
 /// True when something on the host listens on a TCP port.
-pub(super) fn listens(host: &Host, port: u16) -> bool {
+#[must_use]
+pub fn listens(host: &Host, port: u16) -> bool {
     let address = SocketAddr::new(IpAddr::V4(host.v4), port);
     host.netns.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
 }

@@ -21,7 +21,7 @@ pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 10, 0, 100));
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd10, 0x10, 0, 0, 0, 0, 0, 0x100));
 
 /// The segment of most tests, with the balancer and its VIPs.
-pub const LAN: Segment = Segment { name: "lan", number: 10 };
+pub const LAN: Segment = Segment::numbered("lan", 10);
 
 /// Segments with hosts.
 #[derive(Debug)]
@@ -31,13 +31,17 @@ pub struct Lab {
     dir: PathBuf,
 }
 
-/// An Ethernet segment: 10.NUMBER.0.0/24 and fd10:NUMBER::/64, the number read as digits.
+/// An Ethernet segment with an IPv4 subnet, and fd10:NUMBER::/64 beside it, the number read as digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Segment {
     /// Name of its bridge.
     pub name: &'static str,
-    /// What its prefixes are told apart by.
+    /// What its IPv6 prefix is told apart by.
     pub number: u8,
+    /// What the IPv4 addresses of its hosts begin with.
+    pub v4_begin: [u8; 3],
+    /// Length of its IPv4 prefix, 24 at most.
+    pub v4_length: u8,
 }
 
 /// What a lab is to look like.
@@ -69,7 +73,7 @@ pub struct Host {
     pub name: String,
     /// Its namespace.
     pub netns: Netns,
-    /// IPv4 address of its first cable, in a /24.
+    /// IPv4 address of its first cable.
     pub v4: Ipv4Addr,
     /// IPv6 address of its first cable, in a /64.
     pub v6: Ipv6Addr,
@@ -88,7 +92,7 @@ pub struct Cable {
     pub port: String,
     /// Segment.
     pub segment: Segment,
-    /// IPv4 address, in a /24.
+    /// IPv4 address.
     pub v4: Ipv4Addr,
     /// IPv6 address, in a /64.
     pub v6: Ipv6Addr,
@@ -97,10 +101,17 @@ pub struct Cable {
 }
 
 impl Segment {
+    /// The usual one: 10.NUMBER.0.0/24.
+    #[must_use]
+    pub const fn numbered(name: &'static str, number: u8) -> Self {
+        Self { name, number, v4_begin: [10, number, 0], v4_length: 24 }
+    }
+
     /// The IPv4 address that ends in `octet`.
     #[must_use]
     pub const fn v4(self, octet: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.number, 0, octet)
+        let [first, second, third] = self.v4_begin;
+        Ipv4Addr::new(first, second, third, octet)
     }
 
     /// The IPv6 address for `octet`: its digits are the last group, so both addresses look alike.
@@ -234,7 +245,12 @@ impl Lab {
             self.pass_at(&port);
         }
         ethtool(&netns, dev, "tx off");
-        netns.ip(&format!("link set {dev} up\naddr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad"));
+        netns.ip(&format!(
+            "link set {dev} up
+             addr add {v4}/{} dev {dev}
+             addr add {v6}/64 dev {dev} nodad",
+            segment.v4_length
+        ));
 
         let cable = Cable { dev: dev.to_owned(), port, segment, v4, v6, mac };
         match known {

@@ -58,7 +58,7 @@ struct Program {
 }
 
 /// No `cc`: without one, cargo could not have linked us.
-const PROGRAMS: [Program; 22] = [
+const PROGRAMS: [Program; 23] = [
     Program { name: "git", packages: &["git"], daemon: None, why: "tells tidy which files are ours" },
     Program {
         name: "ip",
@@ -88,7 +88,7 @@ const PROGRAMS: [Program; 22] = [
         name: "curl",
         packages: &["curl"],
         daemon: None,
-        why: "asks the lab's archives what they stored",
+        why: "is the browser of the lab, and asks its archives what they stored",
     },
     Program {
         name: "tcpdump",
@@ -163,7 +163,13 @@ const PROGRAMS: [Program; 22] = [
         name: "haproxy",
         packages: &["haproxy"],
         daemon: Some("haproxy"),
-        why: "is the proxy that benchmarks compare with",
+        why: "is what lbd runs for layer 7, and what benchmarks compare with",
+    },
+    Program {
+        name: "openssl",
+        packages: &["openssl"],
+        daemon: None,
+        why: "is a TLS client in the lab, and makes the certificate files that administrators are given",
     },
     Program { name: "wrk", packages: &["wrk"], daemon: None, why: "counts connections per second" },
 ];

@@ -1,104 +1,34 @@
-//! The whole product in private network namespaces: a client, the balancer, two servers with real archives. It stores
-//! studies through the VIP, kills an archive and brings it back, says in plain words what happens, and exits 0 only
-//! when all of it held.
-
-#![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+//! Two archives and one service: a client stores studies through the VIP, an archive is killed and comes back.
 
 use std::{
-    fs::{self, File},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    panic,
-    path::{Path, PathBuf},
-    process,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    path::Path,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser;
 use lb_ctl::model::status::{Colour, RipState};
 use lb_tests::lab::{
-    Capture, Host, Lab, Lbd, Orthanc, StoreScp, StoreStream, bpffs, dicom,
+    Capture, Host, Lab, Lbd, Orthanc, StoreScp, StoreStream, dicom,
     lbd::{Programs, rip},
-    netns, proc, scu,
+    scu,
     servers::Spread,
     topology::Plan,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
-/// How the names of its namespaces, directories and pins begin.
-const NAME: &str = "lbdemo";
-/// Logs, archives, socket; in memory, and gone with the demonstration.
-const DIR: &str = "/run/lbdemo";
+use crate::stage::{DIR, NAME, end, overview, tell};
+
 /// The same places as in config/demo.toml.
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 10, 0, 100));
 const ARCHIVE: SocketAddr = SocketAddr::new(VIP, 104);
 const RECEIVER: SocketAddr = SocketAddr::new(VIP, 11112);
 const HOSTS: [(&str, u8); 4] = [("client", 50), ("lb", 2), ("pacs1", 11), ("pacs2", 12)];
-/// Set once the program has been told to end, and cleans up.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Instances that the story is about.
 const INSTANCES: usize = 20;
 /// Width and height of an image: 64 KiB each.
 const SIDE: u16 = 256;
 
-/// Show the load balancer at work: real archives, real clients, an outage.
-#[derive(Debug, Parser)]
-struct Args {
-    /// The daemon.
-    #[arg(long, required_unless_present = "clean")]
-    lbd: Option<PathBuf>,
-    /// The command line.
-    #[arg(long, required_unless_present = "clean")]
-    lbctl: Option<PathBuf>,
-    /// Configuration of the daemon.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/demo.toml"))]
-    config: PathBuf,
-    /// Leave everything running at the end, and say how to look at it.
-    #[arg(long)]
-    keep: bool,
-    /// Only take away what an earlier demonstration left running.
-    #[arg(long)]
-    clean: bool,
-}
-
-fn main() -> Result<()> {
-    let args = Args::parse();
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "network namespaces need root: run the demonstration with sudo"
-    );
-    let lock = File::create(format!("{DIR}.lock")).with_context(|| format!("cannot write {DIR}.lock"))?;
-    if lock.try_lock().is_err() {
-        bail!("another demonstration is running: wait for its end, or interrupt it");
-    }
-    clean();
-    let (Some(lbd), Some(lbctl)) = (args.lbd, args.lbctl) else {
-        return Ok(());
-    };
-    let toml = fs::read_to_string(&args.config)
-        .with_context(|| format!("cannot read the configuration {}", args.config.display()))?;
-
-    clean_when_interrupted()?;
-    panic::set_hook(Box::new(|failure| {
-        // An interrupted demonstration fails because its parts are being taken away: that is no news.
-        while INTERRUPTED.load(Ordering::Relaxed) {
-            thread::park();
-        }
-        let text = failure.payload_as_str().unwrap_or("no reason given");
-        eprintln!("\nThe demonstration failed: {text}");
-    }));
-    show(Programs { lbd, lbctl }, &toml, args.keep);
-    Ok(())
-}
-
 /// The story. Panics, as the lab does, when a step does not hold.
-fn show(programs: Programs, toml: &str, keep: bool) {
+pub(crate) fn show(programs: Programs, toml: &str, keep: bool) {
     tell("A client, the balancer and two servers: four network namespaces on one Ethernet segment.");
     let lab = Lab::build(&Plan { hosts: &HOSTS, kept_as: Some((NAME, Path::new(DIR))) });
     let client = lab.host("client");
@@ -119,17 +49,7 @@ fn show(programs: Programs, toml: &str, keep: bool) {
 
     let stored = store_beside_another(&lab, client, &archives, &receivers);
     outage(client, &mut archives, &lbd, stored);
-    tell("All of it held.");
-
-    if keep {
-        let own = std::env::current_exe().unwrap_or_else(|_| "demo".into());
-        println!("\nEverything is left running. To look at it:\n  {}", lbd.ctl_line());
-        println!("To be the client:\n  ip netns exec {} echoscu -v 10.10.0.100 104", client.netns.name());
-        println!("To take it all away:\n  {} --clean", own.display());
-        // Without unwinding: nothing is dropped, so nothing is taken away.
-        process::exit(0);
-    }
-    tell("Cleaning up.");
+    end(keep, &lbd, &format!("  ip netns exec {} echoscu -v 10.10.0.100 104", client.netns.name()));
 }
 
 /// Stores the instances while another storescu runs, and looks where they are and which way the replies went.
@@ -227,51 +147,4 @@ fn store_each(client: &Host, count: usize) -> Vec<String> {
             instance.uid
         })
         .collect()
-}
-
-/// Prints the overview as an operator sees it.
-fn overview(lbd: &Lbd) {
-    println!("\n{}", lbd.ctl(&["status"]).stdout);
-}
-
-/// Prints a line of the story with the time since its begin.
-fn tell(text: &str) {
-    static BEGUN: OnceLock<Instant> = OnceLock::new();
-    println!("[{:4.1} s] {text}", BEGUN.get_or_init(Instant::now).elapsed().as_secs_f32());
-}
-
-/// Takes away whatever a demonstration left: processes, pins, namespaces (addresses and XDP go with them), files.
-fn clean() {
-    proc::kill_recorded(Path::new(DIR));
-    // What is not there needs no removal; what cannot be removed stops the next lab with a clear error.
-    let _ = fs::remove_dir_all(bpffs::path(&format!("{NAME}-lb")));
-    for host in HOSTS.iter().map(|(name, _)| *name).chain(["switch"]) {
-        netns::delete(&format!("{NAME}-{host}"));
-    }
-    let _ = fs::remove_dir_all(DIR);
-}
-
-/// Cleans up and ends the program when it is interrupted: then nothing is unwound.
-fn clean_when_interrupted() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .context("cannot watch for signals")?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        INTERRUPTED.store(true, Ordering::Relaxed);
-        eprintln!("\nInterrupted: cleaning up.");
-        clean();
-        process::exit(130);
-    });
-    Ok(())
 }
