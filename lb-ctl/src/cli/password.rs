@@ -36,17 +36,19 @@ pub(super) fn from_file(path: &Path) -> Result<String, String> {
 ///
 /// When there is no terminal, or the question was broken off.
 pub(super) fn ask(question: &str) -> Result<String, String> {
-    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(|error| {
+    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(|error| {
         format!(
             "the password cannot be asked for: {error}: put it into a file and name that with --password-file"
         )
     })?;
     let failed = |error: &dyn std::fmt::Display| format!("the password cannot be asked for: {error}");
-    write!(terminal, "{question}: ").map_err(|error| failed(&error))?;
+    // Unseen first: who answers at once is neither shown nor lost.
+    let mut writer = &terminal;
     let unseen = Unseen::begin(&terminal).map_err(|error| failed(&error))?;
-    let typed = read_line(&terminal);
+    let asked = write!(writer, "{question}: ").map_err(|error| failed(&error));
+    let typed = asked.and_then(|()| read_line(&terminal));
     drop(unseen);
-    writeln!(terminal).map_err(|error| failed(&error))?;
+    writeln!(writer).map_err(|error| failed(&error))?;
     typed
 }
 

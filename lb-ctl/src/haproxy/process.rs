@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     process::Stdio,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::process::{Resource, Signal, WaitOptions, getrlimit, kill_process, waitpid};
@@ -35,6 +35,8 @@ const END: Duration = Duration::from_secs(5);
 /// A process that is reloaded earlier than this after it began forgets its stick tables: it asks the process before it for
 /// them, and gives them on only once that is over (measured with 2.6: lost at 3 s, kept at 6 s).
 const TABLES_SETTLE: Duration = Duration::from_secs(6);
+/// Whole seconds after a reload in which a new process may not have heard yet who is remembered.
+const LEARNS_SECS: u64 = 2;
 /// What its log may grow to; only what it said last is of use.
 const LOG_BYTES: u64 = 1 << 20;
 
@@ -147,8 +149,7 @@ impl Proxy {
         end(left).await.map_err(|error| format!("haproxy, process {}, does not end: {error}", left.pid))
     }
 
-    fn write_config(&self, config: &Config) -> Result<(), String> {
-        let text = render::render(&config.proxies, &self.places).text;
+    fn write_config(&self, text: &str) -> Result<(), String> {
         let path = self.places.config();
         files::write(&path, text.as_bytes())
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
@@ -257,7 +258,7 @@ impl Companion for Proxy {
 
     async fn start(&mut self, config: &Config) -> Result<(), String> {
         self.evict().await?;
-        self.write_config(config)?;
+        self.write_config(&render::render(&config.proxies, &self.places).text)?;
         let mut child = self.spawn().map_err(|error| format!("haproxy cannot be started: {error}"))?;
         let begun = timeout(BEGIN, begun(&self.master, &mut child)).await;
         match begun {
@@ -283,7 +284,9 @@ impl Companion for Proxy {
         let before =
             self.master.workers().await.map_err(|error| format!("haproxy does not answer: {error}"))?;
         let process = self.process.ok_or_else(|| "haproxy is gone".to_owned())?;
-        self.write_config(config)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let learns_until = now.as_secs() + LEARNS_SECS;
+        self.write_config(&render::successor(&config.proxies, &self.places, learns_until).text)?;
         let said = self.said().len();
         process.signal(Signal::USR2).map_err(|error| format!("haproxy cannot be told to reload: {error}"))?;
         let done = timeout(BEGIN, reloaded(&self.master, process, &before)).await;

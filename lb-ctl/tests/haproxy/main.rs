@@ -13,7 +13,7 @@ use std::{
 
 use lb_ctl::{
     haproxy::{
-        render::{Places, Rendered, neutral, render, tables},
+        render::{Places, Rendered, neutral, render, successor, tables},
         rules::faults,
     },
     model::{
@@ -90,6 +90,18 @@ fn tables_are_those_of_the_text() {
     }
 }
 
+#[test]
+fn a_process_that_follows_another_waits_where_clients_are_remembered_and_nowhere_else() {
+    let places = Places::below(Path::new(RUNTIME_DIR));
+    let proxies = samples::plain();
+    let text = successor(&proxies, &places, 7).text;
+    let more = text.lines().count() - render(&proxies, &places).text.lines().count();
+    let remembering = proxies.vips.iter().filter(|desired| !tables(&desired.vip).is_empty()).count();
+    assert!(remembering > 0 && remembering < proxies.vips.len(), "of both kinds");
+    assert_eq!(more, remembering * 4, "{text}");
+    assert_eq!(text.matches("date ge 7").count(), remembering);
+}
+
 /// The text is that of the golden file, and HAProxy takes it.
 fn golden(name: &str, proxies: &Proxies) {
     let Rendered { text, .. } = render(proxies, &Places::below(Path::new(RUNTIME_DIR)));
@@ -107,7 +119,12 @@ fn taken_by_haproxy(proxies: &Proxies) {
     let dir = tempfile::tempdir().expect("a directory");
     let places = Places::below(dir.path());
     write_pems(proxies, &places);
-    for text in [render(proxies, &places).text, neutral(proxies, &places)] {
+    let texts = [
+        render(proxies, &places).text,
+        neutral(proxies, &places),
+        successor(proxies, &places, 1_778_243_841).text,
+    ];
+    for text in texts {
         assert_eq!(faults(&text), [], "{text}");
         fs::write(places.config(), &text).expect("the configuration is written");
         let checked = Command::new("haproxy").arg("-c").arg("-f").arg(places.config()).output();

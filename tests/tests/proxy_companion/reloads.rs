@@ -25,16 +25,16 @@ fn no_connection_fails_and_no_client_is_forgotten_while_haproxy_reloads() {
     }
     let (reloads, rate) = (setting("LB_RELOADS", 5), setting("LB_RATE", 200));
     let stand = Stand::new("persist = \"source-ip\"");
-    // A client that says nothing meanwhile. One that connects in the moment in which a process has begun and not been
-    // told yet who is remembered may be given another server.
+    // A client that says nothing meanwhile, and one that never pauses.
     let quiet = stand.lab.host("pacs2");
     let mut idle = Session::try_open(quiet, PORT).expect("a connection");
     let server = idle.server.clone();
+    let busy = Session::try_open(stand.client(), PORT).expect("a connection").server.clone();
     let (stop, opened) = (AtomicBool::new(false), AtomicU64::new(0));
     let failures = thread::scope(|scope| {
         let clients: Vec<_> = (0..4_u64)
             .map(|_| {
-                let (stop, opened) = (&stop, &opened);
+                let (stop, opened, busy) = (&stop, &opened, &busy);
                 let netns = &stand.client().netns;
                 scope.spawn(move || {
                     // Once in the namespace a thread stays there.
@@ -50,6 +50,9 @@ fn no_connection_fails_and_no_client_is_forgotten_while_haproxy_reloads() {
                             let session = TcpStream::connect_timeout(&at, Duration::from_secs(5))
                                 .and_then(Session::greeted);
                             match session.map(|mut session| (session.lives(), session)) {
+                                Ok((true, session)) if session.server != *busy => {
+                                    failures.push(format!("sent to {}", session.server));
+                                }
                                 Ok((true, _)) => drop(opened.fetch_add(1, Ordering::Relaxed)),
                                 Ok((false, _)) => failures.push("ended at once".to_owned()),
                                 Err(error) => failures.push(error.to_string()),

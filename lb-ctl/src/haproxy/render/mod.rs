@@ -108,14 +108,21 @@ pub struct Rendered {
 /// The configuration with what each server may do now: a worker that begins with it begins right.
 #[must_use]
 pub fn render(proxies: &Proxies, places: &Places) -> Rendered {
-    write(proxies, places, States::Shown)
+    write(proxies, places, States::Shown, None)
+}
+
+/// The configuration of a process that follows another, which tells it who is remembered. Until a time, in seconds since
+/// the epoch, clients of VIPs that remember any wait a moment before they are given a server.
+#[must_use]
+pub fn successor(proxies: &Proxies, places: &Places, learns_until_epoch_secs: u64) -> Rendered {
+    write(proxies, places, States::Shown, Some(learns_until_epoch_secs))
 }
 
 /// The configuration without states and weights, which are set in the running proxy. Two of these that differ are
 /// what a reload is for.
 #[must_use]
 pub fn neutral(proxies: &Proxies, places: &Places) -> String {
-    write(proxies, places, States::Left).text
+    write(proxies, places, States::Left, None).text
 }
 
 /// Name of the section that a server stands in: the VIP's own, or that of one of its pools.
@@ -160,10 +167,17 @@ struct Context<'a> {
     proxies: &'a Proxies,
     places: &'a Places,
     states: States,
+    /// When it has surely been told who is remembered, in seconds since the epoch.
+    learns_until_epoch_secs: Option<u64>,
 }
 
-fn write(proxies: &Proxies, places: &Places, states: States) -> Rendered {
-    let context = Context { proxies, places, states };
+fn write(
+    proxies: &Proxies,
+    places: &Places,
+    states: States,
+    learns_until_epoch_secs: Option<u64>,
+) -> Rendered {
+    let context = Context { proxies, places, states, learns_until_epoch_secs };
     let as_root =
         proxies.vips.iter().any(|desired| desired.vip.proxy.as_ref().is_some_and(|proxy| proxy.transparent));
     let mut text = Text::default();

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    PEERS,
+    Context, PEERS,
     text::{Text, quoted, time},
 };
 use crate::model::{
@@ -12,6 +12,8 @@ use crate::model::{
     proxy::Proxy,
 };
 
+/// Time in which a process hears from the one before it who is remembered.
+const HEARING: &str = "300ms";
 /// Client addresses that a VIP remembers; beyond it the one that was away longest is forgotten.
 const CLIENTS: u32 = 102_400;
 /// The one key of a VIP whose clients all stay on the server in use. Of the table's two places the second is for the
@@ -26,6 +28,17 @@ pub(super) const fn has_table(persist: &Persist) -> bool {
         Persist::LastSuccessful { .. } | Persist::SourceIp { .. } | Persist::UrlParam { .. } => true,
         Persist::Cookie { .. } | Persist::None => false,
     }
+}
+
+/// In a process that follows another, holds clients back for the moment in which it hears who is remembered: one that
+/// was given a server before that would be remembered with the wrong one. Rules that wait for what a client says hold it
+/// long enough.
+pub(super) fn write_wait(text: &mut Text, context: &Context<'_>, vip: &Vip) {
+    let Some(until) = context.learns_until_epoch_secs.filter(|_| has_table(&vip.persist)) else { return };
+    text.line("# until the process before has told who is remembered");
+    text.line(format_args!("tcp-request inspect-delay {HEARING}"));
+    text.line(format_args!("tcp-request content accept if {{ date ge {until} }}"));
+    text.line("tcp-request content accept if WAIT_END");
 }
 
 /// Persistence among the servers of a VIP, or of one of its pools.

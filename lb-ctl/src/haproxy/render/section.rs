@@ -23,10 +23,12 @@ pub(super) fn write(text: &mut Text, context: &Context<'_>, desired: &DesiredPro
         text.line(format_args!("maxconn {most}"));
     }
     timeouts(text, context, proxy, true);
+    if !switch::write_wait(text, vip, proxy) {
+        persist::write_wait(text, context, vip);
+    }
     if is_http {
         http::write(text, vip, proxy);
     }
-    switch::write_wait(text, vip, proxy);
     for line in &proxy.extra {
         text.line(line);
     }

@@ -17,10 +17,10 @@ const ASSOCIATE_RQ: &str = "req.payload(0,1) -m bin -- 01";
 /// Its bytes up to the end of the calling AE title.
 const TITLED: &str = "req.len ge 42";
 
-/// Waits for what rules look at, in the section that takes connections.
-pub(super) fn write_wait(text: &mut Text, vip: &Vip, proxy: &Proxy) {
+/// Waits for what rules look at, in the section that takes connections. False when they look at nothing.
+pub(super) fn write_wait(text: &mut Text, vip: &Vip, proxy: &Proxy) -> bool {
     if vip.mode == Mode::L7Http || !(proxy.reads_ae_titles() || reads_hello(vip, proxy)) {
-        return;
+        return false;
     }
     text.line(format_args!("tcp-request inspect-delay {PATIENCE}"));
     if reads_hello(vip, proxy) {
@@ -37,6 +37,7 @@ pub(super) fn write_wait(text: &mut Text, vip: &Vip, proxy: &Proxy) {
             text.line("tcp-request content reject");
         }
     }
+    true
 }
 
 /// The rules in their order; the first that holds decides.
