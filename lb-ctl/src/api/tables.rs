@@ -419,7 +419,8 @@ impl Moment {
             if let Some(vip) = here.clone().find(|vip| vip.enabled && is_proxied(vip, to.port)) {
                 let name = &vip.name;
                 return Err(No::invalid(format!(
-                    "VIP {name} is of layer 7: the kernel takes its packets for HAProxy, which chooses a server for each connection;                      see `lbctl status`, and whom it remembers with `lbctl table show {name}`"
+                    "VIP {name} is of layer 7: the kernel takes its packets for HAProxy, which chooses a server for each connection; \
+                     see `lbctl status`, and whom it remembers with `lbctl table show {name}`"
                 )));
             }
             if let Some(vip) = here.clone().find(|vip| self.id_of(&vip.name).is_none()) {

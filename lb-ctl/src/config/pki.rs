@@ -1,7 +1,7 @@
 //! `[pki]`: certificates and families of authorities, by name (R30, R31).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -12,9 +12,12 @@ use super::{
     read::{self, missing},
     sections::{Sections, entries, find, owner},
 };
-use crate::model::{
-    check::{CaFamily, CheckKind, ClientCert, Pki, TlsClient, Verify},
-    config::Config,
+use crate::{
+    model::{
+        check::{CaFamily, ClientCert, Pki},
+        config::Config,
+    },
+    tls::users::Users,
 };
 
 /// Sections of certificates and of families, as errors name them.
@@ -138,56 +141,14 @@ pub(super) fn cert_named(
 
 /// Warns of certificates and families that nothing names.
 pub(super) fn advise_unused(config: &Config, sections: &Sections, report: &mut Report<'_>) {
-    let checks = config.vips.iter().flat_map(|vip| {
-        let own = vip.rips.iter().filter_map(|rip| rip.check.as_ref());
-        std::iter::once(&vip.check).chain(own)
-    });
-    let (mut certs, mut families) = (BTreeSet::new(), BTreeSet::new());
-    for tls in checks.flat_map(|check| tls_clients(&check.kind)) {
-        certs.extend(tls.client_cert.as_ref().map(|cert| cert.name.as_str()));
-        if let Verify::Family(family) = &tls.verify {
-            families.insert(family.name.as_str());
-        }
-    }
-    families.extend(config.alerts.authorities().map(|family| family.name.as_str()));
-    for proxy in config.vips.iter().filter_map(|vip| vip.proxy.as_deref()) {
-        if let Some(tls) = &proxy.tls {
-            certs.extend(tls.certs.iter().map(|cert| cert.name.as_str()));
-            families.extend(tls.client_ca.as_ref().map(|family| family.name.as_str()));
-        }
-        if let Some(tls) = &proxy.backend_tls {
-            certs.extend(tls.client_cert.as_ref().map(|cert| cert.name.as_str()));
-            if let Verify::Family(family) = &tls.verify {
-                families.insert(family.name.as_str());
-            }
-        }
-    }
-    for (what, list, used) in [(CERT, &sections.certs, certs), (FAMILY, &sections.families, families)] {
-        for entry in list.iter().filter(|entry| !used.contains(entry.key.value.as_str())) {
+    let users = Users::of(config);
+    let certs = sections.certs.iter().map(|entry| (CERT, entry, users.of_cert(&entry.key.value)));
+    let families = sections.families.iter().map(|entry| (FAMILY, entry, users.of_family(&entry.key.value)));
+    for (what, entry, users) in certs.chain(families) {
+        if users.is_empty() {
             let message = format!("{} is not used", owner(what, entry));
-            report.warning(
-                Code::Unused,
-                entry.key.span,
-                message,
-                "remove it, or name it in a VIP or a check",
-            );
+            let help = "remove it, or name it in a VIP or a check";
+            report.warning(Code::Unused, entry.key.span, message, help);
         }
-    }
-}
-
-fn tls_clients(kind: &CheckKind) -> Vec<&TlsClient> {
-    match kind {
-        CheckKind::Http(http) => http.tls.iter().collect(),
-        CheckKind::DicomEcho(dicom) => dicom.tls.iter().collect(),
-        CheckKind::All(parts) | CheckKind::Any(parts) => {
-            parts.iter().flat_map(|part| tls_clients(&part.kind)).collect()
-        }
-        CheckKind::Off
-        | CheckKind::Connect
-        | CheckKind::Mllp(_)
-        | CheckKind::Ping
-        | CheckKind::Script(_)
-        | CheckKind::Agent
-        | CheckKind::Track { .. } => Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::render::PEERS;
+use crate::model::proxy::SECTIONS;
 
 /// Something that must not be loaded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,26 +31,6 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Words that begin a section, which a raw line must not.
-const SECTIONS: [&str; 17] = [
-    "backend",
-    "cache",
-    "crt-store",
-    "defaults",
-    "fcgi-app",
-    "frontend",
-    "global",
-    "http-errors",
-    "listen",
-    "log-forward",
-    "mailers",
-    "peers",
-    "program",
-    "resolvers",
-    "ring",
-    "traces",
-    "userlist",
-];
 /// Words that only HTTP has a meaning for. In TCP they are taken with a warning, and then do nothing.
 const HTTP_WORDS: [&str; 8] = [
     "capture",

@@ -6,6 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{CaFamily, ClientCert, Verify};
 
+/// Words that begin a section of the proxy's configuration. A raw line must not.
+pub const SECTIONS: [&str; 18] = [
+    "backend",
+    "cache",
+    "crt-store",
+    "defaults",
+    "fcgi-app",
+    "frontend",
+    "global",
+    "http-errors",
+    "listen",
+    "log-forward",
+    "mailers",
+    "peers",
+    "program",
+    "resolvers",
+    "ring",
+    "traces",
+    "userlist",
+    "log-profile",
+];
+
 /// What the proxy is for all VIPs: section `[proxy]`. The default is that of an absent section.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProxySettings {

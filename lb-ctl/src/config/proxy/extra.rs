@@ -6,31 +6,11 @@ use super::super::{
     file::{Entry, Span},
     read,
 };
+use crate::model::proxy::SECTIONS;
 
 const EXAMPLE: &str = "[\"option tcpka\"]";
 /// Longest line; the proxy's own limit is 2048 characters.
 const MAX_LINE: usize = 1024;
-/// Words that begin another section of the proxy's configuration.
-const SECTIONS: [&str; 18] = [
-    "backend",
-    "cache",
-    "crt-store",
-    "defaults",
-    "fcgi-app",
-    "frontend",
-    "global",
-    "http-errors",
-    "listen",
-    "log-forward",
-    "mailers",
-    "peers",
-    "program",
-    "resolvers",
-    "ring",
-    "traces",
-    "userlist",
-    "log-profile",
-];
 /// Words that lbd says itself, with the key to write in their place.
 const OWN: [(&str, &str); 13] = [
     ("balance", "scheduler"),
