@@ -16,6 +16,8 @@ use super::topology::Host;
 
 /// How often the server looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
+/// Time for an answer: longer than a neighbour takes that has to be asked for its MAC twice (RFC 4861, 10: after a second).
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest datagram there is.
 const LONGEST: usize = 65_535;
@@ -76,7 +78,7 @@ impl Drop for UdpEcho {
 ///
 /// # Errors
 ///
-/// When no answer came within a second, or it came from another address than the one asked.
+/// When no answer came in time, or it came from another address than the one asked.
 pub fn ask(client: &Host, to: SocketAddr, text: &str) -> io::Result<String> {
     ask_in_turn(client, to, &[text])
 }
@@ -86,10 +88,10 @@ pub fn ask(client: &Host, to: SocketAddr, text: &str) -> io::Result<String> {
 ///
 /// # Errors
 ///
-/// When no answer came within a second, or it came from another address than the one asked, or from another host.
+/// When no answer came in time, or it came from another address than the one asked, or from another host.
 pub fn ask_in_turn(client: &Host, to: SocketAddr, texts: &[&str]) -> io::Result<String> {
     let any = SocketAddr::new(client.address_like(to.ip()), 0);
-    let socket = bind(client, any, Duration::from_secs(1));
+    let socket = bind(client, any, PATIENCE);
     socket.connect(to)?;
     let (mut buffer, mut answerer) = ([0; LONGEST], None);
     for text in texts {
