@@ -11,13 +11,13 @@ pub struct ProxyArgs {
     /// Port that TLS ends at
     #[arg(long, value_name = "PORT", requires = "cert", value_parser = clap::value_parser!(u16).range(1..))]
     pub tls_port: Option<u16>,
-    /// Certificates for clients by their names in [pki], separated by commas; the first is for clients that name no host
+    /// Certificates for clients by their names in `[pki]`, separated by commas; the first is for clients that name no host
     #[arg(long, value_name = "NAME", requires = "tls_port")]
     pub cert: Option<String>,
-    /// Let in clients with a certificate of this family in [pki] alone, and none without TLS
+    /// Let in clients with a certificate of this family in `[pki]` alone, and none without TLS
     #[arg(long, value_name = "FAMILY", requires = "tls_port")]
     pub client_ca: Option<String>,
-    /// Speak TLS to the servers, and verify them by this family in [pki], or `system`, or `off`
+    /// Speak TLS to the servers, and verify them by this family in `[pki]`, or `system`, or `off`
     #[arg(long, value_name = "FAMILY|system|off")]
     pub backend_verify: Option<String>,
     /// Send clients without TLS to TLS with this status (with mode l7-http)
