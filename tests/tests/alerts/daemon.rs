@@ -95,7 +95,11 @@ fn a_server_that_dies_is_told_to_the_mail_server_of_the_domain_and_to_a_webhook(
     assert!(down.text.contains("1 of 2 real servers left"), "{down:?}");
     assert_eq!(hook.wait_for(2)[1].body["events"][0]["rip"], "PACS1");
 
-    // It comes back while nobody looks.
+    // It comes back while nobody looks. A mail that was taken is sent again when its file is still there.
+    let spool = lbd.paths().state_dir.join("spool");
+    wait_until(SETTLE, "the spool is empty", || {
+        fs::read_dir(&spool).is_ok_and(|mut files| files.next().is_none())
+    });
     lbd.kill();
     let first = listen(lab.host("pacs1"));
     lbd.start_again();
